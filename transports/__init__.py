@@ -1,0 +1,54 @@
+"""Transports by URL scheme: `zmq://host:port`, `memory://name`. Each is one file, imported when first asked for.
+
+A transport module has four functions, each given the URL and `keys` (a directory of CURVE keys, or None for no
+encryption; a transport that needs none ignores it):
+
+    open_coordinator(url, keys) -> CoordinatorBus      binds
+    open_agent(url, node, keys) -> AgentBus            dials
+    open_client(url, keys) -> ClientBus                dials
+    open_monitor(url, keys) -> MonitorBus              dials
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus
+from trogdor_bus.errors import BusError
+
+TRANSPORTS = {
+    "memory": "trogdor_bus.transports.memory",
+    "zmq": "trogdor_bus.transports.zmq",
+}
+
+
+class Transport(Protocol):
+    """What a transport module offers."""
+
+    def open_coordinator(self, url: str, keys: Path | None) -> CoordinatorBus:
+        """Bind and return the coordinator's end; BusError if the address is taken."""
+        ...
+
+    def open_agent(self, url: str, node: str, keys: Path | None) -> AgentBus:
+        """Dial and return an agent's end; the coordinator need not be there yet."""
+        ...
+
+    def open_client(self, url: str, keys: Path | None) -> ClientBus:
+        """Dial and return a client's end; the coordinator need not be there yet."""
+        ...
+
+    def open_monitor(self, url: str, keys: Path | None) -> MonitorBus:
+        """Dial and return a monitor's end; the coordinator need not be there yet."""
+        ...
+
+
+def transport(url: str) -> Transport:
+    """Return the transport of `url`; BusError if there is none of that name."""
+    scheme = urlsplit(url).scheme
+    if scheme not in TRANSPORTS:
+        raise BusError(f"no transport is called {scheme!r}; there are {', '.join(sorted(TRANSPORTS))}")
+    module: Transport = importlib.import_module(TRANSPORTS[scheme])
+    return module

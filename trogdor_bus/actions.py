@@ -1,0 +1,105 @@
+"""What a fault asks of a node, in words that no operating system owns.
+
+A spec, asked with a node and the topology, answers with actions. They are data: a plan shows them, a frame carries
+them, and the platform of the agent lowers each to steps (see `trogdor_bus.platform`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Protocol = Literal["all", "tcp", "udp", "icmp"]
+Direction = Literal["in", "out", "both"]
+
+
+class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", omit_defaults=True):
+    """One thing that a node is asked to do, and to take back later."""
+
+    def describe(self) -> tuple[str, str]:
+        """Return what is done and how it is undone, one line each, for people."""
+        raise NotImplementedError
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Another node, with the addresses (IPv4 and IPv6, as text) by which its packets are known."""
+
+    node: str
+    addresses: tuple[str, ...]
+
+
+class BlockFrom(Action, frozen=True, tag="block-from"):
+    """Drop every packet that comes in from the peers, established connections included."""
+
+    peers: tuple[Peer, ...]
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        who = ", ".join(f"{peer.node} ({' '.join(peer.addresses)})" for peer in self.peers)
+        return f"drop everything that comes in from {who}", "remove exactly these rules"
+
+
+class BlockPorts(Action, frozen=True, tag="block-ports"):
+    """Drop packets to the given ports: coming `in` to this node, going `out` of it, or both; loopback is left alone."""
+
+    ports: tuple[int, ...]
+    protocol: Literal["tcp", "udp"] = "tcp"
+    direction: Direction = "in"
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        ports = ", ".join(map(str, self.ports))
+        how = {"in": "coming in to", "out": "going out to", "both": "coming in or going out to"}[self.direction]
+        return f"drop {self.protocol} packets {how} port {ports}", "remove exactly these rules"
+
+
+class ProcessMatch(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which processes are meant: exactly one of the fields is set.
+
+    `java`: substring of the line that jcmd prints (pid, main class or jar, arguments). `command`: substring of the
+    command line. `pid_file`: path of a file that holds the pid. `port`: listens on that TCP port.
+    """
+
+    java: str = ""
+    command: str = ""
+    pid_file: str = ""
+    port: int = 0
+
+    def describe(self) -> str:
+        """Return the match in words."""
+        if self.java:
+            return f"JVMs whose jcmd line contains {self.java!r}"
+        if self.command:
+            return f"processes whose command line contains {self.command!r}"
+        if self.pid_file:
+            return f"the process named in {self.pid_file}"
+        return f"the process that listens on TCP port {self.port}"
+
+
+class Suspend(Action, frozen=True, tag="suspend"):
+    """Freeze the matching processes (SIGSTOP on Linux); the undo lets them run again."""
+
+    match: ProcessMatch
+    required: bool = True
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        return f"freeze {self.match.describe()}", "let the same processes run again"
+
+
+class Kill(Action, frozen=True, tag="kill"):
+    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo runs `restart`, if given."""
+
+    match: ProcessMatch
+    signal: str = "SIGKILL"
+    restart: tuple[str, ...] = ()
+    required: bool = True
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        undo = f"run {' '.join(self.restart)}" if self.restart else "nothing (no restart given)"
+        return f"send {self.signal} to {self.match.describe()}", undo
+
+
+AnyAction = BlockFrom | BlockPorts | Suspend | Kill

@@ -1,0 +1,86 @@
+"""The port to the bus: frames between names. A transport knows bytes and names, never specs.
+
+Nothing here promises delivery: frames may be lost, doubled, late or reordered, and the protocol lives with that.
+Every end belongs to one asyncio loop; `receive` begins to deliver frames by calling back in that loop, one at a time.
+`send`, `publish` and `announce` never block: what cannot be queued is dropped, the next beat repeats it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from trogdor_bus.platform import Endpoint
+
+OnFrame = Callable[[bytes], None]
+Answer = Callable[[bytes], None]
+OnRequest = Callable[[bytes, Answer], None]
+OnTopic = Callable[[str, bytes], None]
+
+
+class CoordinatorBus(Protocol):
+    """The coordinator's end."""
+
+    def receive(self, on_beat: OnFrame, on_request: OnRequest) -> None:
+        """Begin to deliver the agents' frames, and clients' requests with the way to answer each (once)."""
+        ...
+
+    def publish(self, node: str, frame: bytes) -> None:
+        """Send a frame to whoever listens under that node name."""
+        ...
+
+    def announce(self, topic: str, frame: bytes) -> None:
+        """Send a frame to every monitor whose topic prefix matches."""
+        ...
+
+    def close(self) -> None:
+        """Send what is queued (bounded in time) and let go of everything."""
+        ...
+
+
+class AgentBus(Protocol):
+    """An agent's end."""
+
+    def receive(self, on_snapshot: OnFrame) -> None:
+        """Begin to deliver frames published to this node's name."""
+        ...
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame to the coordinator."""
+        ...
+
+    def control(self) -> tuple[Endpoint, ...]:
+        """Return the addresses and TCP ports of the control traffic, which no fault of ours may cut."""
+        ...
+
+    def trouble(self) -> str:
+        """Return "" or what the transport knows about why nobody answers."""
+        ...
+
+    def close(self) -> None:
+        """Send what is queued (bounded in time) and let go of everything."""
+        ...
+
+
+class ClientBus(Protocol):
+    """A client's end."""
+
+    async def request(self, frame: bytes, timeout_s: float) -> bytes:
+        """Return the answer; NoCoordinatorError if there is none in time."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...
+
+
+class MonitorBus(Protocol):
+    """A monitor's end."""
+
+    def receive(self, on_topic: OnTopic) -> None:
+        """Begin to deliver (topic, frame) of everything that is announced."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything."""
+        ...

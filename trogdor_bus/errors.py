@@ -1,0 +1,75 @@
+"""The errors that trogdor-bus raises, one tree.
+
+TrogdorBusError
+├── SpecError            a spec, configuration or argument is wrong: names the field and the remedy
+├── ConflictError        the id is taken by something else
+├── NotFoundError        no such task, node or file
+├── RefusedError         correct, but not allowed here (policy, safety); says what would allow it
+├── BusError             the bus cannot carry the frame
+│   └── NoCoordinatorError   nobody answered
+├── HostError            the machine under test refused or failed
+│   └── CannotHealError      an undo did not succeed; the fault may still be there
+├── FencedError          another coordinator is in charge
+├── InvalidTransitionError   an illegal event; carries the story of its id
+└── DuplicateSpecError   two spec classes claim one tag (a programming error)
+"""
+
+from __future__ import annotations
+
+
+class TrogdorBusError(Exception):
+    """Any error that trogdor-bus raises on purpose; its text is meant for people."""
+
+
+class SpecError(TrogdorBusError):
+    """Bad input: `path` is where (JSONPath style, "$" for the whole), `remedy` what to do about it."""
+
+    def __init__(self, message: str, *, path: str = "$", remedy: str = "") -> None:
+        self.message, self.path, self.remedy = message, path, remedy
+        where = "" if path == "$" else f"{path.removeprefix('$.')}: "
+        super().__init__(f"{where}{message}" + (f" ({remedy})" if remedy else ""))
+
+
+class ConflictError(TrogdorBusError):
+    """The id is already taken by something different."""
+
+
+class NotFoundError(TrogdorBusError):
+    """Nothing has that name or id."""
+
+
+class RefusedError(TrogdorBusError):
+    """The request is well formed but not allowed; the text says what would allow it."""
+
+
+class BusError(TrogdorBusError):
+    """The bus cannot be opened or cannot carry the frame."""
+
+
+class NoCoordinatorError(BusError):
+    """No coordinator answered in time."""
+
+
+class HostError(TrogdorBusError):
+    """The machine under test refused or failed; the text carries its own words."""
+
+
+class CannotHealError(HostError):
+    """An undo did not succeed: the fault may still be there."""
+
+
+class FencedError(TrogdorBusError):
+    """Another coordinator, of a higher epoch, is in charge."""
+
+
+class InvalidTransitionError(TrogdorBusError):
+    """An event that the table does not allow; nothing was changed. Carries the story of the id."""
+
+    def __init__(self, subject: str, state: str, event: str, story: tuple[str, ...] = ()) -> None:
+        self.story = story
+        past = "".join(f"\n  {line}" for line in story)
+        super().__init__(f"{subject}: {event} is not allowed in state {state}{past}")
+
+
+class DuplicateSpecError(TrogdorBusError):
+    """Two spec classes claim the same tag or alias."""

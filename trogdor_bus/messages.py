@@ -1,0 +1,315 @@
+"""What travels on the bus, and what clients ask: msgspec Structs, encoded as JSON.
+
+Peers are read leniently (unknown fields are ignored) and carry a version. Durations are ms; ends travel as
+`remaining_ms`, counted from the moment the echoed beat was sent, so that nobody compares wall clocks.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction
+from trogdor_bus.errors import BusError
+from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.spec import Texts
+from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
+
+VERSION = 1
+MAX_FRAME_BYTES = 8 << 20
+"""No transport carries or accepts a larger frame."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The base of everything that travels."""
+
+    v: int = msgspec.field(default_factory=lambda: VERSION)  # a factory: never omitted from the frame
+
+
+class Stamp(msgspec.Struct, frozen=True):
+    """Which word of which coordinator: epochs grow with each start, revisions with each change of a node's state."""
+
+    epoch: int
+    coordinator: str
+    revision: int
+
+
+class Echo(msgspec.Struct, frozen=True):
+    """The last beat that a snapshot answers."""
+
+    journal: str
+    counter: int
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One worker that a node should have.
+
+    It is addressed to one journal and performed at most once. `actions` None: keep it if you have it, never start it.
+    """
+
+    worker: int
+    task: str
+    journal: str
+    remaining_ms: int
+    duration_ms: int = 0
+    spec: msgspec.Raw = msgspec.Raw(b"null")
+    actions: tuple[AnyAction, ...] | None = None
+    texts: Texts = Texts("starting", "active", "stopping", "done")
+    force: bool = False
+
+
+class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole desired state of one node. A worker that is absent must stop; a finished one may be forgotten."""
+
+    node: str
+    stamp: Stamp
+    echo: Echo | None = None
+    orders: tuple[Order, ...] = ()
+    coordinator: ProcessIdentity | None = None
+    describe: bool = False
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent says of one worker; `spec` only when it was asked to describe itself."""
+
+    worker: int
+    task: str
+    state: WorkerState
+    status: str = ""
+    error: str = ""
+    outcome: Outcome = Outcome.NONE
+    warnings: tuple[str, ...] = ()
+    disturbed: tuple[str, ...] = ()
+    residue: tuple[str, ...] = ()
+    remaining_ms: int = 0
+    spec: msgspec.Raw | None = None
+
+
+class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent's heartbeat and acknowledgement: the stamp it holds and the state of every worker it knows.
+
+    `counter` grows with each beat and over restarts; `leaving` says that the agent ends on purpose.
+    """
+
+    node: str
+    journal: str
+    counter: int
+    stamp: Stamp | None = None
+    reports: tuple[Report, ...] = ()
+    addresses: tuple[str, ...] = ()
+    version: str = ""
+    pid: int = 0
+    started: int = 0
+    clash: Stamp | None = None
+    leaving: bool = False
+
+
+# --- requests of clients, and their replies ---------------------------------------------------------------------------
+
+
+class Request(Message, frozen=True, kw_only=True, tag_field="request"):
+    """The base of what a client asks of the coordinator."""
+
+
+class CreateTask(Request, frozen=True, kw_only=True, tag="create"):
+    """Create a task; the same id with the same spec is the same task."""
+
+    id: str
+    spec: msgspec.Raw
+    force: bool = False
+
+
+class ValidateSpec(Request, frozen=True, kw_only=True, tag="validate"):
+    """Check a spec against the classes and the cluster; the reply is a Plan."""
+
+    spec: msgspec.Raw
+    force: bool = False
+
+
+class StopTask(Request, frozen=True, kw_only=True, tag="stop"):
+    """Stop a task."""
+
+    id: str
+
+
+class DestroyTask(Request, frozen=True, kw_only=True, tag="destroy"):
+    """Stop a task on its agents and forget it."""
+
+    id: str
+
+
+class ShowTask(Request, frozen=True, kw_only=True, tag="show"):
+    """Ask for one task."""
+
+    id: str
+
+
+class ListTasks(Request, frozen=True, kw_only=True, tag="tasks"):
+    """Ask for tasks; filters as Trogdor's (0 or less = off, all are ANDed)."""
+
+    ids: tuple[str, ...] = ()
+    state: str = ""
+    first_start_ms: int = 0
+    last_start_ms: int = 0
+    first_end_ms: int = 0
+    last_end_ms: int = 0
+
+
+class ListNodes(Request, frozen=True, kw_only=True, tag="nodes"):
+    """Ask for the nodes."""
+
+
+class AskStatus(Request, frozen=True, kw_only=True, tag="status"):
+    """Ask when the coordinator started and what it is (status and uptime)."""
+
+
+class Shutdown(Request, frozen=True, kw_only=True, tag="shutdown"):
+    """Ask the coordinator to end; faults go on to their deadlines."""
+
+
+AnyRequest = (
+    CreateTask | ValidateSpec | StopTask | DestroyTask | ShowTask | ListTasks | ListNodes | AskStatus | Shutdown
+)
+
+
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never."""
+
+    name: str
+    configured: bool = False
+    alive: bool = False
+    journal: str = ""
+    heard_ms: int = -1
+    addresses: tuple[str, ...] = ()
+    hostname: str = ""
+    tags: tuple[str, ...] = ()
+    version: str = ""
+    note: str = ""
+
+
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """One task with its workers."""
+
+    task: TaskRow
+    workers: tuple[WorkerRow, ...] = ()
+
+
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one node would do: pairs of do and undo as text, addresses left out and why."""
+
+    node: str
+    alive: bool = False
+    steps: tuple[tuple[str, str], ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a spec would do to the cluster; `spec` as it goes on the wire."""
+
+    spec: msgspec.Raw
+    nodes: tuple[NodePlan, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """When the coordinator started, its own time (epoch ms), and its stamp."""
+
+    server_start_ms: int
+    now_ms: int
+    epoch: int = 0
+    coordinator: str = ""
+    version: str = ""
+    listening: bool = False
+
+
+class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
+    """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name)."""
+
+    result: msgspec.Raw = msgspec.Raw(b"null")
+    error: str = ""
+    message: str = ""
+    path: str = "$"
+    remedy: str = ""
+
+
+# --- the monitor stream -----------------------------------------------------------------------------------------------
+
+
+class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+    """One change, numbered; the rows are whole, so that an event can be lost or doubled without harm.
+
+    `at_ms` is epoch ms on the coordinator's clock, `text` one line for people.
+    """
+
+    seq: int
+    at_ms: int
+    text: str = ""
+
+
+class TaskChanged(Event, frozen=True, kw_only=True, tag="task"):
+    """A task was created or changed."""
+
+    task: TaskRow
+
+
+class TaskGone(Event, frozen=True, kw_only=True, tag="task-gone"):
+    """A task was destroyed, or pruned long after its end."""
+
+    id: str
+
+
+class WorkerChanged(Event, frozen=True, kw_only=True, tag="worker"):
+    """A worker was addressed, or its agent said something new."""
+
+    task_id: str
+    worker: WorkerRow
+
+
+class NodeChanged(Event, frozen=True, kw_only=True, tag="node"):
+    """A node appeared, fell silent, came back, or was replaced."""
+
+    node: NodeRow
+
+
+class Noted(Event, frozen=True, kw_only=True, tag="note"):
+    """Something that people should know, with no row of its own."""
+
+
+AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | Noted
+
+
+class WorldView(Message, frozen=True, kw_only=True):
+    """Everything a late monitor needs, as of event `seq`; sent each beat."""
+
+    seq: int
+    at_ms: int
+    status: CoordinatorStatus
+    nodes: tuple[NodeRow, ...] = ()
+    tasks: tuple[TaskInfo, ...] = ()
+
+
+EVENT_TOPIC = "event/"
+VIEW_TOPIC = "view/"
+
+
+def encode(message: Any) -> bytes:
+    """Return the frame of a message."""
+    return msgspec.json.encode(message)
+
+
+def decode(frame: bytes, kind: Any) -> Any:
+    """Return the message in `frame`; BusError if it is no such message or of a newer version."""
+    try:
+        message = _decoder(kind).decode(frame)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BusError(f"not a frame of ours: {error}") from None
+    if message.v > VERSION:
+        raise BusError(f"the peer speaks version {message.v} of the protocol, we speak {VERSION}: upgrade this side")
+    return message
+
+
+@functools.cache
+def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(kind)

@@ -1,0 +1,92 @@
+"""The port between an agent and the machine that it acts on.
+
+A platform lowers actions to steps. A step is plain data, `do` and `undo`, each a JSON object that only the platform
+reads; the journal writes it down before it is done and hands the same undo back later, perhaps in another life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction
+
+Operation = dict[str, Any]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One change to the machine and its exact inverse; nothing is resolved again when it is undone."""
+
+    do: Operation
+    undo: Operation
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """The steps of one action, and what a person should know about them."""
+
+    steps: tuple[Step, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """An address (text) and its TCP ports."""
+
+    address: str
+    ports: tuple[int, ...]
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """A process that cannot be confused with a later one: boot, pid, and start time in clock ticks since boot."""
+
+    boot_id: str
+    pid: int
+    start_ticks: int
+
+
+class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a platform must know beside the action: the control traffic to spare and the coordinator's process."""
+
+    control: tuple[Endpoint, ...] = ()
+    coordinator: ProcessIdentity | None = None
+    force: bool = False
+
+
+class Platform(Protocol):
+    """Performs steps on one node. Every method may block; the agent calls them from one thread, in order."""
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return the node's own IP addresses, loopback and link-local excluded."""
+        ...
+
+    def boot_id(self) -> str:
+        """Return an id that changes at each boot of the machine."""
+        ...
+
+    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+        """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
+        ...
+
+    def do(self, step: Step) -> None:
+        """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
+        ...
+
+    def undo(self, step: Step, held: Sequence[Step]) -> str:
+        """Take the step back; calling it twice is harmless. `held` are the live steps of every other worker.
+
+        Returns "" or a note for people, such as "gone: the process ended". CannotHealError if it is still there.
+        """
+        ...
+
+    def disturbance(self, step: Step) -> str:
+        """Return "" while the step still holds, else what changed it."""
+        ...
+
+    def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
+        """Return what is left of an undone step; () is what everybody wants."""
+        ...
+
+
+PlatformFactory = Callable[[Mapping[str, Any]], Platform]
+"""Makes a platform from the agent's settings: {"attach": "", "allowCommands": [[...]], ...}."""

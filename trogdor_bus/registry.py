@@ -1,0 +1,148 @@
+"""Finds every spec class, and turns JSON objects into specs.
+
+Specs come from `trogdor_bus.faults` and from other packages' entry points in the group "trogdor_bus.faults" (each names
+a spec class or a module of them).
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import pkgutil
+import re
+import types
+from collections.abc import Iterable, Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from trogdor_bus.errors import DuplicateSpecError, SpecError
+from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
+
+ENTRY_POINT_GROUP = "trogdor_bus.faults"
+MAX_SPEC_BYTES = 1 << 20
+
+
+class Registry:
+    """The spec classes by tag and by alias."""
+
+    def __init__(self, classes: Iterable[type[TaskSpec]]) -> None:
+        self.by_tag: dict[str, type[TaskSpec]] = {}
+        self._by_alias: dict[str, str] = {}
+        for cls in classes:
+            tag = tag_of(cls)
+            if self.by_tag.setdefault(tag, cls) is not cls:
+                raise DuplicateSpecError(f"{cls.__name__} and {self.by_tag[tag].__name__} both claim the class {tag!r}")
+            for alias in cls.aliases:
+                if self._by_alias.setdefault(alias, tag) != tag:
+                    raise DuplicateSpecError(f"{self._by_alias[alias]} and {tag} both claim the alias {alias!r}")
+
+    def decode(self, data: object) -> TaskSpec:
+        """Return the spec that the JSON object `data` describes; SpecError names the field and the remedy.
+
+        As Trogdor: a scalar stands for a list of one, null for a default, and "12" for 12.
+        """
+        if not isinstance(data, Mapping):
+            raise SpecError(f"a spec is a JSON object, not {_json_type(data)}", remedy='write {"class": ..., ...}')
+        if "class" not in data:
+            raise SpecError("the field is missing", path="$.class", remedy="`trogdor-bus faults` lists the classes")
+        cls = self.lookup(data["class"])
+        fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+        body: dict[str, Any] = {"class": tag_of(cls)}
+        for key, value in data.items():
+            if key != "class" and not (value is None and key in fields):
+                field = fields.get(key)
+                body[key] = [value] if field and _is_list(field.type) and isinstance(value, str | int) else value
+        try:
+            spec = msgspec.convert(body, cls, strict=False)
+        except msgspec.ValidationError as error:
+            raise _spec_error(error, fields) from None
+        spec = msgspec.structs.replace(spec, duration_ms=max(0, min(spec.duration_ms, MAX_DURATION_MS)))
+        spec.check()
+        return spec
+
+    def lookup(self, name: object) -> type[TaskSpec]:
+        """Return the class whose tag or alias is `name`; SpecError suggests the nearest one."""
+        if not isinstance(name, str):
+            raise SpecError(f"expected a class name, got {_json_type(name)}", path="$.class")
+        tag = self._by_alias.get(name, name)
+        if tag in self.by_tag:
+            return self.by_tag[tag]
+        near = difflib.get_close_matches(name, [*self._by_alias, *self.by_tag], n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        shown = name if len(name) <= 120 else name[:117] + "..."
+        raise SpecError(
+            f"unknown class {shown!r}", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
+        )
+
+    def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema (2020-12) of all specs."""
+        classes = tuple(self.by_tag.values())
+        refs, components = msgspec.json.schema_components(classes, ref_template="#/$defs/{name}")
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "trogdor-bus specs",
+            "anyOf": list(refs),
+            "$defs": components,
+        }
+
+
+@functools.cache
+def registry() -> Registry:
+    """Return the registry of everything installed, read once."""
+    return Registry([*_own(), *_installed()])
+
+
+def tag_of(cls: type[TaskSpec]) -> str:
+    """Return the `class` of a spec class on the wire."""
+    return str(cls.__struct_config__.tag)
+
+
+def _own() -> Iterable[type[TaskSpec]]:
+    package = importlib.import_module("trogdor_bus.faults")
+    for info in pkgutil.iter_modules(package.__path__):
+        yield from _specs_in(importlib.import_module(f"{package.__name__}.{info.name}"))
+
+
+def _installed() -> Iterable[type[TaskSpec]]:
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        found = entry.load()
+        if isinstance(found, types.ModuleType):
+            yield from _specs_in(found)
+        elif isinstance(found, type) and issubclass(found, TaskSpec):
+            yield found
+        else:
+            raise DuplicateSpecError(f"entry point {entry.name} of {ENTRY_POINT_GROUP} is neither a spec nor a module")
+
+
+def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
+    for _, value in sorted(vars(module).items()):
+        ours = isinstance(value, type) and issubclass(value, TaskSpec) and value.__module__ == module.__name__
+        if ours and not value.__name__.startswith("_"):
+            yield value
+
+
+def _is_list(annotation: object) -> bool:
+    return getattr(annotation, "__origin__", None) in (tuple, list, frozenset, set)
+
+
+def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> SpecError:
+    text, _, path = str(error).partition(" - at `")
+    path = path.rstrip("`") or "$"
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.S)
+    if unknown:
+        near = difflib.get_close_matches(unknown[1], fields, n=1)
+        known = ", ".join(name for name in fields)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {known}"
+        return SpecError("unknown field", path=f"{path}.{unknown[1]}", remedy=hint)
+    missing = re.fullmatch(r"Object missing required field `(.*)`", text, re.S)
+    if missing:
+        return SpecError("the field is missing", path=f"{path}.{missing[1]}", remedy="add it")
+    return SpecError(text[:1].lower() + text[1:].replace("`", ""), path=path)
+
+
+def _json_type(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")

@@ -1,0 +1,93 @@
+"""What a task asks for: the base of every spec.
+
+A spec is a frozen msgspec Struct whose JSON is its identity. Its class tag is the `class` field; Trogdor's specs keep
+Trogdor's tags. Fields are snake_case here and camelCase on the wire.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction
+from trogdor_bus.errors import SpecError
+from trogdor_bus.topology import Topology
+
+MAX_DURATION_MS = 1_000_000_000_000_000
+"""Trogdor's own limit; longer durations are clamped to it."""
+
+
+class Texts(msgspec.Struct, frozen=True):
+    """The status of a worker in each phase, as Trogdor words it where Trogdor has the spec."""
+
+    starting: str
+    running: str
+    stopping: str
+    done: str
+
+
+class TaskSpec(
+    msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="class", forbid_unknown_fields=True
+):
+    """The base of every spec: when it starts (epoch ms, 0 = now) and for how long (ms)."""
+
+    start_ms: int = 0
+    duration_ms: int = 0
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    summary: ClassVar[str] = ""
+    example: ClassVar[dict[str, Any]] = {}
+
+    def check(self) -> None:
+        """Raise SpecError for what the types cannot express; needs no cluster."""
+
+    def targets(self, topology: Topology) -> frozenset[str]:
+        """Return the names of the nodes that get a worker; they may be unknown, the coordinator checks."""
+        raise NotImplementedError
+
+    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+        """Return what `node` is asked to do; SpecError if that is impossible in this topology."""
+        return ()
+
+    def peers_of(self, node: str) -> tuple[str, ...]:
+        """Return the nodes whose packets `node` is asked to tell apart (for the list of addresses left out)."""
+        return ()
+
+    def texts(self, task_id: str) -> Texts:
+        """Return the status texts of this spec's workers."""
+        return Texts("starting", "active", "stopping", "done")
+
+
+class FaultSpec(TaskSpec, frozen=True, kw_only=True):
+    """The base of every fault: something is broken from start to end, and whole again after."""
+
+    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+        """Return what `node` is asked to do; SpecError if that is impossible in this topology."""
+        raise NotImplementedError
+
+
+def require_nodes(names: tuple[str, ...], path: str) -> None:
+    """Raise SpecError if `names` is empty or names a node twice."""
+    if not names:
+        raise SpecError("names no node", path=path, remedy="list at least one node")
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"names node {name} twice", path=path, remedy="list each node once")
+
+
+def wire(spec: TaskSpec) -> bytes:
+    """Return the spec as it goes on the wire, byte for byte what Trogdor writes for Trogdor's specs.
+
+    Empty strings, lists and maps and nulls are dropped (Jackson's NON_EMPTY); zero and false stay.
+    """
+    return msgspec.json.encode(_non_empty(msgspec.to_builtins(spec)))
+
+
+def _non_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        pruned = {key: _non_empty(item) for key, item in value.items()}
+        return {key: item for key, item in pruned.items() if item is not None and item not in ("", [], {})}
+    if isinstance(value, list):
+        return [_non_empty(item) for item in value]
+    return value

@@ -1,0 +1,121 @@
+"""Task and worker states, as Trogdor names and writes them (reference: Trogdor's TaskState and WorkerState)."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+
+class TaskState(enum.StrEnum):
+    """Where a task is. RUNNING means that its workers were addressed; see `TaskRow.active` for "in force"."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    DONE = "DONE"
+
+
+class WorkerState(enum.StrEnum):
+    """Where a worker is. RECEIVING: not yet reported by its agent. CANCELLING shows as STOPPING on Trogdor's wire."""
+
+    RECEIVING = "RECEIVING"
+    STARTING = "STARTING"
+    CANCELLING = "CANCELLING"
+    RUNNING = "RUNNING"
+    STOPPING = "STOPPING"
+    STUCK = "STUCK"
+    DONE = "DONE"
+
+
+class Outcome(enum.StrEnum):
+    """How a worker or a task ended; NONE while it has not."""
+
+    NONE = ""
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    RESTARTED = "agent-restarted"
+    LEASE = "lease-expired"
+    UNKNOWN = "unknown"
+
+
+EXIT_CODES: dict[Outcome, int] = {
+    Outcome.DONE: 0,
+    Outcome.FAILED: 1,
+    Outcome.CANCELLED: 1,
+    Outcome.EXPIRED: 1,
+    Outcome.RESTARTED: 1,
+    Outcome.LEASE: 1,
+    Outcome.UNKNOWN: 3,
+}
+"""The exit code of `submit --wait` for each outcome."""
+
+
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never."""
+
+    id: int
+    node: str
+    journal: str = ""
+    state: WorkerState = WorkerState.RECEIVING
+    status: str = "receiving"
+    error: str = ""
+    outcome: Outcome = Outcome.NONE
+    warnings: tuple[str, ...] = ()
+    disturbed: tuple[str, ...] = ()
+    residue: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    published: bool = False
+    wanted: bool = True
+    running_ms: int = -1
+    done_ms: int = -1
+
+
+class TaskRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised."""
+
+    id: str
+    state: TaskState = TaskState.PENDING
+    original: msgspec.Raw = msgspec.Raw(b"null")
+    spec: msgspec.Raw = msgspec.Raw(b"null")
+    start_ms: int = 0
+    duration_ms: int = 0
+    force: bool = False
+    started_ms: int = -1
+    stop_ms: int = -1
+    done_ms: int = -1
+    cancelled: bool = False
+    error: str = ""
+    outcome: Outcome = Outcome.NONE
+    active: bool = False
+
+    @property
+    def end_ms(self) -> int:
+        """Return when the task ends by itself, epoch ms."""
+        return self.start_ms + self.duration_ms
+
+
+def combined_status(workers: list[WorkerRow]) -> Any:
+    """Return Trogdor's combined status: one worker's own text, several as {node: text}."""
+    if len(workers) == 1:
+        return workers[0].status
+    return {worker.node: worker.status for worker in sorted(workers, key=lambda w: w.node)}
+
+
+def trogdor_json(task: TaskRow, workers: list[WorkerRow]) -> dict[str, Any]:
+    """Return the task as Trogdor's REST interface writes it (key order included)."""
+    out: dict[str, Any] = {"state": task.state.value, "spec": msgspec.json.decode(task.spec)}
+    if task.state is not TaskState.PENDING:
+        out["startedMs"] = task.started_ms
+    if task.state is TaskState.DONE:
+        out["doneMs"] = task.done_ms
+        if task.error:
+            out["error"] = task.error
+        out["cancelled"] = task.cancelled
+    status: Any = combined_status(workers) if task.state is not TaskState.PENDING else None
+    if status != {}:
+        out["status"] = status
+    return out

@@ -1,0 +1,121 @@
+"""The nodes of a cluster, their addresses, and pure pickers of nodes."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from random import Random
+
+import msgspec
+
+from trogdor_bus.actions import Peer
+from trogdor_bus.errors import SpecError
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """One machine of the cluster.
+
+    `addresses` are those that decide which packets are its own: the resolved `hostname` where the configuration gives
+    one, else what its agent announced.
+    """
+
+    name: str
+    addresses: tuple[str, ...] = ()
+    hostname: str = ""
+    tags: tuple[str, ...] = ()
+    agent: bool = True
+    config: dict[str, str] = {}
+
+
+class LeftOut(msgspec.Struct, frozen=True):
+    """An address that no rule may name, and why."""
+
+    node: str
+    address: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.address} of {self.node}: {self.why}"
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """The nodes by name, and where the coordinator listens."""
+
+    nodes: Mapping[str, Node]
+    coordinator_addresses: tuple[str, ...] = ()
+    coordinator_ports: tuple[int, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all nodes that have an agent, sorted."""
+        return tuple(sorted(name for name, node in self.nodes.items() if node.agent))
+
+    def left_out(self, acting: str, peer: str) -> tuple[LeftOut, ...]:
+        """Return the addresses of `peer` that `acting` must not name in a rule, with the reasons."""
+        return tuple(
+            LeftOut(peer, address, why)
+            for address in self.nodes[peer].addresses
+            if (why := self._why_not(acting, peer, address))
+        )
+
+    def peer(self, acting: str, name: str) -> Peer:
+        """Return `name` with the addresses that `acting` may name in a rule; SpecError if none is left."""
+        unusable = self.left_out(acting, name)
+        bad = {left.address for left in unusable}
+        usable = tuple(address for address in self.nodes[name].addresses if address not in bad)
+        if not usable:
+            because = "; ".join(map(str, unusable)) or "it announced none and the configuration gives no hostname"
+            raise SpecError(
+                f"node {name} has no address by which {acting} could tell its packets: {because}",
+                remedy=f"give {name} a hostname of its own in the configuration, or start its agent",
+            )
+        return Peer(name, usable)
+
+    def _why_not(self, acting: str, peer: str, address: str) -> str:
+        try:
+            ip = ipaddress.ip_address(address)
+        except ValueError:
+            return "not an IP address"
+        if ip.is_loopback:
+            return "loopback"
+        if ip.is_link_local:
+            return "link-local"
+        if ip.is_unspecified or ip.is_multicast:
+            return "not the address of one host"
+        if address in self.nodes[acting].addresses:
+            return f"also an address of {acting}, which would block itself"
+        for other, node in self.nodes.items():
+            if other != peer and address in node.addresses:
+                return f"{other} announces it too"
+        return ""
+
+
+def halves(names: Sequence[str], random: Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split `names` at random into two groups, the smaller first."""
+    order = _shuffled(names, random)
+    return tuple(sorted(order[: len(order) // 2])), tuple(sorted(order[len(order) // 2 :]))
+
+
+def minority(names: Sequence[str], random: Random) -> tuple[str, ...]:
+    """Pick at random the largest group that is less than half of `names`."""
+    return tuple(sorted(_shuffled(names, random)[: (len(names) - 1) // 2]))
+
+
+def ring(names: Sequence[str], random: Random) -> dict[str, tuple[str, ...]]:
+    """Arrange `names` in a random ring in which each sees a majority, all of them different.
+
+    Returns, for each node, the nodes from which it must hear nothing.
+    """
+    order = _shuffled(names, random)
+    size = len(order)
+    each_side = size // 4 if size % 4 == 0 else (size + 3) // 4
+    blocked: dict[str, tuple[str, ...]] = {}
+    for index, name in enumerate(order):
+        seen = {order[(index + offset) % size] for offset in range(-each_side, each_side + 1)}
+        blocked[name] = tuple(sorted(set(order) - seen))
+    return blocked
+
+
+def _shuffled(names: Sequence[str], random: Random) -> list[str]:
+    order = sorted(names)
+    random.shuffle(order)
+    return order
