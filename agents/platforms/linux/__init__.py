@@ -1,0 +1,1 @@
+"""Linux: the only code that touches the machine under test."""

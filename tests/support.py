@@ -1,0 +1,47 @@
+"""What tests share: skips that give the remedy, and waiting for a condition with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+import pytest
+
+
+def require(condition: bool, reason: str, remedy: str) -> None:
+    """Skip the test with the reason and the remedy; with TROGDOR_REQUIRE=all it fails instead."""
+    if condition:
+        return
+    if os.environ.get("TROGDOR_REQUIRE") == "all":
+        pytest.fail(f"{reason}; {remedy} (TROGDOR_REQUIRE=all allows no skip)")
+    pytest.skip(f"{reason}; {remedy}")
+
+
+def require_namespaces() -> None:
+    """Skip unless this process may make network namespaces and rules in them."""
+    require(os.geteuid() == 0, "needs root", "run it with sudo")
+    for tool, package in (("ip", "iproute2"), ("iptables", "iptables"), ("nsenter", "util-linux")):
+        require(shutil.which(tool) is not None, f"{tool} is not installed", f"apt-get install {package}")
+
+
+def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
+    """Poll until `predicate()` is true; fail the test after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s} s")
+        time.sleep(0.01)
+
+
+async def async_wait_until(
+    predicate: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition"
+) -> None:
+    """Poll in an asyncio loop until `predicate()` is true; fail the test after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} did not come true within {timeout_s} s")
+        await asyncio.sleep(0.005)
