@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
+import inspect
 import pkgutil
 import re
 import types
+import typing
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
@@ -38,11 +40,15 @@ class Registry:
             for alias in cls.aliases:
                 if self._by_alias.setdefault(alias, tag) != tag:
                     raise DuplicateSpecError(f"{self._by_alias[alias]} and {tag} both claim the alias {alias!r}")
+        for alias, tag in self._by_alias.items():
+            if alias in self.by_tag:
+                raise DuplicateSpecError(f"{tag} claims the alias {alias!r}, which is another's class")
 
-    def decode(self, data: object) -> TaskSpec:
+    def decode(self, data: object, *, checked: bool = True) -> TaskSpec:
         """Return the spec that the JSON object `data` describes; SpecError names the field and the remedy.
 
-        As Trogdor: a scalar stands for a list of one, null for a default, and "12" for 12.
+        As Trogdor: a scalar stands for a list of one, null for a default, and "12" for 12. `checked` False leaves out
+        what only the spec's own `check` finds.
         """
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec is a JSON object, not {_json_type(data)}", remedy='write {"class": ..., ...}')
@@ -53,14 +59,19 @@ class Registry:
         body: dict[str, Any] = {"class": tag_of(cls)}
         for key, value in data.items():
             if key != "class" and not (value is None and key in fields):
-                field = fields.get(key)
-                body[key] = [value] if field and _is_list(field.type) and isinstance(value, str | int) else value
+                body[key] = _listed(value, fields[key].type) if key in fields else value
         try:
             spec = msgspec.convert(body, cls, strict=False)
+            spec = msgspec.structs.replace(spec, duration_ms=max(0, min(spec.duration_ms, MAX_DURATION_MS)))
+            _check_text(msgspec.to_builtins(spec), "$")
         except msgspec.ValidationError as error:
             raise _spec_error(error, fields) from None
-        spec = msgspec.structs.replace(spec, duration_ms=max(0, min(spec.duration_ms, MAX_DURATION_MS)))
-        spec.check()
+        except UnicodeEncodeError:
+            raise SpecError("the spec holds half a character (a lone surrogate)", remedy="write it in UTF-8") from None
+        except RecursionError:
+            raise SpecError("the spec is nested too deeply", remedy="make it flatter") from None
+        if checked:
+            spec.check()
         return spec
 
     def lookup(self, name: object) -> type[TaskSpec]:
@@ -72,15 +83,18 @@ class Registry:
             return self.by_tag[tag]
         near = difflib.get_close_matches(name, [*self._by_alias, *self.by_tag], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        shown = name if len(name) <= 120 else name[:117] + "..."
         raise SpecError(
-            f"unknown class {shown!r}", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
+            f"unknown class '{_shown(name)}'", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
         )
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of all specs."""
         classes = tuple(self.by_tag.values())
         refs, components = msgspec.json.schema_components(classes, ref_template="#/$defs/{name}")
+        for cls, ref in zip(classes, refs, strict=True):
+            component = components[ref["$ref"].removeprefix("#/$defs/")]
+            component["description"] = inspect.cleandoc(component["description"])
+            component["properties"]["class"]["enum"] = [tag_of(cls), *cls.aliases]
         return {
             "$schema": "https://json-schema.org/draft/2020-12/schema",
             "title": "trogdor-bus specs",
@@ -124,8 +138,26 @@ def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
             yield value
 
 
-def _is_list(annotation: object) -> bool:
-    return getattr(annotation, "__origin__", None) in (tuple, list, frozenset, set)
+def _listed(value: Any, annotation: Any) -> Any:
+    if typing.get_origin(annotation) not in (tuple, list, frozenset, set):
+        return value
+    if isinstance(value, list):
+        return [_listed(item, typing.get_args(annotation)[0]) for item in value]
+    return _listed([value], annotation) if isinstance(value, str | int | float) else value
+
+
+def _check_text(value: Any, path: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_text(key, path)
+            _check_text(item, f"{path}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_text(item, f"{path}[{index}]")
+    elif isinstance(value, str) and "\0" in value:
+        raise SpecError("holds the character U+0000", path=path, remedy="remove it")
+    elif isinstance(value, str):
+        value.encode()
 
 
 def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> SpecError:
@@ -134,13 +166,20 @@ def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> Sp
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.S)
     if unknown:
         near = difflib.get_close_matches(unknown[1], fields, n=1)
-        known = ", ".join(name for name in fields)
-        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {known}"
-        return SpecError("unknown field", path=f"{path}.{unknown[1]}", remedy=hint)
+        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(fields)}"
+        return SpecError("unknown field", path=f"{path}.{_shown(unknown[1])}", remedy=hint)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text, re.S)
     if missing:
         return SpecError("the field is missing", path=f"{path}.{missing[1]}", remedy="add it")
-    return SpecError(text[:1].lower() + text[1:].replace("`", ""), path=path)
+    field = fields.get(path.removeprefix("$."))
+    choices = typing.get_args(field.type) if field and typing.get_origin(field.type) is typing.Literal else ()
+    remedy = f"one of {', '.join(map(str, choices))}" if choices else ""
+    return SpecError(_shown(text[:1].lower() + text[1:].replace("`", "")), path=_shown(path), remedy=remedy)
+
+
+def _shown(text: str) -> str:
+    cut = text if len(text) <= 120 else text[:117] + "..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
 
 
 def _json_type(value: object) -> str:

@@ -68,7 +68,6 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disturbed: tuple[str, ...] = ()
     residue: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
-    published: bool = False
     wanted: bool = True
     running_ms: int = -1
     done_ms: int = -1

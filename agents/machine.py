@@ -1,0 +1,371 @@
+"""The agent's worker table: events in, effects out, no clock, no socket, no machine.
+
+`handle(event, now_ms)` returns what the shell must do; `deadline()` says when it must come back with `Ticked`. Times
+are CLOCK_BOOTTIME ms of this node. The protocol's agent half lives here: stamps, freshness, once, leases, ends.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+
+from trogdor_bus.agents.events import (
+    AddressesRead,
+    Effect,
+    EndRequested,
+    Event,
+    Exit,
+    Forget,
+    Heal,
+    Healed,
+    Inject,
+    Injected,
+    Look,
+    Looked,
+    NotHealed,
+    NotInjected,
+    SendBeat,
+    SnapshotHeard,
+    Ticked,
+)
+from trogdor_bus.errors import InvalidTransitionError
+from trogdor_bus.messages import Beat, Order, Report, Snapshot, Stamp
+from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.spec import Texts
+from trogdor_bus.states import Outcome, WorkerState
+
+FRESH_MS = 5_000
+"""A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
+LONELY_BEAT_MS = 250
+"""The beat of an agent that no coordinator answers."""
+STUCK_RETRY_MS = 15_000
+"""How often the undo of a stuck worker is tried again."""
+STORY_LINES = 30
+
+Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget"]
+GONE: Final = "GONE"
+
+TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
+    (WorkerState.STARTING, "stop"): WorkerState.CANCELLING,
+    (WorkerState.STARTING, "injected"): WorkerState.RUNNING,
+    (WorkerState.STARTING, "not-injected"): WorkerState.DONE,
+    (WorkerState.STARTING, "half-injected"): WorkerState.STUCK,
+    (WorkerState.CANCELLING, "stop"): WorkerState.CANCELLING,
+    (WorkerState.CANCELLING, "injected"): WorkerState.STOPPING,
+    (WorkerState.CANCELLING, "not-injected"): WorkerState.DONE,
+    (WorkerState.CANCELLING, "half-injected"): WorkerState.STUCK,
+    (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
+    (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
+    (WorkerState.STOPPING, "healed"): WorkerState.DONE,
+    (WorkerState.STOPPING, "not-healed"): WorkerState.STUCK,
+    (WorkerState.STUCK, "stop"): WorkerState.STUCK,
+    (WorkerState.STUCK, "healed"): WorkerState.DONE,
+    (WorkerState.STUCK, "not-healed"): WorkerState.STUCK,
+    (WorkerState.DONE, "stop"): WorkerState.DONE,
+    (WorkerState.DONE, "forget"): GONE,
+}
+"""Every move that a worker can make."""
+
+LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
+
+
+class Worker(msgspec.Struct, kw_only=True):
+    """One worker as the agent knows it; `ends_ms` on CLOCK_BOOTTIME."""
+
+    id: int
+    task: str
+    state: WorkerState
+    texts: Texts
+    ends_ms: int
+    spec: msgspec.Raw = msgspec.Raw(b"null")
+    error: str = ""
+    outcome: Outcome = Outcome.NONE
+    warnings: tuple[str, ...] = ()
+    disturbed: tuple[str, ...] = ()
+    residue: tuple[str, ...] = ()
+    done_counter: int = 0
+    retry_ms: int = 0
+    story: list[str] = msgspec.field(default_factory=list)
+
+    def status(self) -> str:
+        """Return the status text of the present state."""
+        if self.state is WorkerState.STARTING:
+            return self.texts.starting
+        if self.state is WorkerState.RUNNING:
+            return self.texts.running
+        if self.state is WorkerState.DONE:
+            return self.texts.done if self.outcome is Outcome.DONE else self.error
+        return self.texts.stopping
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The agent's own settings, ms; `lease_ms` None: no lease."""
+
+    beat_ms: int = 1_000
+    lease_ms: int | None = 30_000
+    ceiling_ms: int = 86_400_000
+
+
+class AgentMachine:
+    """The pure worker table of one agent."""
+
+    def __init__(
+        self,
+        node: str,
+        journal: str,
+        life: int,
+        workers: tuple[Worker, ...] = (),
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        *,
+        version: str = "",
+        pid: int = 0,
+        now_ms: int = 0,
+    ) -> None:
+        self.node, self.journal, self.limits = node, journal, limits
+        self.workers = {worker.id: worker for worker in workers}
+        self.stamp: Stamp | None = None
+        self.clash: Stamp | None = None
+        self.fresh_ms: int | None = None
+        self.leaving = False
+        self.taken: set[tuple[WorkerState, Move]] = set()
+        self._version, self._pid, self._life = version, pid, life
+        self._counter = life << 32
+        self._sent: dict[int, int] = {}
+        self._addresses: tuple[str, ...] = ()
+        self._coordinator: ProcessIdentity | None = None
+        self._describe = False
+        self._looking = False
+        self._exited = False
+        self._beat_ms = now_ms
+
+    # --- what the shell calls ---------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912 (one case per event)
+        """Return the effects of one event; an illegal one raises InvalidTransitionError and changes nothing."""
+        effects: list[Effect] = []
+        before = self._visible()
+        match event:
+            case SnapshotHeard(snapshot=snapshot):
+                self._snapshot(snapshot, now_ms, effects)
+            case Injected(worker=worker_id, warnings=warnings):
+                worker = self._known(worker_id, "injected")
+                if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
+                    effects.append(Heal(worker.id, worker.outcome, worker.error))
+                worker.warnings = warnings
+            case NotInjected(worker=worker_id, error=error, residue=residue, stuck=stuck):
+                worker = self._known(worker_id, "not-injected")
+                self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
+                worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
+                worker.retry_ms = now_ms + STUCK_RETRY_MS
+            case Healed(worker=worker_id, notes=notes):
+                worker = self._known(worker_id, "healed")
+                self._move(worker, "healed", now_ms)
+                worker.warnings += notes
+                worker.residue = ()
+            case NotHealed(worker=worker_id, error=error, residue=residue):
+                worker = self._known(worker_id, "not-healed")
+                self._move(worker, "not-healed", now_ms)
+                worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
+                worker.retry_ms = now_ms + STUCK_RETRY_MS
+            case Looked(found=found):
+                self._looked(found)
+            case AddressesRead(addresses=addresses):
+                self._addresses = addresses
+            case EndRequested():
+                self.leaving = True
+                for worker in self.workers.values():
+                    self._stop(worker, Outcome.RESTARTED, "agent stopped, fault undone", now_ms, effects)
+            case Ticked():
+                self._tick(now_ms, effects)
+        done = self.leaving and not any(w.state in LIVE and w.state is not WorkerState.STUCK for w in self._all())
+        if self._visible() != before or now_ms >= self._beat_ms or (done and not self._exited):
+            effects.append(SendBeat(self._beat(now_ms, leaving=done)))
+        if done and not self._exited:
+            self._exited = True
+            effects.append(Exit())
+        return effects
+
+    def deadline(self) -> int:
+        """Return when `Ticked` is due, CLOCK_BOOTTIME ms."""
+        due = self._beat_ms
+        for worker in self.workers.values():
+            if worker.state in (WorkerState.STARTING, WorkerState.RUNNING):
+                due = min(due, worker.ends_ms)
+                if self.limits.lease_ms is not None and self.fresh_ms is not None:
+                    due = min(due, self.fresh_ms + self.limits.lease_ms)
+            elif worker.state is WorkerState.STUCK:
+                due = min(due, worker.retry_ms)
+        return due
+
+    def lonely(self, now_ms: int) -> bool:
+        """Return whether no coordinator has answered for three beats."""
+        return self.fresh_ms is None or now_ms - self.fresh_ms > 3 * self.limits.beat_ms
+
+    # --- the protocol -----------------------------------------------------------------------------------------------
+
+    def _snapshot(self, snapshot: Snapshot, now_ms: int, effects: list[Effect]) -> None:
+        if snapshot.node != self.node or not self._accept(snapshot.stamp):
+            return
+        echo = snapshot.echo
+        sent_ms = self._sent.get(echo.counter) if echo and echo.journal == self.journal else None
+        fresh = sent_ms is not None and now_ms - sent_ms < FRESH_MS
+        self.stamp = snapshot.stamp
+        self._describe = snapshot.describe
+        if fresh:
+            self.fresh_ms = now_ms
+            self._coordinator = snapshot.coordinator
+        wanted = {order.worker: order for order in snapshot.orders if order.journal == self.journal}
+        for worker in self._all():
+            if worker.id in wanted:
+                continue
+            self._stop(worker, Outcome.DONE, "", now_ms, effects)
+            heard = fresh and echo is not None and 0 < worker.done_counter <= echo.counter
+            if worker.state is WorkerState.DONE and heard:
+                self._move(worker, "forget", now_ms)
+                del self.workers[worker.id]
+                effects.append(Forget(worker.id))
+        if fresh and sent_ms is not None and not self.leaving:
+            for order in wanted.values():
+                if order.worker not in self.workers and order.actions is not None:
+                    self._start(order, sent_ms + order.remaining_ms, now_ms, effects)
+
+    def _accept(self, stamp: Stamp) -> bool:
+        held = self.stamp
+        if held is None or stamp.epoch > held.epoch:
+            return True
+        if stamp.epoch == held.epoch and stamp.coordinator != held.coordinator:
+            self.clash = stamp
+            return False
+        return stamp.epoch == held.epoch and stamp.revision >= held.revision
+
+    def _start(self, order: Order, ends_ms: int, now_ms: int, effects: list[Effect]) -> None:
+        worker = Worker(
+            id=order.worker,
+            task=order.task,
+            state=WorkerState.STARTING,
+            texts=order.texts,
+            ends_ms=ends_ms,
+            spec=order.spec,
+        )
+        self.workers[worker.id] = worker
+        worker.story.append(f"{now_ms}: ordered by {self.stamp}, ends {ends_ms}")
+        refusal = self._refusal(order)
+        if ends_ms <= now_ms:
+            self._move(worker, "not-injected", now_ms)
+            worker.outcome, worker.error = Outcome.EXPIRED, "worker expired"
+        elif refusal:
+            self._move(worker, "not-injected", now_ms)
+            worker.outcome, worker.error = Outcome.FAILED, refusal
+        else:
+            effects.append(Inject(order, ends_ms, self._coordinator))
+
+    def _refusal(self, order: Order) -> str:
+        if order.duration_ms > self.limits.ceiling_ms:
+            return (
+                f"durationMs {order.duration_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
+                "shorten it, or start the agent with a higher ceiling"
+            )
+        stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]
+        if stuck and not order.force:
+            return f"node {self.node} is dirty, the undo of task {stuck[0]} is stuck; heal it, or submit with --force"
+        return ""
+
+    def _stop(self, worker: Worker, outcome: Outcome, error: str, now_ms: int, effects: list[Effect]) -> None:
+        before = worker.state
+        self._move(worker, "stop", now_ms)
+        if before in (WorkerState.STARTING, WorkerState.RUNNING):
+            worker.outcome, worker.error = outcome, error  # the first reason counts
+        if before is WorkerState.RUNNING:
+            effects.append(Heal(worker.id, outcome, error))
+
+    def _tick(self, now_ms: int, effects: list[Effect]) -> None:
+        lease_ms = self.limits.lease_ms
+        lapsed = lease_ms is not None and self.fresh_ms is not None and now_ms - self.fresh_ms >= lease_ms
+        for worker in self._all():
+            if worker.state in (WorkerState.STARTING, WorkerState.RUNNING):
+                if now_ms >= worker.ends_ms:
+                    self._stop(worker, Outcome.DONE, "", now_ms, effects)
+                elif lapsed:
+                    error = f"lease expired: no fresh word from the coordinator for {lease_ms} ms"
+                    self._stop(worker, Outcome.LEASE, error, now_ms, effects)
+            elif worker.state is WorkerState.STUCK and now_ms >= worker.retry_ms:
+                worker.retry_ms = now_ms + STUCK_RETRY_MS
+                effects.append(Heal(worker.id, worker.outcome, worker.error))
+        running = tuple(worker.id for worker in self._all() if worker.state is WorkerState.RUNNING)
+        if now_ms >= self._beat_ms and running and not self._looking:
+            self._looking = True
+            effects.append(Look(running))
+
+    def _looked(self, found: dict[int, tuple[str, ...]]) -> None:
+        self._looking = False
+        for worker_id, disturbances in found.items():
+            worker = self.workers.get(worker_id)
+            if worker and worker.state is WorkerState.RUNNING:
+                new = tuple(what for what in disturbances if what not in worker.disturbed)
+                worker.disturbed = (worker.disturbed + new)[:10]
+
+    # --- beats ------------------------------------------------------------------------------------------------------
+
+    def _beat(self, now_ms: int, *, leaving: bool) -> Beat:
+        self._counter += 1
+        self._sent = {counter: at for counter, at in self._sent.items() if now_ms - at < FRESH_MS}
+        self._sent[self._counter] = now_ms
+        self._beat_ms = now_ms + (LONELY_BEAT_MS if self.lonely(now_ms) else self.limits.beat_ms)
+        for worker in self._all():
+            if worker.state is WorkerState.DONE and not worker.done_counter:
+                worker.done_counter = self._counter
+        return Beat(
+            node=self.node,
+            journal=self.journal,
+            counter=self._counter,
+            stamp=self.stamp,
+            reports=tuple(self._report(worker, now_ms) for worker in self._all()),
+            addresses=self._addresses,
+            version=self._version,
+            pid=self._pid,
+            started=self._life,
+            clash=self.clash,
+            leaving=leaving,
+        )
+
+    def _report(self, worker: Worker, now_ms: int) -> Report:
+        return Report(
+            worker=worker.id,
+            task=worker.task,
+            state=worker.state,
+            status=worker.status(),
+            error=worker.error,
+            outcome=worker.outcome if worker.state in (WorkerState.DONE, WorkerState.STUCK) else Outcome.NONE,
+            warnings=worker.warnings,
+            disturbed=worker.disturbed,
+            residue=worker.residue,
+            remaining_ms=max(0, worker.ends_ms - now_ms) if worker.state is not WorkerState.DONE else 0,
+            spec=worker.spec if self._describe else None,
+        )
+
+    # --- the table --------------------------------------------------------------------------------------------------
+
+    def _move(self, worker: Worker, move: Move, now_ms: int) -> WorkerState | Literal["GONE"]:
+        target = TABLE.get((worker.state, move))
+        if target is None:
+            raise InvalidTransitionError(f"worker {worker.id}", worker.state, move, tuple(worker.story))
+        self.taken.add((worker.state, move))
+        if target != worker.state:
+            worker.story.append(f"{now_ms}: {move}: {worker.state} -> {target}")
+            del worker.story[:-STORY_LINES]
+        if target != "GONE":
+            worker.state = target
+        return target
+
+    def _known(self, worker_id: int, move: Move) -> Worker:
+        if worker_id not in self.workers:
+            raise InvalidTransitionError(f"worker {worker_id}", "unknown", move)
+        return self.workers[worker_id]
+
+    def _all(self) -> tuple[Worker, ...]:
+        return tuple(self.workers.values())
+
+    def _visible(self) -> tuple[object, ...]:
+        states = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in self._all())
+        return (self.stamp, self.clash, self._addresses, self._describe, states)

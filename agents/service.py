@@ -1,0 +1,281 @@
+"""The agent's shell: receive, decode, handle, perform, repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import signal
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from trogdor_bus import __version__
+from trogdor_bus.agents.disk import FileDisk, lock
+from trogdor_bus.agents.events import (
+    AddressesRead,
+    Effect,
+    EndRequested,
+    Event,
+    Exit,
+    Forget,
+    Heal,
+    Healed,
+    Inject,
+    Injected,
+    Look,
+    Looked,
+    NotHealed,
+    NotInjected,
+    SendBeat,
+    SnapshotHeard,
+    Ticked,
+)
+from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.agents.machine import AgentMachine, Limits, Worker
+from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.platforms import open_platform
+from trogdor_bus.bus import AgentBus
+from trogdor_bus.clock import BootClock
+from trogdor_bus.config import AgentSettings
+from trogdor_bus.errors import BusError, CannotHealError, HostError, TrogdorBusError
+from trogdor_bus.messages import Snapshot, decode, encode
+from trogdor_bus.names import check_name
+from trogdor_bus.platform import Platform, Surroundings
+from trogdor_bus.states import Outcome, WorkerState
+from trogdor_bus.transports import transport
+
+log = logging.getLogger("trogdor_bus.agents")
+ADDRESSES_S = 5.0
+LONELY_FIRST_S, LONELY_AGAIN_S = 3.0, 30.0
+
+
+def run(settings: AgentSettings) -> int:
+    """Run an agent until it is told to end; return the exit code. What it did is undone before it ends."""
+    check_name(settings.node, "node name", "$.node")
+    held = lock(settings.state_dir)
+    try:
+        journal = Journal(FileDisk(settings.state_dir))
+        platform = open_platform(
+            settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
+        )
+        performer = Performer(journal, platform)
+        for line in performer.recover():
+            log.warning("%s", line)
+        if journal.broken:
+            raise HostError(
+                f"{settings.state_dir}: cannot read {', '.join(journal.broken)}; a fault of an earlier life may still be "
+                "there: look at the file, undo it by hand, then delete it"
+            )
+        return asyncio.run(_run(settings, journal, platform, performer))
+    finally:
+        held.close()
+
+
+async def _run(settings: AgentSettings, journal: Journal, platform: Platform, performer: Performer) -> int:
+    bus = None
+    while bus is None:
+        try:
+            bus = transport(settings.url).open_agent(settings.url, settings.node, settings.keys)
+        except BusError as error:
+            log.error("%s; trying again in %d s", error, LONELY_FIRST_S)
+            await asyncio.sleep(LONELY_FIRST_S)
+    try:
+        return await Service(settings, journal, platform, performer, bus).run()
+    finally:
+        bus.close()
+
+
+class Service:
+    """One running agent on an open journal, platform and bus."""
+
+    def __init__(
+        self, settings: AgentSettings, journal: Journal, platform: Platform, performer: Performer, bus: AgentBus
+    ) -> None:
+        self._settings, self._journal, self._platform = settings, journal, platform
+        self._performer, self._bus = performer, bus
+        self._clock = BootClock()
+        self._machine = AgentMachine(
+            settings.node,
+            journal.id,
+            journal.life,
+            tuple(map(_worker, journal.entries.values())),
+            Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
+            version=__version__,
+            pid=os.getpid(),
+            now_ms=self._clock.now_ms(),
+        )
+        self._hands = ThreadPoolExecutor(1, "hands")
+        self._wake = asyncio.Event()
+        self._ended = False
+        self._epoch = 0
+
+    async def run(self) -> int:
+        """Serve until told to end and everything is undone; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, number.name)
+        log.info("Starting agent process.")
+        log.info(
+            "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
+        )
+        self._handle(AddressesRead(await loop.run_in_executor(self._hands, self._platform.addresses)))
+        self._bus.receive(self._on_snapshot)
+        chores = [asyncio.create_task(self._read_addresses()), asyncio.create_task(self._watch_contact())]
+        try:
+            while not self._ended:
+                delay_ms = max(0, self._machine.deadline() - self._clock.now_ms())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
+                self._wake.clear()
+                if self._clock.now_ms() >= self._machine.deadline():
+                    self._handle(Ticked())
+        finally:
+            for chore in chores:
+                chore.cancel()
+            self._hands.shutdown()
+        stuck = [w.task for w in self._machine.workers.values() if w.state is WorkerState.STUCK]
+        for task in stuck:
+            log.error("the undo of task %s is stuck; its journal is in %s", task, self._settings.state_dir)
+        log.info("agent ended, %s", "faults are left" if stuck else "nothing is left")
+        return 1 if stuck else 0
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def _on_snapshot(self, frame: bytes) -> None:
+        try:
+            snapshot = decode(frame, Snapshot)
+        except BusError as error:
+            log.warning("a frame of the control channel was dropped: %s", error)
+            return
+        self._handle(SnapshotHeard(snapshot))
+        stamp = self._machine.stamp
+        if stamp is not None and stamp.epoch != self._epoch and self._machine.fresh_ms is not None:
+            self._epoch = stamp.epoch
+            log.info("obeying coordinator %s, epoch %d", stamp.coordinator[:8], stamp.epoch)
+
+    def _end(self, name: str) -> None:
+        log.info("%s received: undoing everything, then ending", name)
+        self._handle(EndRequested())
+
+    def _handle(self, event: Event) -> None:
+        for effect in self._machine.handle(event, self._clock.now_ms()):
+            self._perform(effect)
+        self._wake.set()
+
+    # --- effects ----------------------------------------------------------------------------------------------------
+
+    def _perform(self, effect: Effect) -> None:
+        match effect:
+            case SendBeat(beat=beat):
+                self._bus.send(encode(beat))
+            case Inject(order=order):
+                log.info("task %s: %s", order.task, order.texts.starting)
+                self._by_hand(functools.partial(self._inject, effect))
+            case Heal(worker=worker):
+                log.info("task %s: undoing", self._machine.workers[worker].task)
+                self._by_hand(functools.partial(self._heal, effect))
+            case Look(workers=workers):
+                self._by_hand(lambda: Looked({worker: self._performer.disturbances(worker) for worker in workers}))
+            case Forget(worker=worker):
+                self._by_hand(functools.partial(self._forget, worker))
+            case Exit():
+                self._ended = True
+
+    def _by_hand(self, work: Callable[[], Event | None]) -> None:
+        """Run blocking work in the one thread that touches the machine; its event comes back to the loop."""
+        future = asyncio.get_running_loop().run_in_executor(self._hands, work)
+        future.add_done_callback(self._worked)
+
+    def _worked(self, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            return
+        if (error := future.exception()) is not None:
+            log.error("internal error", exc_info=error)
+        elif (event := future.result()) is not None:
+            if isinstance(event, NotInjected | NotHealed):
+                log.error("task %s: %s", self._machine.workers[event.worker].task, event.error)
+            self._handle(event)
+
+    def _inject(self, effect: Inject) -> Event:
+        order = effect.order
+        surroundings = Surroundings(control=self._bus.control(), coordinator=effect.coordinator, force=order.force)
+        try:
+            return Injected(order.worker, self._performer.inject(order, effect.ends_ms, surroundings))
+        except NotInjectedError as error:
+            return NotInjected(order.worker, str(error), error.residue, error.stuck)
+        except Exception as error:  # a bug of ours must not leave a fault behind
+            log.exception("task %s: internal error", order.task)
+            return self._rescue(order.worker, f"internal error: {error!r}")
+
+    def _rescue(self, worker: int, error: str) -> NotInjected:
+        if worker in self._journal.entries:
+            healed = self._heal(Heal(worker, Outcome.FAILED, error))
+            if isinstance(healed, NotHealed):
+                return NotInjected(worker, f"{error}; {healed.error}", healed.residue, stuck=True)
+        return NotInjected(worker, error)
+
+    def _heal(self, effect: Heal) -> Healed | NotHealed:
+        try:
+            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error))
+        except CannotHealError as error:
+            entry = self._journal.entries.get(effect.worker)
+            return NotHealed(effect.worker, str(error), entry.residue if entry else ())
+        except Exception as error:  # stuck is loud, and tried again
+            log.exception("worker %d: internal error while undoing", effect.worker)
+            return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
+
+    def _forget(self, worker: int) -> None:
+        if worker in self._journal.entries:
+            try:
+                self._performer.forget(worker)
+            except TrogdorBusError as error:
+                log.warning("worker %d stays in the journal: %s", worker, error)
+
+    # --- chores -----------------------------------------------------------------------------------------------------
+
+    async def _read_addresses(self) -> None:
+        while True:
+            await asyncio.sleep(ADDRESSES_S)
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._platform.addresses)
+            except TrogdorBusError as error:
+                log.warning("cannot read this node's addresses: %s", error)
+            else:
+                self._handle(AddressesRead(found))
+
+    async def _watch_contact(self) -> None:
+        """Say so when no coordinator answers, with the likely causes, and go on trying."""
+        await asyncio.sleep(LONELY_FIRST_S)
+        while True:
+            if self._machine.lonely(self._clock.now_ms()):
+                trouble = (
+                    self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
+                )
+                log.warning(
+                    "no word from the coordinator at %s: %s. Is it running there (`trogdor-bus coordinator --bind "
+                    "ADDRESS`), is the address right, does a firewall block the port, do the keys match (`trogdor-bus "
+                    "keys export` there)? Trying on.",
+                    self._settings.url,
+                    trouble,
+                )
+            await asyncio.sleep(LONELY_AGAIN_S)
+
+
+def _worker(entry: Entry) -> Worker:
+    """Return the journal's entry as the machine knows it: ended in an earlier life, or stuck."""
+    done = entry.state is JournalState.UNDONE
+    return Worker(
+        id=entry.worker,
+        task=entry.task,
+        state=WorkerState.DONE if done else WorkerState.STUCK,
+        texts=entry.texts,
+        ends_ms=entry.ends_ms,
+        spec=entry.spec,
+        error=entry.error,
+        outcome=entry.outcome,
+        warnings=entry.warnings,
+        residue=entry.residue,
+    )

@@ -1,0 +1,172 @@
+"""What clients may ask, as plain methods; the request socket, and later REST, only translate to and from these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from trogdor_bus import __version__
+from trogdor_bus.coordinator.events import CreateRequested, DestroyRequested, Event, StopRequested
+from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.plan import describe
+from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
+from trogdor_bus.messages import (
+    AnyRequest,
+    AskStatus,
+    CoordinatorStatus,
+    CreateTask,
+    DestroyTask,
+    ListNodes,
+    ListTasks,
+    NodeRow,
+    Plan,
+    Reply,
+    ShowTask,
+    Shutdown,
+    StopTask,
+    TaskInfo,
+    ValidateSpec,
+    WorldView,
+    decode,
+    encode,
+)
+from trogdor_bus.registry import MAX_SPEC_BYTES, registry
+from trogdor_bus.spec import TaskSpec, wire
+from trogdor_bus.states import TaskRow, TaskState
+
+RECENT_MS = 60_000
+"""Ended tasks stay in the world view for this long."""
+
+
+class Api:
+    """The coordinator as its clients see it. `handle` gives an event to the machine and stores what follows."""
+
+    def __init__(
+        self,
+        machine: CoordinatorMachine,
+        handle: Callable[[Event], None],
+        now_ms: Callable[[], int],
+        shutdown: Callable[[], None],
+    ) -> None:
+        self._machine, self._handle, self._now_ms, self._shutdown = machine, handle, now_ms, shutdown
+
+    def answer(self, frame: bytes) -> bytes:
+        """Return the reply to a request frame; every error becomes a reply that names it."""
+        try:
+            result = self._dispatch(decode(frame, AnyRequest))
+            return encode(Reply(result=msgspec.Raw(msgspec.json.encode(result))))
+        except SpecError as error:
+            reply = Reply(error="SpecError", message=error.message, path=error.path, remedy=error.remedy)
+        except TrogdorBusError as error:
+            reply = Reply(error=type(error).__name__, message=str(error))
+        return encode(reply)
+
+    def create_task(self, task_id: str, spec: msgspec.Raw, *, force: bool = False) -> TaskInfo:
+        """Create a task and return it; the same id and spec again return the same task, ConflictError for another."""
+        decoded = _decode(spec, checked=False)
+        self._handle(CreateRequested(task_id, decoded, wire(decoded), force))
+        return self._machine.view.info(task_id)
+
+    def validate(self, spec: msgspec.Raw, *, force: bool = False) -> Plan:
+        """Return what a spec would do; SpecError or RefusedError says why it cannot."""
+        topology = self._machine.topology()
+        alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
+        return describe(_decode(spec), topology, alive=alive, force=force)
+
+    def stop_task(self, task_id: str) -> None:
+        """Stop a task; an unknown or ended one is no error (as in Trogdor)."""
+        self._handle(StopRequested(task_id))
+
+    def destroy_task(self, task_id: str) -> None:
+        """Stop a task on its agents and forget it; an unknown one is no error (as in Trogdor)."""
+        self._handle(DestroyRequested(task_id))
+
+    def show_task(self, task_id: str) -> TaskInfo:
+        """Return one task; NotFoundError if there is none of that id."""
+        if task_id not in self._machine.view.tasks:
+            raise NotFoundError(f'No task with ID "{task_id}" exists.')
+        return self._machine.view.info(task_id)
+
+    def tasks(self, query: ListTasks) -> list[TaskInfo]:
+        """Return the tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
+        if query.state and query.state not in TaskState.__members__:
+            states = ", ".join(TaskState)
+            raise SpecError(f"State {query.state} is invalid. Must be one of [{states}]", path="$.state")
+        view = self._machine.view
+        return [view.info(task.id) for task in _sorted(view.tasks.values()) if _passes(task, query)]
+
+    def nodes(self) -> list[NodeRow]:
+        """Return the nodes, sorted by name."""
+        return [node.row for _, node in sorted(self._machine.fleet.nodes.items())]
+
+    def status(self) -> CoordinatorStatus:
+        """Return when this coordinator started and who it is."""
+        return CoordinatorStatus(
+            server_start_ms=self._machine.started_ms,
+            now_ms=self._now_ms(),
+            epoch=self._machine.epoch,
+            coordinator=self._machine.place.me,
+            version=__version__,
+            listening=self._machine.listening,
+        )
+
+    def world(self) -> WorldView:
+        """Return what a late monitor needs: nodes, open tasks, and those that ended within the last minute."""
+        view, now_ms = self._machine.view, self._now_ms()
+        tasks = [t for t in _sorted(view.tasks.values()) if t.done_ms < 0 or now_ms - t.done_ms < RECENT_MS]
+        return WorldView(
+            seq=view.seq,
+            at_ms=now_ms,
+            status=self.status(),
+            nodes=tuple(self.nodes()),
+            tasks=tuple(view.info(task.id) for task in tasks),
+        )
+
+    def _dispatch(self, request: AnyRequest) -> Any:
+        match request:
+            case CreateTask(id=task_id, spec=spec, force=force):
+                return self.create_task(task_id, spec, force=force)
+            case ValidateSpec(spec=spec, force=force):
+                return self.validate(spec, force=force)
+            case StopTask(id=task_id):
+                return self.stop_task(task_id)
+            case DestroyTask(id=task_id):
+                return self.destroy_task(task_id)
+            case ShowTask(id=task_id):
+                return self.show_task(task_id)
+            case ListTasks():
+                return self.tasks(request)
+            case ListNodes():
+                return self.nodes()
+            case AskStatus():
+                return self.status()
+            case Shutdown():
+                return self._shutdown()
+
+
+def _decode(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
+    if len(bytes(spec)) > MAX_SPEC_BYTES:
+        raise SpecError(f"the spec has {len(bytes(spec))} bytes", remedy=f"keep it under {MAX_SPEC_BYTES}")
+    try:
+        data = msgspec.json.decode(spec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BusError(f"the spec is not JSON: {error}") from None
+    return registry().decode(data, checked=checked)
+
+
+def _sorted(tasks: Iterable[TaskRow]) -> list[TaskRow]:
+    return sorted(tasks, key=lambda task: task.id)
+
+
+def _passes(task: TaskRow, query: ListTasks) -> bool:
+    """Return whether a task passes Trogdor's filters (never started or not ended counts as -1)."""
+    return (
+        (not query.ids or task.id in query.ids)
+        and (not query.state or task.state == query.state)
+        and (query.first_start_ms <= 0 or task.started_ms >= query.first_start_ms)
+        and (query.last_start_ms <= 0 or 0 <= task.started_ms <= query.last_start_ms)
+        and (query.first_end_ms <= 0 or task.done_ms >= query.first_end_ms)
+        and (query.last_end_ms <= 0 or 0 <= task.done_ms <= query.last_end_ms)
+    )

@@ -1,0 +1,71 @@
+"""What the coordinator keeps, and the changes to it: plain data, so that the machine needs no database."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction
+from trogdor_bus.messages import AnyEvent
+from trogdor_bus.states import TaskRow, WorkerRow
+
+
+class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker, and what its node was asked to do (None: no longer known, it may be kept but never started)."""
+
+    row: WorkerRow
+    actions: tuple[AnyAction, ...] | None
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet."""
+
+    cluster: str
+    epoch: int = 0
+    next_worker: int
+    next_seq: int = 1
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was kept: tasks by id, each task's workers by worker id.
+
+    `fresh`: no coordinator ever took an epoch with this store.
+    """
+
+    meta: Meta
+    fresh: bool
+    tasks: tuple[TaskRow, ...] = ()
+    workers: dict[str, tuple[StoredWorker, ...]] = {}
+
+
+class PutMeta(msgspec.Struct, frozen=True):
+    """Keep the counters."""
+
+    meta: Meta
+
+
+class PutTask(msgspec.Struct, frozen=True):
+    """Keep a task, new or changed."""
+
+    task: TaskRow
+
+
+class PutWorker(msgspec.Struct, frozen=True):
+    """Keep a worker of a task, new or changed."""
+
+    task_id: str
+    worker: StoredWorker
+
+
+class DropTask(msgspec.Struct, frozen=True):
+    """Forget a task and its workers."""
+
+    id: str
+
+
+class AppendEvent(msgspec.Struct, frozen=True):
+    """Keep an event; only the newest are kept for ever."""
+
+    event: AnyEvent
+
+
+Change = PutMeta | PutTask | PutWorker | DropTask | AppendEvent

@@ -1,0 +1,68 @@
+"""What happens to the coordinator's machine (past tense), and what it asks of its shell (verbs).
+
+Beside these effects the machine emits the changes of `coordinator.changes`, to be stored before anything is published.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.coordinator.changes import Change
+from trogdor_bus.messages import Beat, Snapshot
+from trogdor_bus.spec import TaskSpec
+
+
+class CreateRequested(msgspec.Struct, frozen=True):
+    """A client wants a task. `wire` is the spec as it goes on the wire, its identity."""
+
+    id: str
+    spec: TaskSpec
+    wire: bytes
+    force: bool = False
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    """A client wants a task to stop; an unknown id is no error."""
+
+    id: str
+
+
+class DestroyRequested(msgspec.Struct, frozen=True):
+    """A client wants a task stopped and forgotten; an unknown id is no error."""
+
+    id: str
+
+
+class BeatHeard(msgspec.Struct, frozen=True):
+    """An agent's beat arrived."""
+
+    beat: Beat
+
+
+class HostsResolved(msgspec.Struct, frozen=True):
+    """The configured host names as IP addresses, by node name."""
+
+    addresses: dict[str, tuple[str, ...]]
+
+
+class Ticked(msgspec.Struct, frozen=True):
+    """The deadline has come."""
+
+
+Event = CreateRequested | StopRequested | DestroyRequested | BeatHeard | HostsResolved | Ticked
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Publish the snapshot to its node."""
+
+    snapshot: Snapshot
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """Stop publishing and end, for the reason given; `fenced`: another coordinator is in charge."""
+
+    reason: str
+    fenced: bool = False
+
+
+Effect = Change | Publish | Exit

@@ -1,0 +1,135 @@
+"""The coordinator's table of nodes: who beats, under which journal, at which addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from trogdor_bus.errors import SpecError
+from trogdor_bus.messages import Beat, Echo, NodeRow, Stamp
+from trogdor_bus.names import check_name
+from trogdor_bus.topology import Node, Topology
+
+SILENT_BEATS = 3
+"""A node that misses this many beats is silent."""
+
+
+class NodeState(msgspec.Struct, kw_only=True):
+    """One node: its row, what was last heard, and what was last published. Times are ms on the coordinator's clock."""
+
+    row: NodeRow
+    agent: bool = True
+    config: dict[str, str] = {}
+    resolved: tuple[str, ...] = ()
+    announced: tuple[str, ...] = ()
+    counter: int = -1
+    stamp: Stamp | None = None
+    heard_ms: int = -1
+    revision: int = 0
+    published_ms: int = -1
+    open: dict[int, str] = {}
+    """Worker id to task id of every worker here that has not ended."""
+
+    def echo(self) -> Echo | None:
+        """Return what a snapshot to this node answers."""
+        return Echo(self.row.journal, self.counter) if self.counter >= 0 else None
+
+
+class Heard(msgspec.Struct, frozen=True):
+    """What a beat meant: `accepted` (else it is stale or refused), and a note for people, if any."""
+
+    accepted: bool
+    note: str = ""
+    new_journal: bool = False
+
+
+class Fleet:
+    """The nodes by name. `configured` None: agents announce themselves; else only the configured names may join."""
+
+    def __init__(self, configured: Mapping[str, Node] | None, beat_ms: int) -> None:
+        self.nodes: dict[str, NodeState] = {}
+        self._open = configured is None
+        self._silent_ms = SILENT_BEATS * beat_ms
+        self._noted: set[str] = set()
+        for node in (configured or {}).values():
+            row = NodeRow(name=node.name, configured=True, hostname=node.hostname, tags=node.tags)
+            self.nodes[node.name] = NodeState(row=row, agent=node.agent, config=node.config)
+
+    def ensure(self, name: str) -> NodeState:
+        """Return the node of that name, made if it is new."""
+        if name not in self.nodes:
+            self.nodes[name] = NodeState(row=NodeRow(name=name))
+        return self.nodes[name]
+
+    def hear(self, beat: Beat, now_ms: int) -> Heard:
+        """Take a beat in: a copied name, an unconfigured name or an old frame changes nothing."""
+        try:
+            check_name(beat.node, "node name")
+        except SpecError as error:
+            return Heard(False, self._once(f"a beat was refused: {error}"))
+        if beat.node not in self.nodes and not self._open:
+            return Heard(False, self._once(f"node {beat.node} is not in the configuration, its agent is ignored"))
+        node = self.ensure(beat.node)
+        known = node.row.journal
+        new_journal = known != beat.journal
+        if known and new_journal:
+            if node.row.alive and node.counter >= 0 and now_ms - node.heard_ms < self._silent_ms:
+                text = f"two agents call themselves {beat.node}: the one with journal {beat.journal[:8]} is refused"
+                return Heard(False, self._once(text))
+        elif beat.counter <= node.counter:
+            return Heard(False)
+        node.counter, node.stamp, node.heard_ms = beat.counter, beat.stamp, now_ms
+        node.announced = beat.addresses
+        note = ""
+        if known and new_journal:
+            note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
+        node.row = msgspec.structs.replace(
+            node.row,
+            alive=not beat.leaving,
+            journal=beat.journal,
+            heard_ms=now_ms,
+            version=beat.version,
+            addresses=node.resolved or node.announced,
+            note="its agent ended" if beat.leaving else "",
+        )
+        return Heard(True, note, new_journal)
+
+    def resolve(self, addresses: Mapping[str, tuple[str, ...]]) -> list[NodeState]:
+        """Take over the addresses of configured host names; return the nodes that changed."""
+        changed = []
+        for name, found in addresses.items():
+            node = self.nodes.get(name)
+            if node and node.resolved != found:
+                node.resolved = found
+                node.row = msgspec.structs.replace(node.row, addresses=found or node.announced)
+                changed.append(node)
+        return changed
+
+    def fall_silent(self, now_ms: int) -> list[NodeState]:
+        """Mark the nodes that have missed their beats; return them."""
+        silent = [node for node in self.nodes.values() if node.row.alive and now_ms - node.heard_ms >= self._silent_ms]
+        for node in silent:
+            node.row = msgspec.structs.replace(node.row, alive=False, note="its agent is silent")
+        return silent
+
+    def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Topology:
+        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports."""
+        nodes = {
+            name: Node(
+                name=name,
+                addresses=state.row.addresses,
+                hostname=state.row.hostname,
+                tags=state.row.tags,
+                agent=state.agent,
+                config=state.config,
+            )
+            for name, state in self.nodes.items()
+        }
+        return Topology(nodes=nodes, coordinator_addresses=addresses, coordinator_ports=ports)
+
+    def _once(self, note: str) -> str:
+        if note in self._noted or len(self._noted) > 1000:
+            return ""
+        self._noted.add(note)
+        return note

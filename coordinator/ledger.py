@@ -1,0 +1,121 @@
+"""The coordinator's rows: tasks, workers and events, and the changes to be stored.
+
+The state is `view`, the fold of the events recorded here; there is no second copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction
+from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, Loaded, PutTask, PutWorker, StoredWorker
+from trogdor_bus.coordinator.fleet import Fleet, NodeState
+from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
+from trogdor_bus.view import View
+
+ENDED = (WorkerState.DONE, WorkerState.STUCK)
+"""The states of a worker that its task no longer waits for."""
+
+
+class Ledger:
+    """Rows by id, each change recorded. `now_ms` (epoch ms) is set by the owner before it records."""
+
+    def __init__(self, loaded: Loaded, fleet: Fleet) -> None:
+        self.view, self.now_ms = View(), 0
+        self.changes: list[Change] = []
+        self._fleet = fleet
+        self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
+        self._task_of: dict[int, str] = {}
+        self.view.seq = loaded.meta.next_seq - 1
+        for task in loaded.tasks:
+            self.view.tasks[task.id] = task
+            self.view.workers[task.id] = {stored.row.id: stored.row for stored in loaded.workers.get(task.id, ())}
+            for stored in loaded.workers.get(task.id, ()):
+                self._index(task.id, stored.row, stored.actions)
+        for node in fleet.nodes.values():
+            self.view.nodes[node.row.name] = node.row
+
+    def task_of(self, worker_id: int) -> str | None:
+        """Return the id of a worker's task, None for a worker that nobody here knows."""
+        return self._task_of.get(worker_id)
+
+    def row(self, worker_id: int) -> WorkerRow:
+        """Return a known worker."""
+        return self.view.workers[self._task_of[worker_id]][worker_id]
+
+    def actions(self, worker_id: int) -> tuple[AnyAction, ...] | None:
+        """Return what a worker was ordered to do, None if that is no longer known (it was adopted)."""
+        return self._actions.get(worker_id)
+
+    def has_open(self, task_id: str) -> bool:
+        """Return whether some worker of the task is not DONE."""
+        return any(row.state is not WorkerState.DONE for row in self.view.workers[task_id].values())
+
+    def put(self, task: TaskRow, text: str) -> None:
+        """Keep a task, new or changed."""
+        self.changes.append(PutTask(task))
+        self.record(TaskChanged(seq=0, at_ms=0, task=task, text=text))
+
+    def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
+        """Keep a new worker of a task."""
+        self._index(task_id, row, actions)
+        self.put_worker(row)
+
+    def put_worker(self, row: WorkerRow) -> None:
+        """Keep a changed worker."""
+        task_id = self._task_of[row.id]
+        self.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=self._actions[row.id])))
+        self._index(task_id, row, self._actions[row.id])
+        text = f"task {task_id} on {row.node}: {row.error or row.status}"
+        self.record(WorkerChanged(seq=0, at_ms=0, task_id=task_id, worker=row, text=text))
+
+    def drop(self, task_id: str, text: str) -> list[NodeState]:
+        """Forget a task and its workers; return the nodes that had an open one."""
+        touched = []
+        for row in self.view.workers[task_id].values():
+            del self._task_of[row.id], self._actions[row.id]
+            node = self._fleet.ensure(row.node)
+            if node.open.pop(row.id, None) is not None:
+                touched.append(node)
+        self.changes.append(DropTask(task_id))
+        self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
+        return touched
+
+    def put_node(self, node: NodeState, text: str = "") -> None:
+        """Record a node, new or changed."""
+        self.record(NodeChanged(seq=0, at_ms=0, node=node.row, text=text))
+
+    def note(self, text: str) -> None:
+        """Record something that people should know."""
+        self.record(Noted(seq=0, at_ms=0, text=text))
+
+    def record(self, event: AnyEvent) -> None:
+        """Number the event, fold it into the view, and keep it."""
+        event = msgspec.structs.replace(event, seq=self.view.seq + 1, at_ms=self.now_ms)
+        self.view.apply(event)
+        self.changes.append(AppendEvent(event))
+
+    def _index(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
+        self._task_of[row.id] = task_id
+        self._actions[row.id] = actions
+        node = self._fleet.ensure(row.node)
+        if row.state is WorkerState.DONE:
+            node.open.pop(row.id, None)
+        else:
+            node.open[row.id] = task_id
+
+
+def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:
+    """Return error text and outcome of a task from its workers: the first known failure wins, then the unknown.
+
+    "First" is by the time when the coordinator heard of it (done_ms), then by worker id.
+    """
+    ordered = sorted((row for row in rows if row.state in ENDED), key=lambda row: (row.done_ms, row.id))
+    failed = [row for row in ordered if row.error and row.outcome is not Outcome.UNKNOWN]
+    unknown = [row for row in ordered if row.outcome is Outcome.UNKNOWN]
+    for row in failed + unknown:
+        return row.error, row.outcome
+    return "", Outcome.CANCELLED if cancelled else Outcome.DONE

@@ -1,0 +1,477 @@
+"""The coordinator's task table: events in, changes and snapshots out, no clock, no socket, no database.
+
+`handle(event, now_ms)` returns effects in the order in which they must happen: changes (to be stored) come before the
+snapshots that rest on them. `deadline()` says when it must come back with `Ticked`. Times are epoch ms of a steady
+clock.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from trogdor_bus.coordinator.changes import Loaded, PutMeta
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    CreateRequested,
+    DestroyRequested,
+    Effect,
+    Event,
+    Exit,
+    HostsResolved,
+    Publish,
+    StopRequested,
+    Ticked,
+)
+from trogdor_bus.coordinator.fleet import Fleet, NodeState
+from trogdor_bus.coordinator.ledger import ENDED, Ledger, verdict
+from trogdor_bus.coordinator.orders import snapshot_of
+from trogdor_bus.coordinator.orphans import Orphans
+from trogdor_bus.coordinator.plan import assign
+from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError, TrogdorBusError
+from trogdor_bus.messages import Beat, Report, Stamp
+from trogdor_bus.names import check_name
+from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.registry import registry
+from trogdor_bus.spec import TaskSpec, wire
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
+from trogdor_bus.topology import Topology
+
+GRACE_MS = 5_000
+"""How long past end and lease a silent worker is waited for before it is called unknown."""
+KEEP_DONE = 1_000
+KEEP_DONE_MS = 7 * 86_400_000
+"""Ended tasks beyond this many, or older than this, are forgotten."""
+
+Move = Literal["run", "fail", "stop", "error", "finish", "correct"]
+
+TABLE: dict[tuple[TaskState, Move], TaskState] = {
+    (TaskState.PENDING, "run"): TaskState.RUNNING,
+    (TaskState.PENDING, "fail"): TaskState.DONE,
+    (TaskState.PENDING, "stop"): TaskState.DONE,
+    (TaskState.RUNNING, "stop"): TaskState.STOPPING,
+    (TaskState.RUNNING, "error"): TaskState.STOPPING,
+    (TaskState.RUNNING, "finish"): TaskState.DONE,
+    (TaskState.STOPPING, "finish"): TaskState.DONE,
+    (TaskState.DONE, "correct"): TaskState.DONE,
+}
+"""Every move that a task can make; a stop in STOPPING or DONE is no move at all (as in Trogdor)."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator's settings, ms. `lease_ms` is what its agents use unless told otherwise."""
+
+    beat_ms: int = 1_000
+    lease_ms: int = 30_000
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Who and where this coordinator is: `me` is a uuid made at each start."""
+
+    me: str
+    process: ProcessIdentity | None = None
+    addresses: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+
+
+class CoordinatorMachine:
+    """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        fleet: Fleet,
+        place: Place,
+        limits: Limits,
+        now_ms: int,
+        *,
+        orphans: Literal["refuse", "adopt", "abort"] = "refuse",
+    ) -> None:
+        self.fleet, self.place, self.limits = fleet, place, limits
+        self.epoch = loaded.meta.epoch
+        self.listening, self.ended = True, False
+        self.started_ms = now_ms
+        self.taken: set[tuple[TaskState, Move]] = set()
+        self._ledger = Ledger(loaded, fleet)
+        self.view = self._ledger.view
+        self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
+        self._heard_epoch = 0
+        self._heard = Orphans()
+        self._describe: set[str] = set()
+        self._tick_ms = now_ms + limits.beat_ms
+        self._exits: list[Exit] = []
+        self._changed: set[str] = set()
+        self._answer: set[str] = set()
+        self._now = now_ms
+
+    # --- what the shell calls ---------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:
+        """Return the effects of one event, in order; bad input raises a TrogdorBusError and changes nothing."""
+        if self.ended:
+            return []
+        self._now = self._ledger.now_ms = now_ms
+        match event:
+            case CreateRequested():
+                self._create(event)
+            case StopRequested(id=task_id):
+                self._stop(task_id)
+            case DestroyRequested(id=task_id):
+                self._destroy(task_id)
+            case BeatHeard(beat=beat):
+                self._beat(beat)
+            case HostsResolved(addresses=addresses):
+                for node in self.fleet.resolve(addresses):
+                    self._ledger.put_node(node)
+            case Ticked():
+                self._tick()
+        return self._flush()
+
+    def deadline(self) -> int:
+        """Return when `Ticked` is due, epoch ms."""
+        if self.listening:
+            return self._tick_ms
+        return min([self._tick_ms, *(t.start_ms for t in self.view.tasks.values() if t.state is TaskState.PENDING)])
+
+    def topology(self) -> Topology:
+        """Return the cluster as specs see it now."""
+        return self.fleet.topology(self.place.addresses, self.place.ports)
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def _create(self, event: CreateRequested) -> None:
+        if not event.id:
+            raise SpecError("Invalid empty ID in createTask request.", path="$.id", remedy="give it one")
+        check_name(event.id, "task id", "$.id")
+        known = self.view.tasks.get(event.id)
+        if known is not None:
+            if bytes(known.original) == event.wire:
+                return
+            raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
+        spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
+        task = TaskRow(
+            id=event.id,
+            original=msgspec.Raw(event.wire),
+            spec=msgspec.Raw(wire(spec)),
+            start_ms=spec.start_ms,
+            duration_ms=spec.duration_ms,
+            force=event.force,
+        )
+        self._ledger.put(task, f"task {task.id} created")
+        try:
+            event.spec.check()
+        except SpecError as error:
+            self._fail(task, f"Failed to create TaskController: {error.message}")
+            return
+        if task.start_ms <= self._now and not self.listening:
+            self._run(task, spec)
+
+    def _run(self, task: TaskRow, spec: TaskSpec) -> None:
+        try:
+            plans = assign(spec, self.topology(), force=task.force)
+        except TrogdorBusError as error:
+            text = error.message if isinstance(error, SpecError) else str(error)
+            self._fail(task, f"Unable to find nodes for task: {text}")
+            return
+        first = self._meta.next_worker
+        self._meta = msgspec.structs.replace(self._meta, next_worker=first + len(plans))
+        self._ledger.changes.append(PutMeta(self._meta))
+        self._move(task, "run", "started", started_ms=self._now)
+        for worker_id, plan in enumerate(plans, first):
+            journal = self.fleet.ensure(plan.node).row.journal
+            row = WorkerRow(id=worker_id, node=plan.node, journal=journal, left_out=plan.left_out)
+            self._ledger.add_worker(task.id, row, plan.actions)
+            self._changed.add(plan.node)
+
+    def _stop(self, task_id: str) -> None:
+        if not task_id:
+            raise SpecError("Invalid empty ID in stopTask request.", path="$.id", remedy="give it one")
+        task = self.view.tasks.get(task_id)
+        if task is None:
+            return
+        if task.state is TaskState.PENDING:
+            self._move(
+                task,
+                "stop",
+                "cancelled before it started",
+                cancelled=True,
+                outcome=Outcome.CANCELLED,
+                done_ms=self._now,
+            )
+        elif task.state is TaskState.RUNNING:
+            self._move(task, "stop", "is being stopped", cancelled=True, stop_ms=self._now, active=False)
+            self._unwant_all(task_id)
+
+    def _destroy(self, task_id: str) -> None:
+        if not task_id:
+            raise SpecError("Invalid empty ID in destroyTask request.", path="$.id", remedy="give it one")
+        if task_id in self.view.tasks:
+            self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
+
+    # --- what agents say --------------------------------------------------------------------------------------------
+
+    def _beat(self, beat: Beat) -> None:
+        before = self.view.nodes.get(beat.node)
+        heard = self.fleet.hear(beat, self._now)
+        if heard.note:
+            self._ledger.note(heard.note)
+        if not heard.accepted:
+            return
+        node = self.fleet.nodes[beat.node]
+        self._heed_stamp(beat)
+        if self.ended:
+            return
+        if before is None or msgspec.structs.replace(before, heard_ms=node.row.heard_ms) != node.row:
+            what = "ended" if beat.leaving else "joined" if before is None or not before.journal else "changed"
+            if before is not None and before.journal and not before.alive and node.row.alive:
+                what = "is back"
+            self._ledger.put_node(node, f"node {beat.node} {what}")
+        if heard.new_journal:
+            self._address(node)
+        for report in beat.reports:
+            self._report(node, report)
+        if beat.stamp == self._stamp(node):
+            self._absent(node, {report.worker for report in beat.reports})
+        waiting = any(self._ledger.row(wid).state is WorkerState.RECEIVING for wid in node.open)
+        due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
+        if waiting or due or beat.stamp != self._stamp(node):
+            self._answer.add(beat.node)
+
+    def _heed_stamp(self, beat: Beat) -> None:
+        stamp = beat.stamp
+        if stamp is not None and self.listening:
+            self._heard_epoch = max(self._heard_epoch, stamp.epoch)
+            if self._fresh:
+                self._heard.hear(beat)
+        elif stamp is not None and stamp.epoch > self.epoch:
+            self._exit(
+                f"fenced: node {beat.node} obeys coordinator {stamp.coordinator} of epoch {stamp.epoch}, ours is "
+                f"{self.epoch}; this one stops publishing",
+                fenced=True,
+            )
+        elif stamp is not None and stamp.epoch == self.epoch and stamp.coordinator != self.place.me:
+            self._ledger.note(
+                f"clash: node {beat.node} obeys coordinator {stamp.coordinator} of our own epoch {self.epoch}"
+            )
+
+    def _address(self, node: NodeState) -> None:
+        """Give the workers that wait for this node's agent to the journal that has just appeared."""
+        for worker_id in tuple(node.open):
+            row = self._ledger.row(worker_id)
+            if not row.journal and row.wanted:
+                self._ledger.put_worker(msgspec.structs.replace(row, journal=node.row.journal))
+                self._changed.add(row.node)
+
+    def _report(self, node: NodeState, report: Report) -> None:
+        task_id = self._ledger.task_of(report.worker)
+        if task_id is None:
+            return
+        row = self._ledger.row(report.worker)
+        final = row.state is WorkerState.DONE and row.outcome is not Outcome.UNKNOWN
+        if row.journal != node.row.journal or final:
+            return
+        new = msgspec.structs.replace(
+            row,
+            state=report.state,
+            status=report.status,
+            error=report.error if report.state in ENDED else "",
+            outcome=report.outcome,
+            warnings=report.warnings,
+            disturbed=report.disturbed,
+            residue=report.residue,
+            wanted=row.wanted and report.state not in ENDED,
+            running_ms=self._now if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
+            done_ms=self._now if report.state is WorkerState.DONE else -1,
+        )
+        self._describe_task(task_id, report)
+        if new != row:
+            self._ledger.put_worker(new)
+            if row.wanted and not new.wanted:
+                self._changed.add(new.node)
+            self._weigh(task_id)
+
+    def _absent(self, node: NodeState, reported: set[int]) -> None:
+        """End the workers that an agent which holds our latest word does not have, and can never start any more."""
+        for worker_id in set(node.open) - reported:
+            row = self._ledger.row(worker_id)
+            if row.journal != node.row.journal or row.state is WorkerState.STUCK:
+                continue
+            if not row.wanted:
+                self._end_worker(row, Outcome.DONE, "")
+            elif row.state is not WorkerState.RECEIVING or self._ledger.actions(worker_id) is None:
+                self._end_worker(row, Outcome.UNKNOWN, f"outcome unknown: node {row.node} has no record of it")
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        if self.listening and self._now >= self.started_ms + 2 * self.limits.beat_ms:
+            self._lead()
+        if self.listening or self.ended:
+            self._tick_ms = self._now + self.limits.beat_ms // 4
+            return
+        for task in [t for t in self.view.tasks.values() if t.state is TaskState.PENDING and t.start_ms <= self._now]:
+            self._run(task, registry().decode(msgspec.json.decode(task.spec), checked=False))
+        if self._now < self._tick_ms:
+            return
+        self._tick_ms = self._now + self.limits.beat_ms
+        for node in self.fleet.fall_silent(self._now):
+            self._ledger.put_node(node, f"node {node.row.name} is silent")
+        for node in self.fleet.nodes.values():
+            for worker_id in tuple(node.open):
+                self._give_up(node, self._ledger.row(worker_id))
+            if node.open and self._now - node.published_ms >= self.limits.beat_ms:
+                self._answer.add(node.row.name)
+        self._prune()
+
+    def _lead(self) -> None:
+        if self._heard and self._orphans == "refuse":
+            self._exit(self._heard.complaint())
+            return
+        self.listening = False
+        self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
+        self._meta = msgspec.structs.replace(self._meta, epoch=self.epoch)
+        self._ledger.changes.append(PutMeta(self._meta))
+        if self._orphans == "adopt":
+            self._adopt()
+        self._changed.update(node.row.name for node in self.fleet.nodes.values())
+        self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
+
+    def _adopt(self) -> None:
+        for orphan in self._heard:
+            report = orphan.report
+            if report.task not in self.view.tasks:
+                task = TaskRow(
+                    id=report.task,
+                    spec=msgspec.Raw(b"{}"),
+                    original=msgspec.Raw(b"{}"),
+                    start_ms=self._now,
+                    duration_ms=report.remaining_ms,
+                )
+                self._ledger.put(task, f"task {task.id} adopted")
+                self._move(task, "run", "goes on", started_ms=self._now)
+            row = WorkerRow(
+                id=report.worker,
+                node=orphan.node,
+                journal=orphan.journal,
+                state=report.state,
+                status=report.status,
+            )
+            self._ledger.add_worker(report.task, row, None)
+            self._describe.add(orphan.node)
+
+    def _describe_task(self, task_id: str, report: Report) -> None:
+        task = self.view.tasks[task_id]
+        if report.spec is not None and bytes(task.original) == b"{}" and bytes(report.spec) != b"null":
+            self._ledger.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
+
+    def _give_up(self, node: NodeState, row: WorkerRow) -> None:
+        """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
+        task = self.view.tasks[node.open[row.id]]
+        if row.state is WorkerState.STUCK:
+            return  # known and loud; it stays until somebody heals the node
+        if not row.journal:
+            if self._now > task.end_ms:
+                text = f"no agent of node {row.node} was heard before the task's end; nothing was done there"
+                self._end_worker(row, Outcome.FAILED, text)
+            return
+        last_ms = task.end_ms
+        if task.state is TaskState.STOPPING:
+            last_ms = min(last_ms, max(task.stop_ms, node.heard_ms))
+        heard = node.row.alive and row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
+        if not heard and self._now > last_ms + self.limits.lease_ms + GRACE_MS:
+            text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
+            self._end_worker(row, Outcome.UNKNOWN, text)
+
+    def _prune(self) -> None:
+        done = [task for task in self.view.tasks.values() if task.state is TaskState.DONE]
+        settled = [task for task in done if not self._ledger.has_open(task.id)]
+        settled.sort(key=lambda task: task.done_ms)
+        for index, task in enumerate(settled):
+            if len(settled) - index <= KEEP_DONE and self._now - task.done_ms < KEEP_DONE_MS:
+                break
+            self._ledger.drop(task.id, f"task {task.id} ended long ago and is forgotten")
+
+    # --- tasks ------------------------------------------------------------------------------------------------------
+
+    def _weigh(self, task_id: str) -> None:
+        """Move the task on after one of its workers changed."""
+        task = self.view.tasks[task_id]
+        rows = self.view.workers[task_id].values()
+        error, outcome = verdict(rows, cancelled=task.cancelled)
+        if task.state is TaskState.DONE:
+            if (error, outcome) != (task.error, task.outcome) and not self._ledger.has_open(task_id):
+                self._move(task, "correct", f"corrected: {outcome}", error=error, outcome=outcome)
+        elif all(row.state in ENDED for row in rows):
+            self._move(
+                task, "finish", _ending(outcome, error), error=error, outcome=outcome, done_ms=self._now, active=False
+            )
+        elif task.state is TaskState.RUNNING and error:
+            self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now, active=False)
+            self._unwant_all(task_id)
+        elif not task.active and all(row.state is WorkerState.RUNNING for row in rows):
+            self._ledger.put(
+                msgspec.structs.replace(task, active=True), f"task {task_id} is active on {len(rows)} node(s)"
+            )
+
+    def _unwant_all(self, task_id: str) -> None:
+        rows = [row for row in self.view.workers[task_id].values() if row.state is not WorkerState.DONE and row.wanted]
+        for row in rows:
+            new = msgspec.structs.replace(row, wanted=False)
+            self._changed.add(row.node)
+            if row.journal:
+                self._ledger.put_worker(new)
+            else:
+                self._end_worker(new, Outcome.DONE, "")
+
+    def _end_worker(self, row: WorkerRow, outcome: Outcome, error: str) -> None:
+        task_id = self.fleet.nodes[row.node].open[row.id]
+        new = msgspec.structs.replace(
+            row, state=WorkerState.DONE, wanted=False, outcome=outcome, error=error, done_ms=self._now
+        )
+        if new.status == "receiving":
+            new = msgspec.structs.replace(new, status=error or "never started")
+        self._changed.add(row.node)
+        self._ledger.put_worker(new)
+        self._weigh(task_id)
+
+    def _fail(self, task: TaskRow, error: str) -> None:
+        self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)
+
+    def _move(self, task: TaskRow, move: Move, text: str, **fields: object) -> None:
+        task = self.view.tasks[task.id]
+        target = TABLE.get((task.state, move))
+        if target is None:
+            raise InvalidTransitionError(f"task {task.id}", task.state, move)
+        self.taken.add((task.state, move))
+        self._ledger.put(msgspec.structs.replace(task, state=target, **fields), f"task {task.id} {text}")
+
+    # --- snapshots ----------------------------------------------------------------------------------------------------
+
+    def _exit(self, reason: str, *, fenced: bool = False) -> None:
+        self._ledger.note(reason)
+        self._exits.append(Exit(reason, fenced))
+        self.ended = True
+
+    def _stamp(self, node: NodeState) -> Stamp:
+        return Stamp(self.epoch, self.place.me, node.revision)
+
+    def _flush(self) -> list[Effect]:
+        effects: list[Effect] = [*self._ledger.changes, *self._exits]
+        changed, answer = self._changed, self._answer | self._changed
+        self._ledger.changes, self._changed, self._answer = [], set(), set()
+        for name in sorted(answer):
+            node = self.fleet.nodes[name]
+            node.revision += name in changed
+            if not self.listening and not self.ended and node.counter >= 0:
+                node.published_ms = self._now
+                snapshot = snapshot_of(
+                    node, self._ledger, self._stamp(node), self.place.process, describe=name in self._describe
+                )
+                self._describe.discard(name)
+                effects.append(Publish(snapshot))
+        return effects
+
+
+def _ending(outcome: Outcome, error: str) -> str:
+    return f"ended: {outcome}" + (f" ({error})" if error else "")

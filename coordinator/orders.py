@@ -1,0 +1,44 @@
+"""What a node is told: the coordinator's rows as one snapshot."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.coordinator.fleet import NodeState
+from trogdor_bus.coordinator.ledger import Ledger
+from trogdor_bus.messages import Order, Snapshot, Stamp
+from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.registry import registry
+from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
+
+
+def snapshot_of(
+    node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, *, describe: bool = False
+) -> Snapshot:
+    """Return the whole desired state of a node: every wanted worker that is addressed to its present journal."""
+    orders = []
+    for worker_id, task_id in node.open.items():
+        row = ledger.row(worker_id)
+        if row.wanted and row.journal == node.row.journal:
+            orders.append(_order(ledger, ledger.view.tasks[task_id], row, node.heard_ms))
+    return Snapshot(
+        node=node.row.name,
+        stamp=stamp,
+        echo=node.echo(),
+        orders=tuple(orders),
+        coordinator=process,
+        describe=describe,
+    )
+
+
+def _order(ledger: Ledger, task: TaskRow, row: WorkerRow, heard_ms: int) -> Order:
+    order = Order(
+        worker=row.id, task=task.id, journal=row.journal, remaining_ms=task.end_ms - heard_ms, force=task.force
+    )
+    actions = ledger.actions(row.id)
+    if row.state is not WorkerState.RECEIVING or actions is None:
+        return order  # the agent has it: the short form keeps it
+    spec = registry().decode(msgspec.json.decode(task.spec), checked=False)
+    return msgspec.structs.replace(
+        order, spec=task.spec, actions=actions, texts=spec.texts(task.id), duration_ms=task.duration_ms
+    )

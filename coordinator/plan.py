@@ -1,0 +1,105 @@
+"""Turns a spec and the topology into who does what; pure, so that a dry run and the real run cannot differ."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+
+import msgspec
+
+from trogdor_bus.actions import AnyAction, BlockPorts
+from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.faults.network import NetworkPartitionFaultSpec
+from trogdor_bus.messages import NodePlan, Plan
+from trogdor_bus.spec import FaultSpec, TaskSpec, wire
+from trogdor_bus.topology import Topology, canonical
+
+
+class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What one node is asked to do, and which addresses no rule there will name, with the reasons."""
+
+    node: str
+    actions: tuple[AnyAction, ...]
+    left_out: tuple[str, ...]
+
+
+def assign(spec: TaskSpec, topology: Topology, *, force: bool = False) -> tuple[WorkerPlan, ...]:
+    """Return one plan per target node, by node name.
+
+    SpecError if a node is unknown, none is named or one has no usable address; RefusedError if a step would cut the
+    coordinator itself, unless `force`. A spec class of another package that breaks is a SpecError too.
+    """
+    try:
+        return _assign(spec, topology, force)
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        raise SpecError(f"{type(spec).__name__} cannot plan: {error!r}", remedy="mend that spec class") from error
+
+
+def describe(spec: TaskSpec, topology: Topology, *, alive: Container[str], force: bool = False) -> Plan:
+    """Return what the spec would do, as text; `alive` holds the nodes whose agents beat. Errors as `assign`.
+
+    SpecError also for a duration of 0, which the real run answers with a worker that has expired, as Trogdor does.
+    """
+    if spec.duration_ms < 1:
+        raise SpecError(
+            f"is {spec.duration_ms}: the fault would end before it starts",
+            path="$.durationMs",
+            remedy="give a duration in milliseconds",
+        )
+    plans = assign(spec, topology, force=force)
+    nodes = tuple(
+        NodePlan(
+            node=plan.node,
+            alive=plan.node in alive,
+            steps=tuple(action.describe() for action in plan.actions),
+            left_out=plan.left_out,
+        )
+        for plan in plans
+    )
+    return Plan(spec=msgspec.Raw(wire(spec)), nodes=nodes, warnings=tuple(_warnings(spec, nodes)))
+
+
+def _assign(spec: TaskSpec, topology: Topology, force: bool) -> tuple[WorkerPlan, ...]:
+    targets = sorted(spec.targets(topology))
+    unknown = sorted(set(targets).difference(topology.names()))
+    if unknown:
+        raise SpecError(f"Unknown node names: {', '.join(unknown)}", remedy="`trogdor-bus nodes` lists the nodes")
+    if not targets:
+        raise SpecError("No node names specified.", remedy="name at least one node")
+    plans = tuple(_worker(spec, node, topology) for node in targets)
+    if not force:
+        for plan in plans:
+            _spare_coordinator(plan, topology)
+    return plans
+
+
+def _worker(spec: TaskSpec, node: str, topology: Topology) -> WorkerPlan:
+    left_out = (left for peer in spec.peers_of(node) for left in topology.left_out(node, peer))
+    return WorkerPlan(node=node, actions=spec.actions(node, topology), left_out=tuple(map(str, left_out)))
+
+
+def _spare_coordinator(plan: WorkerPlan, topology: Topology) -> None:
+    here = {canonical(address) for address in topology.nodes[plan.node].addresses}
+    if here.isdisjoint(map(canonical, topology.coordinator_addresses)):
+        return
+    for action in plan.actions:
+        if isinstance(action, BlockPorts) and action.protocol == "tcp" and action.direction in ("in", "both"):
+            cut = sorted(set(action.ports).intersection(topology.coordinator_ports))
+            if cut:
+                raise RefusedError(
+                    f"node {plan.node} is where the coordinator listens: blocking TCP port "
+                    f"{', '.join(map(str, cut))} there would cut it off; `--force` allows it"
+                )
+
+
+def _warnings(spec: TaskSpec, nodes: tuple[NodePlan, ...]) -> Iterator[str]:
+    if isinstance(spec, NetworkPartitionFaultSpec) and len([group for group in spec.partitions if group]) < 2:
+        yield "a partition with fewer than two groups cuts nothing"
+    elif isinstance(spec, FaultSpec):
+        for node in nodes:
+            if not node.steps:
+                yield f"the spec asks nothing of node {node.node} itself"
+    for node in nodes:
+        if not node.alive:
+            yield f"node {node.node} has no live agent: it would start when one appears"

@@ -1,0 +1,208 @@
+"""The coordinator's shell: receive, decode, handle, store, publish, repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import signal
+import socket
+import uuid
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from trogdor_bus.bus import Answer, CoordinatorBus
+from trogdor_bus.clock import SteadyWallClock
+from trogdor_bus.config import CoordinatorSettings
+from trogdor_bus.coordinator.api import Api
+from trogdor_bus.coordinator.changes import AppendEvent, Change, PutMeta, PutTask, PutWorker
+from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.fleet import Fleet
+from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
+from trogdor_bus.coordinator.store import Store
+from trogdor_bus.errors import BusError, HostError, TrogdorBusError
+from trogdor_bus.host import local_addresses, own_identity
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, decode, encode
+from trogdor_bus.states import WorkerState
+from trogdor_bus.transports import transport
+
+log = logging.getLogger("trogdor_bus.coordinator")
+RESOLVE_AGAIN_S = 10.0
+
+
+def run(settings: CoordinatorSettings) -> int:
+    """Run a coordinator until it is told to end; return the exit code (0, or 1 when it may not or cannot go on)."""
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: CoordinatorSettings) -> int:
+    with contextlib.closing(Store(settings.state_dir)) as store:
+        bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+        try:
+            return await Service(settings, store, bus).run()
+        finally:
+            bus.close()
+
+
+class Service:
+    """One running coordinator on an open store and an open bus."""
+
+    def __init__(self, settings: CoordinatorSettings, store: Store, bus: CoordinatorBus) -> None:
+        self._settings, self._store, self._bus = settings, store, bus
+        self._clock = SteadyWallClock()
+        config = settings.config
+        where = urlsplit(settings.url)
+        port = where.port or 0
+        place = Place(
+            me=uuid.uuid4().hex,
+            process=own_identity(),
+            addresses=_reachable_at(where.hostname or ""),
+            ports=tuple(range(port, port + 4)) if port else (),
+        )
+        self._machine = CoordinatorMachine(
+            store.load(),
+            Fleet(config.nodes if config else None, settings.beat_ms),
+            place,
+            Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms),
+            self._clock.now_ms(),
+            orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
+        )
+        self.api = Api(self._machine, self._handle_now, self._clock.now_ms, lambda: self._end("a client asked for it"))
+        self._wake, self._pending, self._flushing = asyncio.Event(), list[Event](), False
+        self._exit: int | None = None
+        self._garbage = 0
+
+    async def run(self) -> int:
+        """Serve until told to end; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end, f"{number.name} received")
+        self._greet()
+        self._bus.receive(self._on_beat, self._on_request)
+        resolving = asyncio.create_task(self._resolve())
+        announced_ms = 0
+        try:
+            while self._exit is None:
+                delay_ms = max(0, self._machine.deadline() - self._clock.now_ms())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
+                self._wake.clear()
+                if self._clock.now_ms() >= self._machine.deadline():
+                    self._handle_now(Ticked())
+                if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
+                    announced_ms = self._clock.now_ms()
+                    self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
+        finally:
+            resolving.cancel()
+        return self._exit
+
+    # --- what arrives -----------------------------------------------------------------------------------------------
+
+    def _on_beat(self, frame: bytes) -> None:
+        try:
+            beat = decode(frame, Beat)
+        except BusError as error:
+            self._garbage += 1
+            if self._garbage <= 10:
+                log.warning("a frame on the status channel was dropped: %s", error)
+            return
+        self._pending.append(BeatHeard(beat))
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _on_request(self, frame: bytes, answer: Answer) -> None:
+        answer(self.api.answer(frame))
+
+    def _flush(self) -> None:
+        self._flushing = False
+        events, self._pending = self._pending, []
+        self._perform([effect for event in events for effect in self._machine.handle(event, self._clock.now_ms())])
+
+    def _handle_now(self, event: Event) -> None:
+        self._flush()
+        self._perform(self._machine.handle(event, self._clock.now_ms()))
+
+    # --- what follows -----------------------------------------------------------------------------------------------
+
+    def _perform(self, effects: Sequence[Effect]) -> None:
+        changes = [effect for effect in effects if isinstance(effect, Change)]
+        if changes:
+            try:
+                self._store.commit(changes, durable=any(map(_must_last, changes)))
+            except HostError as error:
+                log.error("cannot store the state, so nothing is published: %s", error)
+                self._exit = 1
+                self._wake.set()
+                raise
+        newest = {effect.snapshot.node: effect.snapshot for effect in effects if isinstance(effect, Publish)}
+        for node, snapshot in newest.items():
+            self._bus.publish(node, encode(snapshot))
+        for effect in effects:
+            if isinstance(effect, AppendEvent):
+                if effect.event.text:
+                    log.info("%s", effect.event.text)
+                self._bus.announce(EVENT_TOPIC, encode(effect.event))
+            elif isinstance(effect, Exit):
+                log.error("%s", effect.reason)
+                self._exit = 1
+        self._wake.set()
+
+    def _end(self, why: str) -> None:
+        log.info("%s: ending; running faults go on to their deadlines", why)
+        self._exit = 0
+        self._wake.set()
+
+    # --- the surroundings -------------------------------------------------------------------------------------------
+
+    def _greet(self) -> None:
+        place, settings = self._machine.place, self._settings
+        port = place.ports[0] if place.ports else 0
+        log.info("Starting coordinator process.")
+        log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
+        outside = [address for address in place.addresses if not ipaddress.ip_address(address).is_loopback]
+        if not outside:
+            log.info("reachable from this machine only (port %d to %d); --bind ADDRESS lets others in", port, port + 3)
+        for address in outside:
+            host = f"[{address}]" if ":" in address else address
+            log.info("elsewhere, type: trogdor-bus agent --node NAME --coordinator %s:%d", host, port)
+        if settings.keys is None:
+            log.warning("--insecure: whoever reaches these ports is root on every node")
+        elif outside:
+            log.info("agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there")
+
+    async def _resolve(self) -> None:
+        """Resolve the configured host names, each once; those that fail are tried again."""
+        nodes = self._settings.config.nodes if self._settings.config else {}
+        missing = {node.name: node.hostname for node in nodes.values() if node.hostname}
+        while missing:
+            found: dict[str, tuple[str, ...]] = {}
+            for name, host in missing.items():
+                try:
+                    infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+                    found[name] = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+                except OSError as error:
+                    log.warning("the host name %s of node %s cannot be resolved: %s", host, name, error)
+            missing = {name: host for name, host in missing.items() if name not in found}
+            if found:
+                with contextlib.suppress(TrogdorBusError):
+                    self._handle_now(HostsResolved(found))
+            if missing:
+                await asyncio.sleep(RESOLVE_AGAIN_S)
+
+
+def _must_last(change: Change) -> bool:
+    """Return whether a loss of power must not lose this change: what was promised, what ended, who leads."""
+    if isinstance(change, PutWorker):
+        return change.worker.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
+    return isinstance(change, PutMeta | PutTask)
+
+
+def _reachable_at(host: str) -> tuple[str, ...]:
+    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
+        return local_addresses()
+    with contextlib.suppress(OSError):
+        infos = socket.getaddrinfo(host, None)
+        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+    return ()

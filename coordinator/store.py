@@ -1,0 +1,195 @@
+"""Keeps tasks, workers, counters and events in SQLite: one database per state directory, one coordinator at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import sqlite3
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trogdor_bus.coordinator.changes import (
+    AppendEvent,
+    Change,
+    DropTask,
+    Loaded,
+    Meta,
+    PutMeta,
+    PutTask,
+    PutWorker,
+    StoredWorker,
+)
+from trogdor_bus.errors import ConflictError, HostError
+from trogdor_bus.messages import AnyEvent
+from trogdor_bus.states import TaskRow
+
+SCHEMA_VERSION = 1
+MAX_EVENTS = 100_000
+"""Older events are forgotten."""
+
+_SCHEMA = (
+    "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL)",
+    "CREATE TABLE tasks (id TEXT PRIMARY KEY, body BLOB NOT NULL)",
+    "CREATE TABLE workers (id INTEGER PRIMARY KEY, task TEXT NOT NULL REFERENCES tasks ON DELETE CASCADE"
+    " DEFERRABLE INITIALLY DEFERRED, body BLOB NOT NULL)",
+    "CREATE INDEX workers_by_task ON workers (task)",
+    "CREATE TABLE events (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+_PUT_TASK = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+_PUT_WORKER = "INSERT INTO workers VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+_REMEDIES = {
+    "SQLITE_FULL": "free space there, or raise the quota",
+    "SQLITE_IOERR": "free space there, and look for disk errors in the kernel's log",
+    "SQLITE_BUSY": "another program holds the file: close it",
+    "SQLITE_LOCKED": "another program holds the file: close it",
+    "SQLITE_READONLY": "let this user write to the file and its directory",
+    "SQLITE_PERM": "let this user write to the file and its directory",
+    "SQLITE_CANTOPEN": "let this user write to the file and its directory",
+    "SQLITE_NOTADB": "move the file away to start afresh, or choose another --state-dir",
+    "SQLITE_CORRUPT": "move the file away to start afresh, or choose another --state-dir",
+}
+
+
+class Store:
+    """The database in `directory`, made if missing, readable by its owner only.
+
+    ConflictError if another coordinator has it open, HostError for everything that disk and file may do wrong. Calls
+    may come from any thread, but not two at once.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "coordinator.db"
+        with contextlib.ExitStack() as opened:
+            with self._host_errors():
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                opened.callback(os.close, _lock(directory / "coordinator.lock"))
+                self._path.touch(mode=0o600)
+                self._path.chmod(0o600)
+                self._db = sqlite3.connect(self._path, timeout=2.0, isolation_level=None, check_same_thread=False)
+                opened.callback(self._db.close)
+                self._prepare()
+            self._opened = opened.pop_all()
+
+    def load(self) -> Loaded:
+        """Return everything that is kept; HostError names a row that cannot be read."""
+        with self._host_errors():
+            found = self._db.execute("SELECT body FROM meta").fetchone()
+            last = self._db.execute("SELECT max(seq) FROM events").fetchone()[0] or 0
+            tasks = self._db.execute("SELECT id, body FROM tasks ORDER BY id").fetchall()
+            workers = self._db.execute("SELECT id, task, body FROM workers ORDER BY id").fetchall()
+        meta = self._read(found and found[0], Meta, "the counters")
+        kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in tasks}
+        for worker, task, body in workers:
+            kept[task].append(self._read(body, StoredWorker, f"worker {worker}"))
+        return Loaded(
+            meta=msgspec.structs.replace(meta, next_seq=max(meta.next_seq, last + 1)),
+            fresh=meta.epoch == 0,
+            tasks=tuple(self._read(body, TaskRow, f"task {name!r}") for name, body in tasks),
+            workers={name: tuple(rows) for name, rows in kept.items()},
+        )
+
+    def commit(self, changes: Iterable[Change], *, durable: bool) -> None:
+        """Keep all of the changes, or (HostError) none; if `durable`, they survive a loss of power."""
+        with self._host_errors():
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            with self._transaction():
+                for change in changes:
+                    self._apply(change)
+
+    def events(self, since_seq: int, limit: int) -> list[AnyEvent]:
+        """Return at most `limit` events after `since_seq`, oldest first."""
+        query = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
+        with self._host_errors():
+            rows = self._db.execute(query, (since_seq, limit)).fetchall()
+        return [self._read(body, AnyEvent, f"event {seq}") for seq, body in rows]
+
+    def close(self) -> None:
+        """Close the database and let another coordinator have it; closing twice is harmless."""
+        with self._host_errors():
+            self._opened.close()
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA foreign_keys = ON")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise HostError(
+                f"{self._path} was written by a newer trogdor-bus (schema {version}, this one knows {SCHEMA_VERSION}); "
+                "upgrade, or choose another --state-dir"
+            )
+        if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            raise HostError(f"{self._path} is a database of something else; {_REMEDIES['SQLITE_NOTADB']}")
+        mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise HostError(f"{self._path}: the file system supports no write-ahead log; choose a local --state-dir")
+        if version == 0:
+            meta = Meta(cluster=uuid.uuid4().hex, next_worker=secrets.randbelow(2**62))
+            with self._transaction():
+                for statement in _SCHEMA:
+                    self._db.execute(statement)
+                self._apply(PutMeta(meta))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def _apply(self, change: Change) -> None:
+        run, encode = self._db.execute, msgspec.json.encode
+        match change:
+            case PutMeta(meta):
+                run("INSERT OR REPLACE INTO meta VALUES (1, ?)", (encode(meta),))
+            case PutTask(task):
+                run(_PUT_TASK, (task.id, encode(task)))
+            case PutWorker(task_id, worker):
+                run(_PUT_WORKER, (worker.row.id, task_id, encode(worker)))
+            case DropTask(task_id):
+                run("DELETE FROM tasks WHERE id = ?", (task_id,))
+            case AppendEvent(event):
+                run("INSERT OR REPLACE INTO events VALUES (?, ?)", (event.seq, encode(event)))
+                run("DELETE FROM events WHERE seq <= ?", (event.seq - MAX_EVENTS,))
+
+    def _read(self, body: bytes | None, kind: Any, what: str) -> Any:
+        try:
+            return msgspec.json.decode(body or b"", type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise HostError(f"{self._path}: {what} cannot be read: {error}; {_REMEDIES['SQLITE_CORRUPT']}") from None
+
+    @contextlib.contextmanager
+    def _host_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            remedy = next((remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix)), "")
+            raise HostError(f"{self._path}: {error}" + (f"; {remedy}" if remedy else "")) from None
+        except OSError as error:
+            text = f"{error.filename or self._path}: {error.strerror}"
+            raise HostError(f"{text}; let this user write to the directory, or choose another --state-dir") from None
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise ConflictError(
+            f"another coordinator (pid {holder}) uses {path.parent}; stop it, or choose another --state-dir"
+        ) from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
