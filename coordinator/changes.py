@@ -50,10 +50,16 @@ class PutTask(msgspec.Struct, frozen=True):
 
 
 class PutWorker(msgspec.Struct, frozen=True):
-    """Keep a worker of a task, new or changed."""
+    """Keep a new worker of a task."""
 
     task_id: str
     worker: StoredWorker
+
+
+class PutRow(msgspec.Struct, frozen=True):
+    """Keep the changed row of a worker that is kept already; its actions, which may be large, stay as they are."""
+
+    row: WorkerRow
 
 
 class DropTask(msgspec.Struct, frozen=True):
@@ -68,4 +74,4 @@ class AppendEvent(msgspec.Struct, frozen=True):
     event: AnyEvent
 
 
-Change = PutMeta | PutTask | PutWorker | DropTask | AppendEvent
+Change = PutMeta | PutTask | PutWorker | PutRow | DropTask | AppendEvent

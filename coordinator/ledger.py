@@ -10,7 +10,16 @@ from collections.abc import Iterable
 import msgspec
 
 from trogdor_bus.actions import AnyAction
-from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, Loaded, PutTask, PutWorker, StoredWorker
+from trogdor_bus.coordinator.changes import (
+    AppendEvent,
+    Change,
+    DropTask,
+    Loaded,
+    PutRow,
+    PutTask,
+    PutWorker,
+    StoredWorker,
+)
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
@@ -61,16 +70,16 @@ class Ledger:
 
     def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         """Keep a new worker of a task."""
+        self.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=actions)))
         self._index(task_id, row, actions)
-        self.put_worker(row)
+        self._record_row(task_id, row)
 
     def put_worker(self, row: WorkerRow) -> None:
         """Keep a changed worker."""
         task_id = self._task_of[row.id]
-        self.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=self._actions[row.id])))
+        self.changes.append(PutRow(row))
         self._index(task_id, row, self._actions[row.id])
-        text = f"task {task_id} on {row.node}: {row.error or row.status}"
-        self.record(WorkerChanged(seq=0, at_ms=0, task_id=task_id, worker=row, text=text))
+        self._record_row(task_id, row)
 
     def drop(self, task_id: str, text: str) -> list[NodeState]:
         """Forget a task and its workers; return the nodes that had an open one."""
@@ -97,6 +106,10 @@ class Ledger:
         event = msgspec.structs.replace(event, seq=self.view.seq + 1, at_ms=self.now_ms)
         self.view.apply(event)
         self.changes.append(AppendEvent(event))
+
+    def _record_row(self, task_id: str, row: WorkerRow) -> None:
+        text = f"task {task_id} on {row.node}: {row.error or row.status}"
+        self.record(WorkerChanged(seq=0, at_ms=0, task_id=task_id, worker=row, text=text))
 
     def _index(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         self._task_of[row.id] = task_id

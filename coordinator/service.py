@@ -16,7 +16,7 @@ from trogdor_bus.bus import Answer, CoordinatorBus
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change, PutMeta, PutTask, PutWorker
+from trogdor_bus.coordinator.changes import AppendEvent, Change, PutMeta, PutRow, PutTask, PutWorker
 from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
@@ -194,9 +194,9 @@ class Service:
 
 def _must_last(change: Change) -> bool:
     """Return whether a loss of power must not lose this change: what was promised, what ended, who leads."""
-    if isinstance(change, PutWorker):
-        return change.worker.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
-    return isinstance(change, PutMeta | PutTask)
+    if isinstance(change, PutRow):
+        return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
+    return isinstance(change, PutMeta | PutTask | PutWorker)
 
 
 def _reachable_at(host: str) -> tuple[str, ...]:

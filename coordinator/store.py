@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from trogdor_bus.actions import AnyAction
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     Change,
@@ -21,15 +22,17 @@ from trogdor_bus.coordinator.changes import (
     Loaded,
     Meta,
     PutMeta,
+    PutRow,
     PutTask,
     PutWorker,
     StoredWorker,
 )
 from trogdor_bus.errors import ConflictError, HostError
 from trogdor_bus.messages import AnyEvent
-from trogdor_bus.states import TaskRow
+from trogdor_bus.states import TaskRow, WorkerRow
 
 SCHEMA_VERSION = 1
+_ACTIONS = tuple[AnyAction, ...] | None
 MAX_EVENTS = 100_000
 """Older events are forgotten."""
 
@@ -37,13 +40,16 @@ _SCHEMA = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL)",
     "CREATE TABLE tasks (id TEXT PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE workers (id INTEGER PRIMARY KEY, task TEXT NOT NULL REFERENCES tasks ON DELETE CASCADE"
-    " DEFERRABLE INITIALLY DEFERRED, body BLOB NOT NULL)",
+    " DEFERRABLE INITIALLY DEFERRED, row BLOB NOT NULL, actions BLOB NOT NULL)",
     "CREATE INDEX workers_by_task ON workers (task)",
     "CREATE TABLE events (seq INTEGER PRIMARY KEY, body BLOB NOT NULL)",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
 _PUT_TASK = "INSERT INTO tasks VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
-_PUT_WORKER = "INSERT INTO workers VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET body = excluded.body"
+_PUT_WORKER = (
+    "INSERT INTO workers VALUES (?, ?, ?, ?)"
+    " ON CONFLICT (id) DO UPDATE SET row = excluded.row, actions = excluded.actions"
+)
 _REMEDIES = {
     "SQLITE_FULL": "free space there, or raise the quota",
     "SQLITE_IOERR": "free space there, and look for disk errors in the kernel's log",
@@ -83,11 +89,13 @@ class Store:
             found = self._db.execute("SELECT body FROM meta").fetchone()
             last = self._db.execute("SELECT max(seq) FROM events").fetchone()[0] or 0
             tasks = self._db.execute("SELECT id, body FROM tasks ORDER BY id").fetchall()
-            workers = self._db.execute("SELECT id, task, body FROM workers ORDER BY id").fetchall()
+            workers = self._db.execute("SELECT id, task, row, actions FROM workers ORDER BY id").fetchall()
         meta = self._read(found and found[0], Meta, "the counters")
         kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in tasks}
-        for worker, task, body in workers:
-            kept[task].append(self._read(body, StoredWorker, f"worker {worker}"))
+        for worker, task, row, actions in workers:
+            what = f"worker {worker}"
+            stored = StoredWorker(row=self._read(row, WorkerRow, what), actions=self._read(actions, _ACTIONS, what))
+            kept[task].append(stored)
         return Loaded(
             meta=msgspec.structs.replace(meta, next_seq=max(meta.next_seq, last + 1)),
             fresh=meta.epoch == 0,
@@ -154,7 +162,9 @@ class Store:
             case PutTask(task):
                 run(_PUT_TASK, (task.id, encode(task)))
             case PutWorker(task_id, worker):
-                run(_PUT_WORKER, (worker.row.id, task_id, encode(worker)))
+                run(_PUT_WORKER, (worker.row.id, task_id, encode(worker.row), encode(worker.actions)))
+            case PutRow(row):
+                run("UPDATE workers SET row = ? WHERE id = ?", (encode(row), row.id))
             case DropTask(task_id):
                 run("DELETE FROM tasks WHERE id = ?", (task_id,))
             case AppendEvent(event):

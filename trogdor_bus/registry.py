@@ -122,13 +122,22 @@ def _own() -> Iterable[type[TaskSpec]]:
 
 def _installed() -> Iterable[type[TaskSpec]]:
     for entry in entry_points(group=ENTRY_POINT_GROUP):
-        found = entry.load()
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise SpecError(
+                f"the entry point {entry.name} = {entry.value} cannot be loaded: {error!r}",
+                remedy="mend or uninstall the package that brings it",
+            ) from error
         if isinstance(found, types.ModuleType):
             yield from _specs_in(found)
         elif isinstance(found, type) and issubclass(found, TaskSpec):
             yield found
         else:
-            raise DuplicateSpecError(f"entry point {entry.name} of {ENTRY_POINT_GROUP} is neither a spec nor a module")
+            raise SpecError(
+                f"the entry point {entry.name} = {entry.value} is neither a spec class nor a module of them",
+                remedy="mend or uninstall the package that brings it",
+            )
 
 
 def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
@@ -163,6 +172,9 @@ def _check_text(value: Any, path: str) -> None:
 def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> SpecError:
     text, _, path = str(error).partition(" - at `")
     path = path.rstrip("`") or "$"
+    if path.startswith("key` in `"):
+        where = _shown(path.removeprefix("key` in `"))
+        return SpecError("a field name is not text", path=where, remedy="put it in quotes")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.S)
     if unknown:
         near = difflib.get_close_matches(unknown[1], fields, n=1)

@@ -6,7 +6,7 @@ Trogdor's tags. Fields are snake_case here and camelCase on the wire.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -16,6 +16,10 @@ from trogdor_bus.topology import Topology
 
 MAX_DURATION_MS = 1_000_000_000_000_000
 """Trogdor's own limit; longer durations are clamped to it."""
+
+
+Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What Java's long holds: every other time is refused."""
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -32,7 +36,7 @@ class TaskSpec(
 ):
     """The base of every spec: when it starts (epoch ms, 0 = now) and for how long (ms)."""
 
-    start_ms: int = 0
+    start_ms: Long = 0
     duration_ms: int = 0
 
     aliases: ClassVar[tuple[str, ...]] = ()
@@ -88,6 +92,6 @@ def _non_empty(value: Any) -> Any:
     if isinstance(value, dict):
         pruned = {key: _non_empty(item) for key, item in value.items()}
         return {key: item for key, item in pruned.items() if item is not None and item not in ("", [], {})}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_non_empty(item) for item in value]
     return value

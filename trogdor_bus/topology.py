@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -38,8 +39,8 @@ class LeftOut(msgspec.Struct, frozen=True):
         return f"{self.address} of {self.node}: {self.why}"
 
 
-class Topology(msgspec.Struct, frozen=True, kw_only=True):
-    """The nodes by name, and where the coordinator listens."""
+class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """The nodes by name, and where the coordinator listens; when a node changes, make a new one."""
 
     nodes: Mapping[str, Node]
     coordinator_addresses: tuple[str, ...] = ()
@@ -51,42 +52,83 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
 
     def left_out(self, acting: str, peer: str) -> tuple[LeftOut, ...]:
         """Return the addresses of `peer` that `acting` must not name in a rule, with the reasons."""
+        if peer in self._plain and peer != acting:
+            return ()
         return tuple(
             LeftOut(peer, address, why)
-            for address in self.nodes[peer].addresses
+            for address in self._node(peer).addresses
             if (why := self._why_not(acting, peer, address))
         )
 
     def peer(self, acting: str, name: str) -> Peer:
         """Return `name` with the addresses that `acting` may name in a rule; SpecError if none is left."""
-        unusable = self.left_out(acting, name)
-        bad = {left.address for left in unusable}
-        usable = tuple(address for address in self.nodes[name].addresses if address not in bad)
+        if name in self._plain and name != acting:
+            return self._plain[name]
+        addresses = self._node(name).addresses
+        usable = tuple(canonical(address) for address in addresses if not self._why_not(acting, name, address))
         if not usable:
-            because = "; ".join(map(str, unusable)) or "it announced none and the configuration gives no hostname"
+            unusable = "; ".join(map(str, self.left_out(acting, name)))
+            because = unusable or "it announced none and the configuration gives no hostname"
             raise SpecError(
                 f"node {name} has no address by which {acting} could tell its packets: {because}",
                 remedy=f"give {name} a hostname of its own in the configuration, or start its agent",
             )
-        return Peer(name, usable)
+        return Peer(name, tuple(dict.fromkeys(usable)))
+
+    def _node(self, name: str) -> Node:
+        if name not in self.nodes:
+            raise SpecError(f"node {name} is not in the cluster", remedy="`trogdor-bus nodes` lists the nodes")
+        return self.nodes[name]
+
+    @functools.cached_property
+    def _owners(self) -> dict[str, list[str]]:
+        owners: dict[str, list[str]] = {}
+        for name, node in self.nodes.items():
+            for address in dict.fromkeys(map(canonical, node.addresses)):
+                owners.setdefault(address, []).append(name)
+        return owners
+
+    @functools.cached_property
+    def _plain(self) -> dict[str, Peer]:
+        # The usual nodes: every address usable and nobody else's. Kept, as a partition asks for each n times.
+        return {
+            name: Peer(name, tuple(dict.fromkeys(map(canonical, node.addresses))))
+            for name, node in self.nodes.items()
+            if node.addresses and not any(self._why_not("", name, address) for address in node.addresses)
+        }
 
     def _why_not(self, acting: str, peer: str, address: str) -> str:
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return "not an IP address"
-        if ip.is_loopback:
-            return "loopback"
-        if ip.is_link_local:
-            return "link-local"
-        if ip.is_unspecified or ip.is_multicast:
-            return "not the address of one host"
-        if address in self.nodes[acting].addresses:
+        if why := _unusable(address):
+            return why
+        owners = self._owners[canonical(address)]
+        if acting in owners:
             return f"also an address of {acting}, which would block itself"
-        for other, node in self.nodes.items():
-            if other != peer and address in node.addresses:
-                return f"{other} announces it too"
-        return ""
+        others = [owner for owner in owners if owner != peer]
+        return f"{others[0]} announces it too" if others else ""
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def canonical(address: str) -> str:
+    """Return an IP address in its one shortest spelling, or any other text as it is."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        return address
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _unusable(address: str) -> str:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return "not an IP address"
+    if ip.is_loopback:
+        return "loopback"
+    if ip.is_link_local or "%" in address:
+        return "link-local"
+    if ip.is_unspecified or ip.is_multicast:
+        return "not the address of one host"
+    return ""
 
 
 def halves(names: Sequence[str], random: Random) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -101,13 +143,13 @@ def minority(names: Sequence[str], random: Random) -> tuple[str, ...]:
 
 
 def ring(names: Sequence[str], random: Random) -> dict[str, tuple[str, ...]]:
-    """Arrange `names` in a random ring in which each sees a majority, all of them different.
+    """Arrange `names` in a random ring where each hears a majority: itself and its nearest neighbours.
 
-    Returns, for each node, the nodes from which it must hear nothing.
+    Returns, for each node, the nodes from which it must hear nothing: none in a ring of three or fewer.
     """
     order = _shuffled(names, random)
     size = len(order)
-    each_side = size // 4 if size % 4 == 0 else (size + 3) // 4
+    each_side = (size // 2 + 1) // 2
     blocked: dict[str, tuple[str, ...]] = {}
     for index, name in enumerate(order):
         seen = {order[(index + offset) % size] for offset in range(-each_side, each_side + 1)}

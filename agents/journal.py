@@ -1,0 +1,190 @@
+"""The undo log: one small JSON file per worker, on disk before anything is done, readable with cat.
+
+A file is replaced whole: temporary file, sync, rename, sync of the directory. So a crash leaves the old entry or the
+new one, never half of one, and what `put` returned from is there after a power cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import re
+import uuid
+from collections.abc import Callable
+
+import msgspec
+
+from trogdor_bus.agents.disk import Disk
+from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.platform import Step
+from trogdor_bus.spec import Texts
+from trogdor_bus.states import Outcome
+
+VERSION = 1
+_IDENTITY = "journal.json"
+_ENTRY = re.compile(r"worker-.*\.json")
+_TEMPORARY = re.compile(r"(journal|worker-.*)\.json\.tmp")
+_SET_ASIDE = re.compile(r"journal\.json\..*\.broken")
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_UNWRITABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
+
+
+class JournalState(enum.StrEnum):
+    """Where a worker is. All but UNDONE are undone when the agent starts; STUCK means that an undo failed."""
+
+    INTENDED = "intended"
+    APPLIED = "applied"
+    UNKNOWN = "unknown"
+    UNDONE = "undone"
+    STUCK = "stuck"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker and all that is needed to take it back. `ends_ms` is on CLOCK_BOOTTIME of the boot `boot_id`."""
+
+    v: int = VERSION
+    worker: int
+    task: str
+    state: JournalState
+    boot_id: str
+    ends_ms: int
+    spec: msgspec.Raw
+    texts: Texts
+    steps: tuple[Step, ...] = ()
+    outcome: Outcome = Outcome.NONE
+    error: str = ""
+    warnings: tuple[str, ...] = ()
+    residue: tuple[str, ...] = ()
+    disturbed: tuple[str, ...] = ()
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    id: str
+    life: int
+
+
+class Journal:
+    """The undo log of one agent.
+
+    `id` names it for ever, `life` counts its openings, `entries` are its workers by id, and `broken` the files that
+    cannot be read (they are kept: somebody must look whether their faults are gone).
+    """
+
+    def __init__(
+        self, disk: Disk, *, writable: bool = True, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    ) -> None:
+        """Load every entry and begin a new life; HostError if that cannot be made durable."""
+        self._disk = disk
+        self._writable = writable
+        self.id, self.life = "", 0
+        self.entries: dict[int, Entry] = {}
+        broken: list[str] = []
+        names = disk.names()
+        for name in names:
+            if _ENTRY.fullmatch(name):
+                self._load(name, broken)
+            elif _SET_ASIDE.fullmatch(name):
+                broken.append(name)
+        if _IDENTITY in names:
+            self._identify(broken)
+        if writable:
+            self._begin(names, broken, new_id)
+        self.broken = tuple(broken)
+
+    @classmethod
+    def read_only(cls, disk: Disk) -> Journal:
+        """Return the journal as it is, for tools and for undoing on a disk that cannot be written.
+
+        No life begins, nothing is written, `put` and `forget` raise HostError; `id` is "" if there is none yet.
+        """
+        return cls(disk, writable=False)
+
+    def put(self, entry: Entry) -> None:
+        """Write an entry; it is durable when this returns. After a HostError the memory is as before."""
+        try:
+            data = msgspec.json.format(msgspec.json.encode(entry), indent=2)
+            kept = _decode(data)
+        except _UNWRITABLE as error:
+            raise HostError(f"worker {entry.worker} cannot be written as JSON: {error}") from None
+        self._write(_name(entry.worker), data)
+        self.entries[entry.worker] = kept  # as another life would read it, so that both undo the same
+
+    def forget(self, worker: int) -> None:
+        """Remove an entry for good; after a HostError the memory still has it."""
+        self._check_writable()
+        self._disk.remove(_name(worker))
+        self._disk.sync_directory()
+        self.entries.pop(worker, None)
+
+    def knows(self, worker: int) -> bool:
+        """Return whether the worker was here before, even if its file can no longer be read."""
+        return worker in self.entries or _name(worker) in self.broken
+
+    def live(self) -> tuple[Entry, ...]:
+        """Return the entries that may still hold the machine, by worker id."""
+        return tuple(entry for _, entry in sorted(self.entries.items()) if entry.state is not JournalState.UNDONE)
+
+    def held(self, excluding: int) -> tuple[Step, ...]:
+        """Return the steps of all live entries but one."""
+        return tuple(step for entry in self.live() if entry.worker != excluding for step in entry.steps)
+
+    def _load(self, name: str, broken: list[str]) -> None:
+        try:
+            entry = _decode(self._disk.read(name))
+        except NotFoundError:
+            return  # a reader beside a running agent: forgotten between the two looks
+        except (HostError, *_UNREADABLE):
+            broken.append(name)
+            return
+        if entry.v > VERSION or name != _name(entry.worker):
+            broken.append(name)
+        else:
+            self.entries[entry.worker] = entry
+
+    def _identify(self, broken: list[str]) -> None:
+        try:
+            identity = msgspec.json.decode(self._disk.read(_IDENTITY), type=_Identity)
+        except _UNREADABLE:
+            broken.append(_IDENTITY)
+        else:
+            self.id, self.life = identity.id, identity.life
+
+    def _begin(self, names: tuple[str, ...], broken: list[str], new_id: Callable[[], str]) -> None:
+        for name in names:
+            if _TEMPORARY.fullmatch(name):
+                self._disk.remove(name)
+        self.id = self.id or new_id()
+        if _IDENTITY in broken:
+            aside = f"{_IDENTITY}.{self.id}.broken"
+            self._disk.rename(_IDENTITY, aside)
+            broken[broken.index(_IDENTITY)] = aside
+        self.life += 1
+        data = msgspec.json.encode(_Identity(self.id, self.life))
+        self._write(_IDENTITY, msgspec.json.format(data, indent=2))
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._check_writable()
+        temporary = f"{name}.tmp"
+        try:
+            self._disk.create(temporary, data)
+            self._disk.sync(temporary)
+            self._disk.rename(temporary, name)
+            self._disk.sync_directory()
+        except HostError:
+            with contextlib.suppress(HostError):
+                self._disk.remove(temporary)
+            raise
+
+    def _check_writable(self) -> None:
+        if not self._writable:
+            raise HostError("the journal was opened for reading only")
+
+
+def _name(worker: int) -> str:
+    return f"worker-{worker}.json"
+
+
+def _decode(data: bytes) -> Entry:
+    entry = msgspec.json.decode(data, type=Entry)
+    compact = msgspec.Raw(msgspec.json.format(bytes(entry.spec), indent=-1))
+    return msgspec.structs.replace(entry, spec=compact)

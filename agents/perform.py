@@ -1,0 +1,231 @@
+"""Performs workers in the one right order: the undo is on disk before the do, and every failure is undone at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, TrogdorBusError
+from trogdor_bus.messages import Order
+from trogdor_bus.platform import Platform, Step, Surroundings
+from trogdor_bus.states import Outcome
+
+RESTARTED = "agent restarted, fault undone"
+_PAUSES_S = (0.05, 0.2)
+"""Between the three attempts at one undo."""
+
+
+class NotInjectedError(TrogdorBusError):
+    """A worker was not injected: nothing of it is left, unless `stuck`; then `residue` is what was seen to be left."""
+
+    def __init__(self, text: str, *, residue: tuple[str, ...] = (), stuck: bool = False) -> None:
+        self.residue, self.stuck = residue, stuck
+        super().__init__(text)
+
+
+@dataclasses.dataclass
+class _Undoing:
+    """What came of undoing some steps; `left` are those that may still be in force."""
+
+    notes: list[str] = dataclasses.field(default_factory=list)
+    failures: list[str] = dataclasses.field(default_factory=list)
+    residue: list[str] = dataclasses.field(default_factory=list)
+    left: tuple[Step, ...] = ()
+
+
+class Performer:
+    """Injects and heals workers on one node. Every method may block; call them from one thread."""
+
+    def __init__(self, journal: Journal, platform: Platform, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.journal = journal
+        self.platform = platform
+        self._sleep = sleep
+
+    def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
+        """Perform a new worker and return warnings; NotInjectedError says why not, and whether anything is left.
+
+        `ends_ms` is on CLOCK_BOOTTIME. A worker id is performed at most once, failures included.
+        """
+        if self.journal.knows(order.worker):
+            raise NotInjectedError(f"worker {order.worker} was already performed here, which happens only once")
+        if order.actions is None:
+            raise NotInjectedError(f"adopted worker {order.worker} is unknown here and is not started anew")
+        entry = Entry(
+            worker=order.worker,
+            task=order.task,
+            state=JournalState.INTENDED,
+            boot_id="",
+            ends_ms=ends_ms,
+            spec=order.spec,
+            texts=order.texts,
+        )
+        try:
+            held = self.journal.held(excluding=order.worker)
+            boot_id = self.platform.boot_id()
+            prepared = [self.platform.prepare(order.worker, action, surroundings, held) for action in order.actions]
+        except Exception as error:
+            self._keep(_failed(entry, _words(error)))
+            raise NotInjectedError(_words(error)) from error
+        intent = msgspec.structs.replace(
+            entry,
+            boot_id=boot_id,
+            steps=tuple(step for one in prepared for step in one.steps),
+            warnings=tuple(warning for one in prepared for warning in one.warnings),
+        )
+        try:
+            self.journal.put(intent)
+        except HostError as error:
+            text = f"nothing was done, because its undo could not be written down first: {error}"
+            self.journal.entries[order.worker] = _failed(entry, text)
+            raise NotInjectedError(text) from error
+        return self._apply(order.worker)
+
+    def heal(self, worker: int, outcome: Outcome, error: str) -> tuple[str, ...]:
+        """Take a worker back, read back that nothing is left, and return notes for people.
+
+        An undone worker is left alone. CannotHealError lists what is left; all steps were tried, so try again later.
+        """
+        entry = self.journal.entries.get(worker)
+        if entry is None:
+            raise NotFoundError(f"worker {worker} is unknown here")
+        if entry.state is JournalState.UNDONE:
+            return ()
+        notes, trouble = self._heal(entry, outcome, error, cause=error)
+        return (*notes, trouble) if trouble else notes
+
+    def recover(self) -> tuple[str, ...]:
+        """Undo what an earlier life left, newest first, and return lines for the log; never raises for a fault."""
+        lines = [
+            f"{name} in the journal cannot be read: look whether its fault is gone, then remove the file"
+            for name in self.journal.broken
+        ]
+        for entry in reversed(self.journal.live()):
+            try:
+                notes, trouble = self._heal(entry, Outcome.RESTARTED, RESTARTED, cause="agent restarted")
+            except CannotHealError as error:
+                lines.append(str(error))
+            else:
+                line = f"worker {entry.worker} of task {entry.task}: {RESTARTED}"
+                lines.append("; ".join(filter(None, [line, *notes, trouble])))
+        return tuple(lines)
+
+    def disturbances(self, worker: int) -> tuple[str, ...]:
+        """Return what no longer holds of an applied worker; () if all holds or the worker is not applied."""
+        entry = self.journal.entries.get(worker)
+        if entry is None or entry.state is not JournalState.APPLIED:
+            return ()
+        return tuple(text for text in map(self._disturbance, entry.steps) if text)
+
+    def forget(self, worker: int) -> None:
+        """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""
+        entry = self.journal.entries.get(worker)
+        if entry is None:
+            return
+        if entry.state is not JournalState.UNDONE:
+            raise InvalidTransitionError(f"worker {worker} of task {entry.task}", entry.state, "forget")
+        self.journal.forget(worker)
+
+    def _apply(self, worker: int) -> tuple[str, ...]:
+        intent = self.journal.entries[worker]
+        try:
+            for step in intent.steps:
+                self.platform.do(step)
+        except Exception as error:
+            raise self._take_back(intent, _words(error)) from error
+        applied = msgspec.structs.replace(intent, state=JournalState.APPLIED)
+        if trouble := self._keep(applied):
+            warning = f"the journal could not note that this was done (it can still be undone): {trouble}"
+            applied = msgspec.structs.replace(applied, warnings=(*applied.warnings, warning))
+            self.journal.entries[worker] = applied
+        return applied.warnings
+
+    def _take_back(self, intent: Entry, why: str) -> NotInjectedError:
+        try:
+            _, trouble = self._heal(
+                intent, Outcome.FAILED, why, cause=why
+            )  # notes would tell of steps that were never done
+        except CannotHealError as error:
+            residue = self.journal.entries[intent.worker].residue
+            return NotInjectedError(f"{why}; {error}", residue=residue, stuck=True)
+        return NotInjectedError(f"{why}; {trouble}" if trouble else why)
+
+    def _heal(self, entry: Entry, outcome: Outcome, error: str, cause: str) -> tuple[tuple[str, ...], str]:
+        """Undo, look, and write; return the platform's notes, and "" or the trouble with the journal."""
+        undoing = self._undo_all(entry.steps, self.journal.held(excluding=entry.worker))
+        if undoing.left:
+            what = f"worker {entry.worker} of task {entry.task}: the fault may still be there: "
+            text = what + "; ".join([*undoing.failures, *undoing.residue])
+            cause = cause.partition(what)[0].rstrip("; ")  # when tried again, the cause says what was left before
+            stuck = msgspec.structs.replace(
+                entry,
+                state=JournalState.STUCK,
+                steps=undoing.left,  # what is undone is no longer held, so that other workers do not leave it to us
+                outcome=outcome,
+                error=f"{cause}; {text}" if cause else text,
+                residue=tuple(undoing.residue),
+            )
+            if trouble := self._keep(stuck):
+                text = f"{text}; and the journal could not be written: {trouble}"
+            raise CannotHealError(text)
+        undone = msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=())
+        if trouble := self._keep(undone):
+            trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
+        return tuple(note for note in undoing.notes if note), trouble
+
+    def _undo_all(self, steps: Sequence[Step], held: Sequence[Step]) -> _Undoing:
+        undoing = _Undoing()
+        left: set[int] = set()
+        for index, step in reversed(list(enumerate(steps))):
+            try:
+                undoing.notes.append(self._undo(step, held))
+            except Exception as error:
+                undoing.failures.append(_words(error))
+                left.add(index)
+        for index, step in enumerate(steps):
+            try:
+                residue = self.platform.residue(step, held)
+            except Exception as error:
+                undoing.failures.append(f"cannot look whether anything is left: {_words(error)}")
+                left.add(index)
+            else:
+                undoing.residue.extend(residue)
+                left |= {index} if residue else set()
+        undoing.left = tuple(step for index, step in enumerate(steps) if index in left)
+        return undoing
+
+    def _undo(self, step: Step, held: Sequence[Step]) -> str:
+        for pause_s in _PAUSES_S:
+            try:
+                return self.platform.undo(step, held)
+            except Exception:
+                self._sleep(pause_s)
+        return self.platform.undo(step, held)
+
+    def _disturbance(self, step: Step) -> str:
+        try:
+            return self.platform.disturbance(step)
+        except Exception as error:
+            return f"cannot look whether it holds: {_words(error)}"
+
+    def _keep(self, entry: Entry) -> str:
+        """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
+        try:
+            self.journal.put(entry)
+        except HostError as error:
+            self.journal.entries[entry.worker] = entry
+            return str(error)
+        return ""
+
+
+def _failed(entry: Entry, error: str) -> Entry:
+    return msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=Outcome.FAILED, error=error)
+
+
+def _words(error: Exception) -> str:
+    """Return the text of an error in characters that JSON can carry; a foreign one is named."""
+    text = str(error) if isinstance(error, TrogdorBusError) else f"{type(error).__name__}: {error}"
+    return text.encode("utf-8", "backslashreplace").decode()
