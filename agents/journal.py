@@ -55,7 +55,6 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     warnings: tuple[str, ...] = ()
     residue: tuple[str, ...] = ()
-    disturbed: tuple[str, ...] = ()
 
 
 class _Identity(msgspec.Struct, frozen=True):

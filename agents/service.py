@@ -57,21 +57,30 @@ def run(settings: AgentSettings) -> int:
     check_name(settings.node, "node name", "$.node")
     held = lock(settings.state_dir)
     try:
-        journal = Journal(FileDisk(settings.state_dir))
+        disk = FileDisk(settings.state_dir)
         platform = open_platform(
             settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
         )
+        try:
+            journal = Journal(disk)
+        except HostError:  # a disk that cannot be written must not keep an earlier life's fault in force
+            _recover(Performer(Journal.read_only(disk), platform))
+            raise
         performer = Performer(journal, platform)
-        for line in performer.recover():
-            log.warning("%s", line)
-        if journal.broken:
+        _recover(performer)
+        if unread := [name for name in journal.broken if name.startswith("worker-")]:
             raise HostError(
-                f"{settings.state_dir}: cannot read {', '.join(journal.broken)}; a fault of an earlier life may still be "
-                "there: look at the file, undo it by hand, then delete it"
+                f"{settings.state_dir}: cannot read {', '.join(unread)}; a fault of an earlier life may still be there: "
+                "look at the file, undo it by hand, then delete it"
             )
         return asyncio.run(_run(settings, journal, platform, performer))
     finally:
         held.close()
+
+
+def _recover(performer: Performer) -> None:
+    for line in performer.recover():
+        log.warning("%s", line)
 
 
 async def _run(settings: AgentSettings, journal: Journal, platform: Platform, performer: Performer) -> int:

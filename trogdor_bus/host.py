@@ -1,4 +1,4 @@
-"""Who a process is on this machine: the boot, the pid and the start time, read from /proc."""
+"""This machine: who a process is (boot, pid and start time, read from /proc), and the addresses."""
 
 from __future__ import annotations
 

@@ -1,0 +1,100 @@
+"""A machine under test in memory: a set of effects, with an undo that can be repeated and shares what others hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from tests.agents.simdisk import CrashPoints
+from trogdor_bus.actions import AnyAction, BlockPorts, ProcessMatch, Suspend
+from trogdor_bus.errors import RefusedError
+from trogdor_bus.messages import Order
+from trogdor_bus.platform import Prepared, Step, Surroundings
+
+FOREIGN = frozenset({"foreign-rule", "stopped-9"})
+"""What was there before us: somebody's rule, and a process that somebody stopped."""
+
+
+def order(worker: int) -> Order:
+    """Return an order: a rule of its own, a process (7) that all orders stop, and one (9) that stood still before."""
+    suspended = tuple(Suspend(match=ProcessMatch(port=port)) for port in (7, 9))
+    actions: tuple[AnyAction, ...] = (BlockPorts(ports=(1000 + worker,)), *suspended)
+    return Order(worker=worker, task=f"task-{worker}", journal="j", remaining_ms=1000, actions=actions)
+
+
+class Machine:
+    """A `Platform`. Its failures are lists by method, one item per call: None, or the error to raise."""
+
+    def __init__(self) -> None:
+        self.points = CrashPoints()
+        self.effects: set[str] = set(FOREIGN)
+        self.done: Counter[tuple[int, str]] = Counter()
+        self.failures: dict[str, list[Exception | None]] = {}
+        self.warnings: tuple[str, ...] = ()
+        self.sticky: set[str] = set()
+        self.extra: object = None
+        self.on_prepare: Callable[[], object] = lambda: None
+
+    def addresses(self) -> tuple[str, ...]:
+        return ()
+
+    def boot_id(self) -> str:
+        return "boot"
+
+    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+        name = action.__struct_config__.tag
+        self.points.visit(f"before prepare {name}")
+        self._may_fail("prepare")
+        self.on_prepare()
+        match action:
+            case BlockPorts():
+                effect = f"rule-{worker}"
+                ours = True
+            case Suspend(match=match):
+                effect = f"stopped-{match.port}"
+                ours = effect not in self.effects or _holds(held, effect)
+            case _:
+                raise RefusedError("not on this machine")
+        self.points.visit(f"after prepare {name}")
+        undo = {"effect": effect, "ours": ours}
+        do = {"worker": worker, "effect": effect, "extra": self.extra}
+        return Prepared((Step(do, undo),), self.warnings)
+
+    def do(self, step: Step) -> None:
+        effect = step.do["effect"]
+        self.points.visit(f"before do {effect}")
+        self.done[step.do["worker"], effect] += 1
+        self.effects.add(effect)
+        self._may_fail("do")
+        self.points.visit(f"after do {effect}")
+
+    def undo(self, step: Step, held: Sequence[Step]) -> str:
+        effect = step.undo["effect"]
+        self.points.visit(f"before undo {effect}")
+        self._may_fail("undo")
+        note = "" if effect in self.effects else f"gone: {effect}"
+        if step.undo["ours"] and not _holds(held, effect):
+            self.effects -= {effect} - self.sticky
+        self.points.visit(f"after undo {effect}")
+        return note
+
+    def disturbance(self, step: Step) -> str:
+        self._may_fail("disturbance")
+        effect = step.do["effect"]
+        return "" if effect in self.effects else f"{effect} is gone"
+
+    def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
+        self._may_fail("residue")
+        effect = step.undo["effect"]
+        left = step.undo["ours"] and effect in self.effects and not _holds(held, effect)
+        return (effect,) if left else ()
+
+    def _may_fail(self, method: str) -> None:
+        failures = self.failures.get(method)
+        error = failures.pop(0) if failures else None
+        if error is not None:
+            raise error
+
+
+def _holds(held: Sequence[Step], effect: str) -> bool:
+    return any(step.undo["effect"] == effect and step.undo["ours"] for step in held)
