@@ -70,8 +70,8 @@ def run(settings: AgentSettings) -> int:
         _recover(performer)
         if unread := [name for name in journal.broken if name.startswith("worker-")]:
             raise HostError(
-                f"{settings.state_dir}: cannot read {', '.join(unread)}; a fault of an earlier life may still be there: "
-                "look at the file, undo it by hand, then delete it"
+                f"{settings.state_dir}: cannot read {', '.join(unread)}; a fault of an earlier life may still be "
+                "there: look at the file, undo it by hand, then delete it"
             )
         return asyncio.run(_run(settings, journal, platform, performer))
     finally:

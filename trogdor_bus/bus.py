@@ -12,6 +12,9 @@ from typing import Protocol
 
 from trogdor_bus.platform import Endpoint
 
+MAX_FRAME_BYTES = 8 << 20
+"""No transport carries a larger frame: it is dropped, and said so in the log."""
+
 OnFrame = Callable[[bytes], None]
 Answer = Callable[[bytes], None]
 OnRequest = Callable[[bytes, Answer], None]

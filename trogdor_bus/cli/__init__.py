@@ -1,1 +1,48 @@
-"""The command line."""
+"""The command line: the composition root. Rooms, the bus and tables are imported inside the commands."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from trogdor_bus import __version__
+from trogdor_bus.cli import cluster, daemons, keys, lab, monitor, offline, tasks
+from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.exits import report
+
+app = typer.Typer(
+    name="trogdor-bus",
+    help="Inject faults into a cluster over a message bus, and undo every one of them on time.",
+    epilog="Exit codes: 0 done, 1 the task failed, 2 bad input, 3 outcome unknown, 4 no coordinator answers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verbs in (daemons, tasks, cluster, offline, monitor, keys, lab):
+    verbs.register(app)
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    try:
+        app(prog_name="trogdor-bus")
+    except TrogdorBusError as error:
+        return report(error, as_json="--json" in sys.argv)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    return 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass

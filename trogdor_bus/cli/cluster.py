@@ -1,0 +1,112 @@
+"""What is there: `nodes`, `status`, `uptime`, and `shutdown`."""
+
+from __future__ import annotations
+
+import typer
+
+from trogdor_bus.cli import options
+from trogdor_bus.cli.options import Reach
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(epilog="Example: trogdor-bus nodes --coordinator 10.0.0.1")(nodes)
+    app.command(epilog="Example: trogdor-bus status --json")(status)
+    app.command(epilog="Example: trogdor-bus uptime")(uptime)
+    app.command(epilog="Example: trogdor-bus shutdown --coordinator 10.0.0.1")(shutdown)
+
+
+def nodes(
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """List the nodes: which are alive, since when unheard."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import Client
+    from trogdor_bus.messages import CoordinatorStatus, NodeRow
+
+    async def verb(client: Client) -> tuple[CoordinatorStatus, tuple[NodeRow, ...]]:
+        return await client.status(), await client.nodes()
+
+    status, rows = ask(Reach(coordinator, transport, keys, insecure), verb)
+    if as_json:
+        render.print_json({"nowMs": status.now_ms, "nodes": render.camel(rows)})
+    elif rows:
+        render.console().print(render.nodes_table(rows, status.now_ms))
+    else:
+        print("No nodes: start an agent on each (trogdor-bus agent --node NAME --coordinator HOST).")
+
+
+def status(
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Say whether the coordinator runs, since when, and what it is."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.logs import escape
+
+    reach = Reach(coordinator, transport, keys, insecure)
+    found = ask(reach, lambda client: client.status())
+    if as_json:
+        render.print_json(render.camel(found))
+        return
+    print(f"Coordinator is running at {reach.where()}.")
+    print(f"\tStart time: {render.date(found.server_start_ms)}")
+    listening = " (still listening for its agents)" if found.listening else ""
+    print(f"\tVersion: {escape(found.version)}, epoch {found.epoch}{listening}")
+
+
+def uptime(
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Say for how long the coordinator has been running."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+
+    reach = Reach(coordinator, transport, keys, insecure)
+    found = ask(reach, lambda client: client.status())
+    if as_json:
+        render.print_json({"serverStartMs": found.server_start_ms, "nowMs": found.now_ms})
+        return
+    print(f"Coordinator is running at {reach.where()}.")
+    print(f"\tStart time: {render.date(found.server_start_ms)}")
+    print(f"\tCurrent server time: {render.date(found.now_ms)}")
+    print(f"\tUptime: {render.duration(found.now_ms - found.server_start_ms)}")
+
+
+def shutdown(
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """End the coordinator.
+
+    Running faults go on to their deadlines; the agents undo them by themselves.
+    """
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+
+    reach = Reach(coordinator, transport, keys, insecure)
+    ask(reach, lambda client: client.shutdown())
+    if as_json:
+        render.print_json({})
+    else:
+        print(f"The coordinator at {reach.where()} ends; running faults go on to their deadlines.")

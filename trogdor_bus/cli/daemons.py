@@ -1,0 +1,121 @@
+"""The two daemons: `coordinator` and `agent`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trogdor_bus.cli import options
+from trogdor_bus.errors import SpecError
+
+_CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(epilog="Example: trogdor-bus coordinator --bind 10.0.0.1 --config cluster.yaml")(coordinator)
+    app.command(epilog="Example: trogdor-bus agent --node node1 --coordinator 10.0.0.1")(agent)
+
+
+def coordinator(
+    *,
+    transport: options.Transport = "zmq",
+    bind: Annotated[
+        str, typer.Option("--bind", metavar="ADDR", help="The address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=1, max=options.MAX_PORT, help="The first of four ports.")
+    ] = options.DEFAULT_PORT,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", "--coordinator.config", metavar="FILE", help=_CONFIG_HELP)
+    ] = None,
+    node_name: Annotated[str, typer.Option("--node-name", "-n", hidden=True)] = "",
+    state_dir: options.StateDir = None,
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+    adopt: Annotated[
+        bool, typer.Option("--adopt", help="With an empty state: keep faults that already run, to their deadlines.")
+    ] = False,
+    abort_all: Annotated[
+        bool, typer.Option("--abort-all", help="With an empty state: undo faults that already run.")
+    ] = False,
+    log_level: options.LogLevel = "info",
+    log_json: options.LogJson = False,
+) -> None:
+    """Run the coordinator, which tells the agents."""
+    from trogdor_bus import logs
+    from trogdor_bus.config import CoordinatorSettings, load_cluster
+
+    if adopt and abort_all:
+        raise SpecError("--adopt and --abort-all exclude each other", remedy="drop one")
+    logs.set_up(log_level, log_json)
+    cluster = load_cluster(config) if config else None
+    if cluster and node_name:
+        cluster.require(node_name)
+    settings = CoordinatorSettings(
+        url=options.bus_url(transport, bind.strip("[]"), port),
+        state_dir=options.state_dir(state_dir, "coordinator"),
+        keys=options.keys_dir(keys, insecure),
+        config=cluster,
+        adopt=adopt,
+        abort_all=abort_all,
+    )
+    from trogdor_bus.coordinator.service import run
+
+    raise typer.Exit(run(settings))
+
+
+def agent(
+    *,
+    node: Annotated[str, typer.Option("--node", "--node-name", "-n", metavar="NAME", help="The name of this node.")],
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    attach: Annotated[
+        str,
+        typer.Option(
+            "--attach",
+            metavar="WHERE",
+            help="Act on another network namespace: netns:NAME, pid:PID or container:NAME.",
+        ),
+    ] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", "--agent.config", metavar="FILE", help=_CONFIG_HELP)
+    ] = None,
+    lease: Annotated[
+        str | None,
+        typer.Option("--lease", metavar="TIME", help='Undo after so long without the coordinator: 30s, or "off".'),
+    ] = None,
+    state_dir: options.StateDir = None,
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+    log_level: options.LogLevel = "info",
+    log_json: options.LogJson = False,
+) -> None:
+    """Run the agent of a node, which does and undoes."""
+    from trogdor_bus import logs
+    from trogdor_bus.config import AgentSection, AgentSettings, ClusterConfig, load_config, parse_lease_ms
+    from trogdor_bus.names import check_name
+
+    check_name(node, "node name")
+    if attach and attach.partition(":")[0] not in ("netns", "pid", "container"):
+        raise SpecError(f"--attach {attach!r} names nothing", remedy="write netns:NAME, pid:PID or container:NAME")
+    logs.check(log_level)
+    cluster, section = load_config(config) if config else (ClusterConfig(), AgentSection())
+    if cluster.nodes:
+        cluster.require(node)
+    settings = AgentSettings(
+        node=node,
+        url=options.bus_url(transport, *options.parse_address(coordinator)),
+        state_dir=options.state_dir(state_dir, f"agent-{node}"),
+        keys=options.keys_dir(keys, insecure),
+        platform=cluster.platform,
+        attach=attach,
+        allow_commands=section.allow_commands,
+        lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
+        ceiling_ms=section.ceiling_ms,
+    )
+    from trogdor_bus.agents.__main__ import Start, become
+
+    become(Start(settings=settings, log_level=log_level, log_json=log_json))

@@ -1,0 +1,215 @@
+"""The monitor's screens: live on a terminal, lines elsewhere, JSON lines for machines."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from trogdor_bus.cli import render
+from trogdor_bus.cli.options import Reach
+from trogdor_bus.errors import BusError
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorldView, decode, encode
+from trogdor_bus.states import TaskState
+from trogdor_bus.view import View
+
+SILENCE_S = 3.0
+TICK_S = 0.25
+REMEMBERED_EVENTS = 1000
+
+
+def watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
+    """Show everything that is announced, until Ctrl-C or for `limit_s`; return 4 if nothing was heard, else 0."""
+    try:
+        return asyncio.run(_watch(reach, as_json, limit_s))
+    except KeyboardInterrupt:
+        return 130 if as_json else 0
+
+
+class _Screen(Protocol):
+    def view(self, world: WorldView) -> None: ...
+
+    def event(self, event: AnyEvent) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def tick(self) -> None: ...
+
+
+class _Ears:
+    """Decodes what is heard, drops what was heard already, and notices silence."""
+
+    def __init__(self, screen: _Screen, silence_text: str) -> None:
+        self._screen, self._silence_text = screen, silence_text
+        self._seen: deque[tuple[int, int]] = deque(maxlen=REMEMBERED_EVENTS)
+        self._last = time.monotonic()
+        self._silent = False
+        self._broken = ""
+        self.heard = False
+
+    def hear(self, topic: str, frame: bytes) -> None:
+        self._last, self.heard = time.monotonic(), True
+        if self._silent:
+            self._silent = False
+            self._screen.say("The coordinator is heard again.")
+        try:
+            if topic.startswith(VIEW_TOPIC):
+                self._screen.view(decode(frame, WorldView))
+            elif topic.startswith(EVENT_TOPIC):
+                self._hear_event(decode(frame, AnyEvent))
+        except BusError as error:
+            if str(error) != self._broken:
+                self._broken = str(error)
+                self._screen.say(f"A frame is left out: {error}")
+
+    def _hear_event(self, event: AnyEvent) -> None:
+        if (event.at_ms, event.seq) not in self._seen:
+            self._seen.append((event.at_ms, event.seq))
+            self._screen.event(event)
+
+    def tick(self) -> None:
+        if not self._silent and time.monotonic() - self._last > SILENCE_S:
+            self._silent = True
+            self._screen.say(self._silence_text)
+        self._screen.tick()
+
+
+async def _watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
+    bus = reach.monitor()
+    silence_text = f"Nothing is heard from {reach.where()} for {SILENCE_S:g} s; still listening.{reach.advice()}"
+    try:
+        with _screen(as_json, reach.where()) as screen:
+            ears = _Ears(screen, silence_text)
+            bus.receive(ears.hear)
+            end = time.monotonic() + limit_s if limit_s is not None else None
+            while end is None or time.monotonic() < end:
+                await asyncio.sleep(TICK_S if end is None else max(0.0, min(TICK_S, end - time.monotonic())))
+                ears.tick()
+    finally:
+        bus.close()
+    return 0 if ears.heard else 4
+
+
+@contextmanager
+def _screen(as_json: bool, where: str) -> Iterator[_Screen]:
+    if as_json:
+        yield _JsonLines()
+    elif not sys.stdout.isatty():
+        yield _Lines()
+    else:
+        screen = _LiveScreen(render.console(), where)
+        with screen.live:
+            yield screen
+
+
+class _JsonLines:
+    """One JSON line per event, and per view as {"view": ...}; words for people go to standard error."""
+
+    def view(self, world: WorldView) -> None:
+        _print_raw(b'{"view":' + encode(world) + b"}")
+
+    def event(self, event: AnyEvent) -> None:
+        _print_raw(encode(event))
+
+    def say(self, text: str) -> None:
+        render.print_line(render.console(stderr=True), text)
+
+    def tick(self) -> None:
+        pass
+
+
+class _Lines:
+    """A line per event; the first view as one line."""
+
+    def __init__(self) -> None:
+        self._console = render.console()
+        self._greeted = False
+
+    def view(self, world: WorldView) -> None:
+        if not self._greeted:
+            self._greeted = True
+            self.say(_summary(_view_of(world)))
+
+    def event(self, event: AnyEvent) -> None:
+        _print_event(self._console, event)
+
+    def say(self, text: str) -> None:
+        render.print_line(self._console, text)
+
+    def tick(self) -> None:
+        sys.stdout.flush()
+
+
+class _LiveScreen:
+    """Nodes and running tasks at the bottom of the terminal, events scrolling above."""
+
+    def __init__(self, console: Console, where: str) -> None:
+        self._where = where
+        self._view = View()
+        self._offset_ms: int | None = None
+        self.live = Live(render.text(f"listening to {where} ..."), console=console, auto_refresh=False)
+
+    def view(self, world: WorldView) -> None:
+        self._view.replace(world)
+        self._offset_ms = world.at_ms - time.monotonic_ns() // 1_000_000
+
+    def event(self, event: AnyEvent) -> None:
+        self._view.apply(event)
+        _print_event(self.live.console, event)
+
+    def say(self, text: str) -> None:
+        render.print_line(self.live.console, text, "yellow")
+
+    def tick(self) -> None:
+        if self._offset_ms is not None:
+            self.live.update(self._screen(time.monotonic_ns() // 1_000_000 + self._offset_ms), refresh=True)
+
+    def _screen(self, now_ms: int) -> RenderableType:
+        head = render.text(f"{self._where}: {_summary(self._view)}", "bold")
+        nodes = sorted(self._view.nodes.values(), key=lambda node: node.name)
+        return Group(head, render.nodes_table(nodes, now_ms), _running(self._view, now_ms))
+
+
+def _running(view: View, now_ms: int) -> Table:
+    result = render.table("TASK", "STATE", "", "LEFT")
+    for task in sorted(view.tasks.values(), key=lambda task: task.id):
+        if task.state is TaskState.DONE:
+            continue
+        total = max(task.duration_ms, 1)
+        left_ms = task.end_ms - now_ms
+        bar = ProgressBar(total=total, completed=min(max(total - left_ms, 0), total), width=14)
+        waits = task.state is TaskState.PENDING
+        left = f"starts in {render.duration(task.start_ms - now_ms)}" if waits else render.duration(left_ms)
+        name = render.text(f"{task.id} ({render.kind_of(task)})")
+        result.add_row(name, render.text(task.state.value), bar, render.text(left))
+    return result
+
+
+def _view_of(world: WorldView) -> View:
+    view = View()
+    view.replace(world)
+    return view
+
+
+def _summary(view: View) -> str:
+    alive = sum(node.alive for node in view.nodes.values())
+    going = sum(task.state is not TaskState.DONE for task in view.tasks.values())
+    return f"{alive} of {len(view.nodes)} nodes alive, {going} tasks under way"
+
+
+def _print_event(console: Console, event: AnyEvent) -> None:
+    render.print_line(console, f"{render.date(event.at_ms)} {event.text}")
+
+
+def _print_raw(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()

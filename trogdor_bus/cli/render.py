@@ -1,0 +1,188 @@
+"""What people see: texts without control characters, dates and durations as Trogdor writes them, tables."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trogdor_bus.logs import escape
+from trogdor_bus.messages import NodeRow, Plan, TaskInfo
+from trogdor_bus.registry import registry
+from trogdor_bus.states import Outcome, TaskRow, TaskState, trogdor_json
+
+PIPE_WIDTH = 200
+_COLOURS = {
+    "PENDING": "cyan",
+    "RUNNING": "green",
+    "STOPPING": "yellow",
+    "STUCK": "bold red",
+    "alive": "green",
+    "silent": "bold red",
+    "never heard": "yellow",
+    Outcome.FAILED.value: "bold red",
+    Outcome.UNKNOWN.value: "bold yellow",
+}
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console that interprets no markup; wide where nobody's terminal sets the width."""
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+
+
+def text(value: object, style: str = "") -> Text:
+    """Return `value` for showing: control characters escaped, coloured where its word has a colour."""
+    shown = str(value)
+    return Text("\n".join(escape(line) for line in shown.split("\n")), style=style or _COLOURS.get(shown, ""))
+
+
+def print_line(to: Console, line: str, style: str = "") -> None:
+    """Print one line; only a terminal's width breaks it."""
+    to.print(text(line, style), soft_wrap=not to.is_terminal)
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table that wraps its cells and never cuts them."""
+    result = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    return result
+
+
+def add_row(to: Table, *cells: object) -> None:
+    """Add a row, each cell made safe to show."""
+    to.add_row(*[cell if isinstance(cell, Text) else text(cell) for cell in cells])
+
+
+def date(ms: int) -> str:
+    """Return epoch ms as ISO date and time with the local offset, the fraction trimmed (Trogdor's format)."""
+    try:
+        moment = datetime.datetime.fromtimestamp(ms // 1000).astimezone()
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms after 1970"
+    fraction = f".{ms % 1000:03d}".rstrip("0").rstrip(".")
+    offset = moment.strftime("%z")
+    zone = "Z" if offset == "+0000" else f"{offset[:3]}:{offset[3:]}"
+    return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}{zone}"
+
+
+def duration(ms: int) -> str:
+    """Return ms as Trogdor does: 1h2m3s, zero parts skipped, ms dropped."""
+    minutes, seconds = divmod(max(ms, 0) // 1000, 60)
+    hours, minutes = divmod(minutes, 60)
+    return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if n) or "0s"
+
+
+def info_text(task: TaskRow) -> str:
+    """Return Trogdor's INFO column, with the outcomes that Trogdor does not know named beside it."""
+    match task.state:
+        case TaskState.PENDING:
+            return f"Will start at {date(task.start_ms)}"
+        case TaskState.RUNNING:
+            return f"Started {date(task.started_ms)}; will stop after {duration(task.duration_ms)}"
+        case TaskState.STOPPING:
+            return f"Started {date(task.started_ms)}"
+    word = "FAILED" if task.error else "CANCELLED" if task.cancelled else "FINISHED"
+    after = f" after {duration(task.done_ms - task.started_ms)}" if task.started_ms >= 0 else " before its start"
+    plain = task.outcome in (Outcome.NONE, Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED)
+    return f"{word} at {date(task.done_ms)}{after}" + ("" if plain else f" ({task.outcome})")
+
+
+def class_of(task: TaskRow) -> str:
+    """Return the class of a task's spec."""
+    return str(json.loads(bytes(task.spec)).get("class", "?"))
+
+
+def kind_of(task: TaskRow) -> str:
+    """Return the alias of a task's class where it has one, else its last part."""
+    tag = class_of(task)
+    found = registry().by_tag.get(tag)
+    return found.aliases[0] if found and found.aliases else tag.rpartition(".")[2]
+
+
+def tasks_table(infos: Sequence[TaskInfo]) -> Table:
+    """Return ID, TYPE, STATE and INFO of tasks."""
+    result = table("ID", "TYPE", "STATE", "INFO")
+    for info in infos:
+        add_row(result, info.task.id, kind_of(info.task), info.task.state.value, info_text(info.task))
+    return result
+
+
+def workers_table(info: TaskInfo) -> Table:
+    """Return NODE, STATE, STATUS and NOTES of a task's workers."""
+    result = table("NODE", "STATE", "STATUS", "NOTES")
+    for worker in info.workers:
+        notes = [f"error: {worker.error}"] if worker.error and worker.error != worker.status else []
+        notes += [f"warning: {note}" for note in worker.warnings]
+        notes += [f"disturbed: {note}" for note in worker.disturbed]
+        notes += [f"left behind: {note}" for note in worker.residue]
+        notes += [f"left out: {note}" for note in worker.left_out]
+        state = worker.outcome.value or worker.state.value
+        add_row(result, worker.node, state, worker.status, "\n".join(notes))
+    return result
+
+
+def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
+    """Return the nodes with what was last heard of them; `now_ms` is on the coordinator's clock."""
+    result = table("NODE", "STATE", "HEARD", "ADDRESSES", "NOTE")
+    for node in nodes:
+        heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
+        tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
+        note = "\n".join(part for part in (node.note, tags) if part)
+        add_row(result, node.name, node_state(node), heard, "\n".join(node.addresses) or node.hostname, note)
+    return result
+
+
+def node_state(node: NodeRow) -> str:
+    """Return "alive", "silent" or "never heard"."""
+    return "alive" if node.alive else "never heard" if node.heard_ms < 0 else "silent"
+
+
+def print_plan(plan: Plan) -> None:
+    """Print what each node would do and undo, what was left out, and the warnings."""
+    to = console()
+    for node in plan.nodes:
+        print_line(to, node.node if node.alive else f"{node.node} (its agent is silent)", "bold")
+        for do, undo in node.steps:
+            print_line(to, f"  do    {do}")
+            print_line(to, f"  undo  {undo}")
+        for reason in node.left_out:
+            print_line(to, f"  left out  {reason}")
+    for warning in plan.warnings:
+        print_line(to, f"warning: {warning}", "yellow")
+
+
+def task_json(info: TaskInfo) -> dict[str, Any]:
+    """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
+    task = info.task
+    ours = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
+    return {**trogdor_json(task, list(info.workers)), **ours, "workers": camel(info.workers)}
+
+
+def camel(value: Any) -> Any:
+    """Return Structs as JSON-like values with camelCase names."""
+    return _camel(msgspec.json.decode(msgspec.json.encode(value)))
+
+
+def _camel(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {re.sub("_([a-z])", lambda m: m[1].upper(), key): _camel(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_camel(item) for item in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document on standard output."""
+    print(json.dumps(value, indent=2))

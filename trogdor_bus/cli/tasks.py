@@ -1,0 +1,181 @@
+"""Tasks: `submit`, `tasks`, `show`, `stop`, `destroy`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from trogdor_bus.cli import options
+from trogdor_bus.cli.offline import SpecArgument, read_spec
+from trogdor_bus.cli.options import Reach
+from trogdor_bus.errors import NoCoordinatorError, SpecError
+
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the task.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command(epilog="Example: trogdor-bus submit examples/partition.json --wait")(submit)
+    app.command(epilog="Example: trogdor-bus tasks --state RUNNING")(tasks)
+    app.command(epilog="Example: trogdor-bus show partition-7f3a9c")(show)
+    app.command(epilog="Example: trogdor-bus stop partition-7f3a9c --wait")(stop)
+    app.command(epilog="Example: trogdor-bus destroy partition-7f3a9c")(destroy)
+
+
+def submit(
+    spec: SpecArgument,
+    *,
+    id: Annotated[
+        str | None, typer.Option("--id", help="The id; sending the same id and spec again is harmless.")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells the outcome.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each node would do and undo; do not.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Allow what would cut the coordinator itself.")] = False,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Create a task from a spec: JSON, JSON with comments, or YAML."""
+    from trogdor_bus.cli import render, waiting
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import new_id
+    from trogdor_bus.names import check_name
+    from trogdor_bus.spec import wire
+
+    found = read_spec(spec)
+    body = wire(found)
+    reach = Reach(coordinator, transport, keys, insecure)
+    if dry_run:
+        plan = ask(reach, lambda client: client.validate(body, force))
+        if as_json:
+            render.print_json({**render.camel(plan), "spec": json.loads(bytes(plan.spec))})
+        else:
+            render.print_plan(plan)
+        return
+    task_id = new_id(found.aliases[0] if found.aliases else "task") if id is None else check_name(id, "task id")
+    announce = json.dumps({"id": task_id}) if as_json else f"Task {task_id}"
+    print(announce, file=sys.stderr if as_json else sys.stdout, flush=True)
+    ask(reach, lambda client: client.validate(body, force))
+    try:
+        ask(reach, lambda client: client.create(task_id, body, force))
+    except NoCoordinatorError as error:
+        again = f"the task may or may not exist; ask again with the same id: trogdor-bus submit ... --id {task_id}"
+        raise waiting.outcome_unknown(f"{error}\n{again}", as_json) from None
+    if wait:
+        raise typer.Exit(waiting.wait(reach, task_id, as_json))
+    if as_json:
+        render.print_json({"id": task_id})
+    else:
+        print(f"Submitted. To see it: trogdor-bus show {task_id}    To end it: trogdor-bus stop {task_id}")
+
+
+def tasks(
+    *,
+    state: Annotated[
+        str, typer.Option("--state", "-s", metavar="STATE", help="PENDING, RUNNING, STOPPING or DONE.")
+    ] = "",
+    id: Annotated[list[str] | None, typer.Option("--id", "-i", help="Only this task; can be repeated.")] = None,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """List tasks."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.messages import ListTasks
+    from trogdor_bus.states import TaskState
+
+    if state and state.upper() not in TaskState.__members__:
+        raise SpecError(f"State {state} is invalid. Must be one of [{', '.join(TaskState)}]")
+    query = ListTasks(ids=tuple(id or ()), state=state.upper())
+    found = ask(Reach(coordinator, transport, keys, insecure), lambda client: client.tasks(query))
+    if as_json:
+        render.print_json({"tasks": {info.task.id: render.task_json(info) for info in found}})
+    elif found:
+        render.console().print(render.tasks_table(found))
+    else:
+        print("No matching tasks found.")
+
+
+def show(
+    id: IdArgument,
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Show one task: its state, what each node says, its spec."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+
+    info = ask(Reach(coordinator, transport, keys, insecure), lambda client: client.show(id))
+    if as_json:
+        render.print_json(render.task_json(info))
+        return
+    console, task = render.console(), info.task
+    kind, told = render.class_of(task), render.info_text(task)
+    render.print_line(console, f"Task {task.id} of type {kind} is {task.state}. {told}")
+    if task.error:
+        render.print_line(console, f"Error: {task.error}", "red")
+    if info.workers:
+        console.print(render.workers_table(info))
+    render.print_line(console, f"Spec: {json.dumps(json.loads(bytes(task.spec)), indent=2)}")
+
+
+def stop(
+    id: IdArgument,
+    *,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is undone.")] = False,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Stop a task: its faults are undone now."""
+    from trogdor_bus.cli import render, waiting
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import Client
+
+    reach = Reach(coordinator, transport, keys, insecure)
+
+    async def verb(client: Client) -> None:
+        await client.show(id)  # the coordinator itself ignores an unknown id, as Trogdor does
+        await client.stop(id)
+
+    ask(reach, verb)
+    if wait:
+        raise typer.Exit(waiting.wait(reach, id, as_json, cancelled_is_success=True))
+    if as_json:
+        render.print_json({"id": id})
+    else:
+        render.print_line(render.console(), f"Task {id} is asked to stop; when it is DONE, everything is undone.")
+
+
+def destroy(
+    id: IdArgument,
+    *,
+    as_json: options.AsJson = False,
+    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
+    transport: options.Transport = "zmq",
+    keys: options.Keys = None,
+    insecure: options.Insecure = False,
+) -> None:
+    """Stop a task on its agents and forget it."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+
+    ask(Reach(coordinator, transport, keys, insecure), lambda client: client.destroy(id))
+    if as_json:
+        render.print_json({"id": id})
+    else:
+        render.print_line(render.console(), f"Task {id} is forgotten, and its faults are being undone.")

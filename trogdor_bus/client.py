@@ -1,0 +1,167 @@
+"""The client that everybody uses: asks a coordinator, gives back Structs, raises our errors."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self, TypeVar
+
+import msgspec
+
+from trogdor_bus import errors
+from trogdor_bus.bus import ClientBus
+from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
+from trogdor_bus.messages import (
+    AskStatus,
+    CoordinatorStatus,
+    CreateTask,
+    DestroyTask,
+    ListNodes,
+    ListTasks,
+    NodeRow,
+    Plan,
+    Reply,
+    Request,
+    ShowTask,
+    Shutdown,
+    StopTask,
+    TaskInfo,
+    ValidateSpec,
+    decode,
+    encode,
+)
+from trogdor_bus.states import TaskState
+
+TIMEOUT_S = 3.0
+POLL_S = 0.2
+CREATE_TRIES = 3
+
+_T = TypeVar("_T")
+_PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
+    cls.__name__: cls
+    for cls in (
+        errors.ConflictError,
+        errors.NotFoundError,
+        errors.RefusedError,
+        errors.BusError,
+        errors.HostError,
+        errors.CannotHealError,
+        errors.FencedError,
+    )
+}
+
+
+def new_id(alias: str) -> str:
+    """Return a fresh task id that people can read, such as "partition-7f3a9c"."""
+    return f"{alias}-{secrets.token_hex(3)}"
+
+
+class Client:
+    """Asks the coordinator at the other end of `bus`; `where` is how messages call it. Use it as `async with`.
+
+    Every method raises NoCoordinatorError if nobody answers within `timeout_s`, and whatever error the coordinator
+    answers with.
+    """
+
+    def __init__(self, bus: ClientBus, where: str, timeout_s: float = TIMEOUT_S) -> None:
+        self._bus, self._where, self._timeout_s = bus, where, timeout_s
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bus.close()
+
+    async def create(self, id: str, spec: bytes, force: bool = False) -> TaskInfo:
+        """Create a task from the JSON of a spec and return it; the same id with the same spec is the same task.
+
+        Asks up to three times. NoCoordinatorError then means: the task may or may not exist.
+        """
+        request = CreateTask(id=id, spec=msgspec.Raw(spec), force=force)
+        for _ in range(CREATE_TRIES - 1):
+            try:
+                return await self._ask(request, TaskInfo)
+            except NoCoordinatorError:
+                continue
+        return await self._ask(request, TaskInfo)
+
+    async def validate(self, spec: bytes, force: bool = False) -> Plan:
+        """Return what the spec would do to the cluster; SpecError or RefusedError if it cannot be done."""
+        return await self._ask(ValidateSpec(spec=msgspec.Raw(spec), force=force), Plan)
+
+    async def stop(self, id: str) -> None:
+        """Ask for the end of a task; done when its state is DONE."""
+        await self._answer(StopTask(id=id))
+
+    async def destroy(self, id: str) -> None:
+        """Stop a task on its agents and forget it."""
+        await self._answer(DestroyTask(id=id))
+
+    async def show(self, id: str) -> TaskInfo:
+        """Return one task with its workers; NotFoundError if there is none."""
+        return await self._ask(ShowTask(id=id), TaskInfo)
+
+    async def tasks(self, query: ListTasks | None = None) -> tuple[TaskInfo, ...]:
+        """Return the tasks that match, by id; all without a query."""
+        return await self._ask(query or ListTasks(), tuple[TaskInfo, ...])
+
+    async def nodes(self) -> tuple[NodeRow, ...]:
+        """Return the nodes, by name."""
+        return await self._ask(ListNodes(), tuple[NodeRow, ...])
+
+    async def status(self) -> CoordinatorStatus:
+        """Return when the coordinator started, and what it is."""
+        return await self._ask(AskStatus(), CoordinatorStatus)
+
+    async def shutdown(self) -> None:
+        """Ask the coordinator to end; faults go on to their deadlines."""
+        await self._answer(Shutdown())
+
+    async def wait(
+        self, id: str, on_change: Callable[[TaskInfo], None] = lambda info: None, silence_s: float = 60.0
+    ) -> TaskInfo:
+        """Return the task once it is DONE, calling `on_change` with each new state of it on the way.
+
+        NoCoordinatorError after `silence_s` without an answer: the outcome is then unknown.
+        """
+        last: TaskInfo | None = None
+        heard = time.monotonic()
+        while True:
+            try:
+                info = await self.show(id)
+            except NoCoordinatorError:
+                if time.monotonic() - heard > silence_s:
+                    raise
+                continue
+            heard = time.monotonic()
+            if info != last:
+                on_change(info)
+                last = info
+            if info.task.state is TaskState.DONE:
+                return info
+            await asyncio.sleep(POLL_S)
+
+    async def _ask(self, request: Request, kind: type[_T]) -> _T:
+        reply = await self._answer(request)
+        try:
+            return msgspec.json.decode(reply.result, type=kind)
+        except msgspec.DecodeError as error:
+            raise BusError(f"cannot read the answer of {self._where}: {error}; is it another version?") from None
+
+    async def _answer(self, request: Request) -> Reply:
+        frame = await self._bus.request(encode(request), self._timeout_s)
+        reply: Reply = decode(frame, Reply)
+        if reply.error:
+            raise _raised(reply)
+        return reply
+
+
+def _raised(reply: Reply) -> TrogdorBusError:
+    if reply.error == SpecError.__name__:
+        return SpecError(reply.message, path=reply.path, remedy=reply.remedy)
+    return _PLAIN_ERRORS.get(reply.error, TrogdorBusError)(reply.message)

@@ -1,0 +1,34 @@
+"""How a command ends in an error: what people and machines read, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from trogdor_bus.errors import (
+    ConflictError,
+    NoCoordinatorError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    TrogdorBusError,
+)
+from trogdor_bus.logs import escape
+
+_BAD_INPUT = (SpecError, ConflictError, NotFoundError, RefusedError)
+
+
+def report(error: TrogdorBusError, *, as_json: bool = False) -> int:
+    """Print the error on standard error and return the exit code: 2 bad input, 4 no coordinator, 1 anything else."""
+    if as_json:
+        spec_error = error if isinstance(error, SpecError) else None
+        fields = {
+            "error": type(error).__name__,
+            "message": spec_error.message if spec_error else str(error),
+            "path": spec_error.path if spec_error else "$",
+            "remedy": spec_error.remedy if spec_error else "",
+        }
+        print(json.dumps(fields), file=sys.stderr)
+    else:
+        print("error: " + "\n".join(escape(line) for line in str(error).split("\n")), file=sys.stderr)
+    return 4 if isinstance(error, NoCoordinatorError) else 2 if isinstance(error, _BAD_INPUT) else 1
