@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer and make, nothing else beforehand: the rest is installed into .venv.
+
+SHELL := /bin/sh
+export PATH := $(PATH):/usr/sbin:/sbin
+
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+BIN := .venv/bin
+READY := .venv/.ready
+SEEDS ?= 5000
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help demo test check fmt sim bench test-all reference clean system
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY) system ## Cut a small cluster in two and freeze a process, and watch both heal
+	$(BIN)/trogdor-bus demo
+
+test: $(READY) system ## Run all tests but the long simulation (under five minutes)
+	$(PYTEST) -n 2 -m "not e2e"
+	$(PYTEST) -m e2e
+
+check: $(READY) ## Lint, format, types, who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(READY) ## Format the code
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+sim: $(READY) ## Simulate whole clusters, SEEDS=5000 different ones
+	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+
+bench: $(READY) system ## Measure, print tables, write JSON to benchmarks/results
+	$(BIN)/python -m benchmarks
+
+test-all: test sim ## Run the tests and the long simulation
+
+reference: $(READY) ## Write the generated parts of docs/reference
+	$(BIN)/python -m tests.house.reference
+
+clean: ## Remove .venv, caches and builds
+	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system: ## Install what the system lacks (root, Debian or Ubuntu), or print the command to type
+	@.ci/setup ip=iproute2 iptables=iptables nsenter=util-linux ps=procps ping=iputils-ping
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/setup python-venv=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,105 @@
+"""docs/how-to/add-a-fault.md is true: its fault, its test and its entry point work as they stand there."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.house.test_docs import blocks
+from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.errors import DuplicateSpecError, SpecError
+from trogdor_bus.registry import Registry
+from trogdor_bus.spec import wire
+from trogdor_bus.topology import Node, Topology
+
+PAGE = "docs/how-to/add-a-fault.md"
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a directory with the page's package, installed as a package manager would."""
+    fault, test = blocks(PAGE, "python")
+    (tmp_path / "my_faults.py").write_text(fault)
+    (tmp_path / "test_my_faults.py").write_text(test)
+    (project,) = (tomllib.loads(text) for text in blocks(PAGE, "toml"))
+    lines = []
+    for group, entries in project["project"]["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    info = tmp_path / "my_faults-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-faults\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def my_faults(package: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("my_faults", package / "my_faults.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_it_is_as_short_as_promised(package: Path) -> None:
+    assert 20 <= len((package / "my_faults.py").read_text().splitlines()) <= 60
+
+
+def test_its_actions_equal_a_literal(my_faults: ModuleType) -> None:
+    cls = my_faults.MinorityPauseFaultSpec
+    topology = Topology(nodes={name: Node(name=name) for name in ("node1", "node2", "node3", "node4", "node5")})
+    spec = Registry([cls]).decode(cls.example)
+    targets = spec.targets(topology)
+    assert len(targets) == 2 and targets < set(cls.example["nodes"])
+    assert targets == Registry([cls]).decode(cls.example).targets(topology)
+    for node in targets:
+        assert spec.actions(node, topology) == (Suspend(match=ProcessMatch(command="kafka.Kafka")),)
+    assert json.loads(wire(spec)) == {"startMs": 0, **cls.example, "class": "my_faults.MinorityPauseFaultSpec"}
+
+
+def test_it_refuses_what_it_should(my_faults: ModuleType) -> None:
+    decode = Registry([my_faults.MinorityPauseFaultSpec]).decode
+    with pytest.raises(SpecError, match="nodes: has no minority"):
+        decode({"class": "minority-pause", "nodes": ["node1", "node2"], "match": "x"})
+    with pytest.raises(SpecError, match="match: is blank"):
+        decode({"class": "minority-pause", "nodes": ["node1", "node2", "node3"]})
+
+
+def test_two_specs_cannot_share_a_name(my_faults: ModuleType) -> None:
+    cls = my_faults.MinorityPauseFaultSpec
+    other = type("Other", (cls,), {"aliases": ("minority-pause",)}, frozen=True, tag="other.Other")
+    with pytest.raises(DuplicateSpecError, match="minority-pause"):
+        Registry([cls, other])
+
+
+def python(package: Path, *words: str) -> str:
+    paths = os.pathsep.join([str(package), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=package,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_entry_point_makes_it_known_to_the_command_line(package: Path) -> None:
+    told = json.loads(python(package, "-m", "trogdor_bus", "faults", "minority-pause", "--json"))
+    assert told["class"] == "my_faults.MinorityPauseFaultSpec"
+    valid = python(package, "-m", "trogdor_bus", "validate", json.dumps(told["example"]))
+    assert valid.startswith("Valid: my_faults.MinorityPauseFaultSpec")
+
+
+def test_the_test_on_the_page_passes(package: Path) -> None:
+    assert "1 passed" in python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_faults.py")
