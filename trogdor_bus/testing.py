@@ -38,7 +38,7 @@ class RecordingPlatform:
         """Record the action and return one step for it, numbered from 1; its `do` holds the action as JSON would."""
         self.asked.append(action)
         number = {"step": len(self.asked), "worker": worker}
-        step = Step(do={**number, "action": msgspec.to_builtins(action)}, undo=dict(number))
+        step = Step(do={**number, "action": msgspec.json.decode(msgspec.json.encode(action))}, undo=dict(number))
         return Prepared((step,))
 
     def do(self, step: Step) -> None:

@@ -1,0 +1,120 @@
+"""Our chains in the firewall of a namespace: which iptables, install, remove, and look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
+from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Table
+from trogdor_bus.agents.platforms.linux.rules import (
+    Family,
+    Ruleset,
+    deviation,
+    has_rules,
+    parse,
+    render_install,
+    render_remove,
+)
+from trogdor_bus.errors import HostError
+
+LOCK_WAIT_S = 5
+ATTEMPTS = 3
+NAMES: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
+
+
+def choose_tool(namespace: Namespace, family: Family) -> str:
+    """Return the absolute path of the iptables whose rules the namespace uses; HostError if there is none.
+
+    That is the default one, unless it has no rules and the other backend (nft or legacy) has some.
+    """
+    name = NAMES[family]
+    default = _pinned(require_tool(name, "iptables"))
+    if not has_rules(namespace.call(lambda: run([f"{default}-save"]))):
+        for other in filter(None, (find_tool(f"{name}-nft"), find_tool(f"{name}-legacy"))):
+            if other != default and _shows_rules(namespace, other):
+                return other
+    return default
+
+
+def knows_ipv6(namespace: Namespace) -> bool:
+    """Return whether the kernel speaks IPv6 in that namespace."""
+    return namespace.call(lambda: Path("/proc/thread-self/net/if_inet6").exists())
+
+
+def install(namespace: Namespace, table: Table) -> None:
+    """Put our chains in place, first in their hooks, and read them back; doing it twice is the same as once."""
+    _change(namespace, table.tool, lambda before: render_install(table.chains, before))
+    now = _read(namespace, table.tool)
+    for chain in table.chains:
+        if what := deviation(chain, now):
+            raise HostError(f"our rules went in, but they do not hold: {what}")
+        if now.chains[chain.hook][0] != f"-j {chain.name}":
+            raise HostError(f"our rules are in place, but rule 1 of {chain.hook} is {now.chains[chain.hook][0]!r}")
+
+
+def remove(namespace: Namespace, table: OwnedChains) -> None:
+    """Take out what is left of our chains, and nothing else; HostError if something stays."""
+    _change(namespace, table.tool, lambda before: render_remove(table.chains, before))
+    now = _read(namespace, table.tool)
+    for chain in table.chains:
+        if chain in now.chains:
+            rules = now.other_references(chain) or now.jumps(chain)
+            raise HostError(f"chain {chain} is empty but stays, because a rule of somebody else leads to it: {rules}")
+
+
+def disturbance(namespace: Namespace, table: Table) -> str:
+    """Return "" while our chains hold, else what changed."""
+    now = _read(namespace, table.tool)
+    for chain in table.chains:
+        if what := deviation(chain, now):
+            reloaded = chain.name not in now.chains or not now.jumps(chain.name)
+            return f"firewall rules were reloaded: {what}" if reloaded else what
+    return ""
+
+
+def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:
+    """Return what is left of our chains."""
+    now = _read(namespace, table.tool)
+    return tuple(f"chain {chain} in {Path(table.tool).name}" for chain in table.chains if chain in now.chains)
+
+
+def _read(namespace: Namespace, tool: str) -> Ruleset:
+    return parse(namespace.call(lambda: run([f"{tool}-save", "-t", "filter"])))
+
+
+def _change(namespace: Namespace, tool: str, render: Callable[[Ruleset], str]) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        text = render(_read(namespace, tool))
+        if not text:
+            return
+        try:
+            _restore(namespace, tool, text)
+            return
+        except HostError:  # held by somebody else, or changed between the reading and the writing
+            if attempt == ATTEMPTS:
+                raise
+
+
+def _restore(namespace: Namespace, tool: str, text: str) -> None:
+    argv: Sequence[str] = [f"{tool}-restore", "--noflush", "-w", str(LOCK_WAIT_S)]
+    namespace.call(lambda: run(argv, stdin=text))
+
+
+def _shows_rules(namespace: Namespace, tool: str) -> bool:
+    try:
+        return has_rules(namespace.call(lambda: run([f"{tool}-save"])))
+    except HostError:
+        return False
+
+
+def _pinned(tool: str) -> str:
+    """Follow the links of the alternatives system up to the name of one backend, which stays what it is."""
+    path = Path(tool)
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        if not target.name.startswith(path.name):
+            break
+        path = target
+    return str(path)

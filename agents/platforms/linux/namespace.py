@@ -1,0 +1,188 @@
+"""The network namespace that a node lives in: found by name, known by its cookie, entered by a thread."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import ipaddress
+import os
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self, TypeVar
+
+import msgspec
+import psutil
+
+from trogdor_bus.agents.platforms.linux.commands import find_tool, run
+from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
+from trogdor_bus.errors import HostError, SpecError
+from trogdor_bus.host import boot_id
+
+SO_NETNS_COOKIE = 71
+CLONE_NEWNET = 0x40000000
+OWN = "/proc/self/ns/net"
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_T = TypeVar("_T")
+
+
+class Attachment(msgspec.Struct, frozen=True):
+    """Whose namespace is acted on: the agent's own, or the one of a `netns`, a `pid` or a `container`."""
+
+    kind: Literal["own", "netns", "pid", "container"]
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+def parse_attachment(text: str) -> Attachment:
+    """Return what `--attach` means; SpecError says how it is written."""
+    if not text:
+        return Attachment("own")
+    kind, _, name = text.partition(":")
+    good = {"netns": r"(?!\.\.?\Z)[^/\0]+", "pid": r"[1-9][0-9]{0,9}", "container": r"[A-Za-z0-9][A-Za-z0-9_.-]*"}
+    if kind not in good or not re.fullmatch(good[kind], name):
+        raise SpecError(
+            f"cannot attach to {text!r}", path="$.attach", remedy="write netns:NAME, pid:PID or container:NAME"
+        )
+    return Attachment(kind, name)  # type: ignore[arg-type]
+
+
+class Namespace:
+    """An open network namespace; close it, or use it in a `with`. `root_pid`: a process inside its container, or 0."""
+
+    def __init__(self, path: str, container: str = "", root_pid: int = 0) -> None:
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise HostError(f"the network namespace {path} cannot be opened: {error.strerror}") from None
+        try:
+            self.inode = _inode(os.fstat(self._fd))
+            self._own = self.inode == _inode(Path(OWN).stat())
+            cookie = self.call(_cookie) or "inode {}:{}".format(*self.inode)  # the best that older kernels can tell
+            self.identity = NamespaceIdentity(boot_id(), cookie, path, container)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.root_pid = root_pid
+
+    @property
+    def own(self) -> bool:
+        """Return whether it is the namespace that the agent itself lives in."""
+        return self._own
+
+    def call(self, work: Callable[[], _T]) -> _T:
+        """Return `work()`, called inside the namespace: its sockets, and the tools it runs, belong there."""
+        if self._own:
+            return work()
+        future: Future[_T] = Future()
+
+        def enter() -> None:
+            try:
+                if _libc.setns(self._fd, CLONE_NEWNET) != 0:
+                    why = os.strerror(ctypes.get_errno())
+                    raise HostError(f"the network namespace cannot be entered: {why}; the agent must run as root")
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        thread = threading.Thread(target=enter, name="netns")
+        thread.start()
+        thread.join()
+        return future.result()
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return its IP addresses, loopback and link-local excluded."""
+        found: dict[str, None] = {}
+        for entries in self.call(psutil.net_if_addrs).values():
+            for entry in entries:
+                if entry.family in (socket.AF_INET, socket.AF_INET6):
+                    address = ipaddress.ip_address(entry.address.partition("%")[0])
+                    if not (address.is_loopback or address.is_link_local):
+                        found[str(address)] = None
+        return tuple(found)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_attached(attachment: Attachment) -> Namespace:
+    """Return the namespace as it is now; HostError if there is none."""
+    match attachment.kind:
+        case "own":
+            return Namespace(OWN)
+        case "netns":
+            return Namespace(f"/run/netns/{attachment.name}")
+        case "pid":
+            return Namespace(f"/proc/{attachment.name}/ns/net", root_pid=int(attachment.name))
+        case "container":
+            identity, pid = _container(attachment.name)
+            return Namespace(f"/proc/{pid}/ns/net", container=identity, root_pid=pid)
+
+
+def open_again(identity: NamespaceIdentity) -> Namespace | None:
+    """Return that very namespace, wherever it is to be found now; None if it is no more."""
+    if identity.boot_id != boot_id():
+        return None
+    seen: set[tuple[int, int]] = set()
+    for path in (identity.path, *_known_paths()):
+        try:
+            inode = _inode(os.stat(path))  # noqa: PTH116 - a Path would be made for each process
+            if inode in seen:
+                continue
+            seen.add(inode)
+            namespace = Namespace(path)
+        except (OSError, HostError):
+            continue
+        if namespace.identity.cookie == identity.cookie:
+            return namespace
+        namespace.close()
+    return None
+
+
+def _known_paths() -> Iterator[str]:
+    for folder in ("/run/netns", "/run/docker/netns"):
+        if Path(folder).is_dir():
+            yield from (f"{folder}/{name}" for name in os.listdir(folder))  # noqa: PTH208
+    yield from (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal())  # noqa: PTH208
+
+
+def _container(name: str) -> tuple[str, int]:
+    engine = find_tool("docker") or find_tool("podman")
+    if engine is None:
+        raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")
+    answer = run([engine, "inspect", "--type", "container", "--format", "{{.Id}} {{.State.Pid}}", name]).split()
+    if len(answer) != 2 or not answer[1].isdecimal() or answer[1] == "0":
+        raise HostError(f"container {name} is not running; start it first")
+    return answer[0], int(answer[1])
+
+
+def _inode(stat: os.stat_result) -> tuple[int, int]:
+    return (stat.st_dev, stat.st_ino)
+
+
+def _cookie() -> str:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            return str(int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little"))
+        except OSError as error:
+            if error.errno == errno.ENOPROTOOPT:  # before Linux 5.14
+                return ""
+            raise

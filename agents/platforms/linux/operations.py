@@ -1,0 +1,142 @@
+"""What the Linux platform does, as typed data: the `do` and `undo` of its steps.
+
+Everything that the journal hands back is converted to these types first, strictly, so that nothing else can reach the
+kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.errors import HostError
+from trogdor_bus.platform import Operation, ProcessIdentity, Step
+
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+ChainName = Annotated[str, msgspec.Meta(pattern=r"\ATB-[0-9a-f]{16}\Z")]
+Tool = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/ip6?tables(-nft|-legacy)?\Z")]
+Hook = Literal["INPUT", "OUTPUT"]
+Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
+
+
+class NamespaceIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A network namespace that cannot be confused with a later one: boot and cookie; `path` is where it was found."""
+
+    boot_id: str
+    cookie: str
+    path: str
+    container: str = ""
+
+
+class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One rule of a chain of ours; empty fields match everything, `not_loopback` spares the interface lo."""
+
+    target: Literal["DROP", "RETURN"] = "DROP"
+    source: str = ""
+    destination: str = ""
+    not_loopback: Literal["", "in", "out"] = ""
+    protocol: Literal["", "tcp", "udp"] = ""
+    source_ports: tuple[Port, ...] = ()
+    destination_ports: tuple[Port, ...] = ()
+    icmpv6_type: Literal[0, 135, 136] = 0
+
+
+class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A chain of ours, jumped to from position 1 of `hook`."""
+
+    name: ChainName
+    hook: Hook
+    rules: tuple[Rule, ...]
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Our chains in the filter table of one family; `tool` is the absolute path of the iptables that made them."""
+
+    tool: Tool
+    chains: tuple[Chain, ...]
+
+
+class OwnedChains(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The names of our chains in the filter table of one family."""
+
+    tool: Tool
+    chains: tuple[ChainName, ...]
+
+
+class Block(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="block"):
+    """Install chains."""
+
+    namespace: NamespaceIdentity
+    tables: tuple[Table, ...]
+
+
+class Unblock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="unblock"):
+    """Remove chains."""
+
+    namespace: NamespaceIdentity
+    tables: tuple[OwnedChains, ...]
+
+
+class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="freeze"):
+    """Stop a process; `leave`: it was already stopped by somebody else, and stays so afterwards."""
+
+    process: ProcessIdentity
+    name: str
+    leave: bool
+
+
+class Thaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="thaw"):
+    """Let a process run again, unless `leave`."""
+
+    process: ProcessIdentity
+    name: str
+    leave: bool
+
+
+class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="signal"):
+    """Send a signal to a process."""
+
+    process: ProcessIdentity
+    name: str
+    signal: Signal
+
+
+class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
+    """Run a command, unless a process that matches runs already or the machine was booted anew."""
+
+    boot_id: str
+    match: ProcessMatch
+    argv: tuple[str, ...]
+
+
+class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="nothing"):
+    """There is nothing to take back."""
+
+
+AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Restart | Nothing
+
+
+def step(do: AnyOperation, undo: AnyOperation) -> Step:
+    """Return the step exactly as the journal gives it back."""
+    return Step(do=_plain(do), undo=_plain(undo))
+
+
+def read(operation: Operation) -> AnyOperation:
+    """Return the typed operation; HostError if it is none of ours."""
+    try:
+        return msgspec.convert(operation, AnyOperation)  # type: ignore[no-any-return]
+    except msgspec.ValidationError as error:
+        raise HostError(f"not an operation of the Linux platform: {error}") from None
+
+
+def _plain(operation: AnyOperation) -> Operation:
+    return msgspec.json.decode(msgspec.json.encode(operation), type=Operation)
+
+
+def freezes(process: ProcessIdentity, held: Sequence[Step]) -> list[Freeze]:
+    """Return the operations among the held steps that stop this very process."""
+    operations = (read(other.do) for other in held)
+    return [operation for operation in operations if isinstance(operation, Freeze) and operation.process == process]

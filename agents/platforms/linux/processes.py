@@ -1,0 +1,254 @@
+"""Processes of a node: which there are, which are meant, and who they are beyond their pid."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.agents.platforms.linux.files import read_regular
+from trogdor_bus.agents.platforms.linux.java import main_line, read_argument_file
+from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.errors import HostError, NotFoundError, RefusedError
+from trogdor_bus.host import boot_id, identity
+from trogdor_bus.platform import ProcessIdentity, Surroundings
+
+OURS = ("trogdor_bus", "trogdor_bus.agents", "trogdor_bus.cli", "trogdor_bus.coordinator")
+"""What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
+KERNEL_THREAD = 0x00200000
+"""PF_KTHREAD (include/linux/sched.h)."""
+LISTEN = "0A"
+"""TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)."""
+
+
+class Stat(msgspec.Struct, frozen=True):
+    """What /proc/PID/stat says: state letter, parent, kernel flags, start in clock ticks since boot (proc(5))."""
+
+    state: str
+    parent: int
+    flags: int
+    start_ticks: int
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process of the node."""
+
+    identity: ProcessIdentity
+    argv: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        """Return its pid."""
+        return self.identity.pid
+
+    @property
+    def name(self) -> str:
+        """Return what people call it: the last part of its program, without unprintable characters."""
+        program = self.argv[0].rpartition("/")[2] if self.argv else ""
+        return "".join(char for char in program[:64] if char.isprintable()) or "unnamed"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The processes that match and may be touched; if there are none, why."""
+
+    processes: tuple[Process, ...]
+    why_none: str = ""
+
+
+def read_stat(path: str) -> Stat | None:
+    """Return the stat of a process or thread (`path` is its folder in /proc), None if it is gone."""
+    try:
+        text = Path(f"{path}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    fields = text[text.rindex(")") + 2 :].split()
+    return Stat(fields[0], int(fields[1]), int(fields[6]), int(fields[19]))
+
+
+def identify(pid: int) -> ProcessIdentity | None:
+    """Return who has that pid now, None if nobody."""
+    try:
+        return identity(pid)
+    except NotFoundError:
+        return None
+
+
+def thread_states(process: ProcessIdentity) -> dict[int, str]:
+    """Return the state letter of each living thread; {} if the process ended or is another one now."""
+    states: dict[int, str] = {}
+    with contextlib.suppress(OSError):
+        for task in os.listdir(f"/proc/{process.pid}/task"):  # noqa: PTH208 - names only, once per beat
+            stat = read_stat(f"/proc/{process.pid}/task/{task}")
+            if stat is not None and stat.state not in "ZXx":
+                states[int(task)] = stat.state
+    return states if identify(process.pid) == process else {}
+
+
+def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) -> Found:
+    """Return the processes of the node's namespace that match; RefusedError if the coordinator is among them."""
+    if not (match.java or match.command or match.pid_file or match.port):
+        raise HostError("the match is empty and would hit every process")
+    stats = _all_stats()
+    meant = _predicate(match, namespace)
+    hidden: list[int] = []
+    hits = [process for process in _living(stats, namespace, hidden) if meant(process)]
+    chosen: list[Process] = []
+    spared: list[str] = []
+    for process in hits:
+        if process.identity == surroundings.coordinator:
+            if not surroundings.force:
+                raise RefusedError(
+                    f"{match.describe()}: process {process.pid} is the coordinator, and this would stop the "
+                    "coordinator itself; --force does it all the same"
+                )
+            chosen.append(process)
+        elif why := _untouchable(process, stats):
+            spared.append(f"{process.pid} ({process.name}) is {why}")
+        else:
+            chosen.append(process)
+    if chosen:
+        return Found(tuple(chosen))
+    only = f"; what matches is never touched: {', '.join(spared)}" if spared else ""
+    blind = f"; {len(hidden)} processes may not be looked at, run the agent as root" if hidden else ""
+    return Found((), f"no process matches {match.describe()}{only}{blind}")
+
+
+def signal_mask(pid: int, name: str) -> int:
+    """Return a signal mask (SigIgn, SigCgt ...) from /proc/PID/status; bit N-1 is signal N."""
+    return int(_status(pid).get(name, "0"), 16)
+
+
+def is_init_of_namespace(pid: int) -> bool:
+    """Return whether the process is pid 1 of a pid namespace below ours."""
+    pids = _status(pid).get("NSpid", "").split()
+    return len(pids) > 1 and pids[-1] == "1"
+
+
+def _status(pid: int) -> dict[str, str]:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _all_stats() -> dict[int, Stat]:
+    pids = (int(name) for name in os.listdir("/proc") if name.isdecimal())  # noqa: PTH208
+    return {pid: stat for pid in pids if (stat := read_stat(f"/proc/{pid}")) is not None}
+
+
+def _living(stats: dict[int, Stat], namespace: Namespace, hidden: list[int]) -> Iterator[Process]:
+    """Yield the processes of the namespace; the pids of those that we may not look at go to `hidden`."""
+    boot = boot_id()
+    for pid, stat in sorted(stats.items()):
+        if stat.flags & KERNEL_THREAD:
+            continue
+        try:
+            place = os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116
+            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except PermissionError:
+            hidden.append(pid)
+            continue
+        except OSError:  # ended, or a zombie
+            continue
+        if (place.st_dev, place.st_ino) == namespace.inode:
+            words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
+            yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
+
+
+def _untouchable(process: Process, stats: dict[int, Stat]) -> str:
+    own = os.getpid()
+    if process.pid == 1:
+        return "init"
+    if process.pid == own or process.pid in _ancestors(own, stats):
+        return "this agent or one of its parents"
+    if own in _ancestors(process.pid, stats):
+        return "a child of this agent"
+    modules = (after for word, after in itertools.pairwise(process.argv) if word == "-m")
+    if any(name in OURS for name in modules) or any(word.rpartition("/")[2] == "trogdor-bus" for word in process.argv):
+        return "trogdor-bus itself"
+    return ""
+
+
+def _ancestors(pid: int, stats: dict[int, Stat]) -> set[int]:
+    found: set[int] = set()
+    while pid in stats and stats[pid].parent not in (0, *found):
+        pid = stats[pid].parent
+        found.add(pid)
+    return found
+
+
+def _predicate(match: ProcessMatch, namespace: Namespace) -> Callable[[Process], bool]:
+    if match.java:
+        return lambda process: match.java in java_line(process)
+    if match.command:
+        return lambda process: match.command in " ".join(process.argv)
+    if match.port:
+        sockets = _listeners(match.port, namespace)
+        return lambda process: bool(sockets & _sockets(process.pid)) if sockets else False
+    wanted = _pid_in(match.pid_file, namespace.root_pid)
+    if namespace.root_pid:
+        inside = _pid_namespace(namespace.root_pid)
+        return lambda process: _pid_namespace(process.pid) == inside and _inner_pid(process.pid) == wanted
+    return lambda process: process.pid == wanted
+
+
+def java_line(process: Process) -> str:
+    """Return the line that jcmd prints for a JVM, "" for any other process."""
+    try:
+        program = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
+    except OSError:
+        program = process.argv[0] if process.argv else ""
+    if program.rpartition("/")[2] != "java":
+        return ""
+    main = main_line(process.argv, lambda name: read_argument_file(process.pid, name))
+    return f"{process.pid} {main}" if main else ""
+
+
+def _pid_in(pid_file: str, root_pid: int) -> int:
+    try:
+        text = read_regular(f"/proc/{root_pid}/root/{pid_file}" if root_pid else pid_file, 64)
+    except OSError as error:
+        raise HostError(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
+    number = re.match(rb"\s*([0-9]{1,10})(\s|\Z)", text)
+    if number is None:
+        raise HostError(f"the pid file {pid_file} holds no pid")
+    return int(number[1])
+
+
+def _pid_namespace(pid: int) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115
+    except OSError:
+        return ""
+
+
+def _inner_pid(pid: int) -> int:
+    pids = _status(pid).get("NSpid", "").split()
+    return int(pids[-1]) if pids else 0
+
+
+def _listeners(port: int, namespace: Namespace) -> frozenset[str]:
+    def lines() -> list[str]:
+        files = (Path(f"/proc/thread-self/net/{name}") for name in ("tcp", "tcp6"))
+        return [line for file in files if file.exists() for line in file.read_text().splitlines()[1:]]
+
+    rows = (line.split() for line in namespace.call(lines))
+    return frozenset(
+        f"socket:[{row[9]}]" for row in rows if row[3] == LISTEN and int(row[1].rpartition(":")[2], 16) == port
+    )
+
+
+def _sockets(pid: int) -> frozenset[str]:
+    links: set[str] = set()
+    with contextlib.suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+            with contextlib.suppress(OSError):
+                links.add(os.readlink(f"/proc/{pid}/fd/{name}"))  # noqa: PTH115
+    return frozenset(links)

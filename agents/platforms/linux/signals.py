@@ -1,0 +1,155 @@
+"""Signals to processes whose identity was checked, with the effect read back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from trogdor_bus.agents.platforms.linux.operations import Deliver, Freeze, Thaw
+from trogdor_bus.agents.platforms.linux.processes import (
+    identify,
+    is_init_of_namespace,
+    signal_mask,
+    thread_states,
+)
+from trogdor_bus.errors import CannotHealError, HostError
+from trogdor_bus.platform import ProcessIdentity
+
+FREEZE_S = 2.0
+KILL_S = 5.0
+STOPPED = frozenset("Tt")
+
+
+class ProcessGoneError(HostError):
+    """The process ended, or its pid belongs to another one now."""
+
+
+def is_stopped(process: ProcessIdentity) -> bool:
+    """Return whether every thread of the process is stopped; False if it is gone."""
+    states = thread_states(process)
+    return bool(states) and STOPPED.issuperset(states.values())
+
+
+def freeze(operation: Freeze) -> None:
+    """Stop the process and wait until every thread stands; HostError says why one does not."""
+    process = operation.process
+    with _opened(process, operation.name) as pidfd:
+        _send(pidfd, signal.SIGSTOP, operation)
+        if _wait(lambda: is_stopped(process) or not thread_states(process), FREEZE_S):
+            if not thread_states(process):
+                raise ProcessGoneError(f"{_called(operation)} ended while it was being stopped")
+            return
+    raise HostError(f"{_called(operation)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
+
+
+def thaw(operation: Thaw, held: Sequence[Freeze]) -> str:
+    """Let the process run again and see that it does, unless it was stopped before us or others hold it still."""
+    process = operation.process
+    try:
+        with _opened(process, operation.name) as pidfd:
+            if held:
+                return f"{_called(operation)} stays stopped: another fault holds it"
+            if operation.leave:
+                return f"{_called(operation)} was already stopped before the fault, and is left so"
+            _send(pidfd, signal.SIGCONT, operation)
+            if not _wait(lambda: "T" not in thread_states(process).values(), FREEZE_S):
+                raise CannotHealError(f"{_called(operation)} is still stopped {FREEZE_S:g} s after SIGCONT")
+            return ""
+    except ProcessGoneError:
+        return f"gone: {_called(operation)} ended"
+
+
+def frozen_disturbance(operation: Freeze) -> str:
+    """Return "" while the process stands still, else what changed."""
+    if not thread_states(operation.process):
+        return f"{_called(operation)} ended"
+    return "" if is_stopped(operation.process) else f"{_called(operation)} runs again: somebody else let it"
+
+
+def deliver(operation: Deliver) -> None:
+    """Send the signal; SIGKILL is waited for. HostError if the process is deaf to it; if it ended, all is well."""
+    number = signal.Signals[operation.signal]
+    with contextlib.suppress(ProcessGoneError), _opened(operation.process, operation.name) as pidfd:
+        if why := deaf_to(operation.process.pid, number):
+            raise HostError(f"{_called(operation)} {why}")
+        _send(pidfd, number, operation)
+        if number == signal.SIGKILL and not _ends(pidfd, KILL_S):
+            raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
+
+
+def deaf_to(pid: int, number: signal.Signals) -> str:
+    """Return "" or why the signal would have no effect on the process."""
+    bit = 1 << (number - 1)
+    if number == signal.SIGKILL:
+        return ""
+    if signal_mask(pid, "SigIgn") & bit:
+        return f"ignores {number.name}, which would have no effect; use SIGKILL"
+    if is_init_of_namespace(pid) and not signal_mask(pid, "SigCgt") & bit:
+        return (
+            f"is the init of its own pid namespace and does not handle {number.name}, so that the kernel drops it; "
+            "use SIGKILL"
+        )
+    return ""
+
+
+@contextlib.contextmanager
+def _opened(process: ProcessIdentity, name: str) -> Iterator[int]:
+    """Hold a descriptor of the process and check afterwards that it is the one that is meant."""
+    gone = ProcessGoneError(f"process {process.pid} ({name}) ended, or its pid belongs to another one now")
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        raise gone from None
+    except OSError as error:
+        raise HostError(f"process {process.pid} ({name}) cannot be opened: {error.strerror}") from None
+    try:
+        if identify(process.pid) != process or _ends(pidfd, 0):
+            raise gone
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+def _send(pidfd: int, number: signal.Signals, operation: Freeze | Thaw | Deliver) -> None:
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        raise ProcessGoneError(f"{_called(operation)} ended before {number.name} reached it") from None
+    except OSError as error:
+        raise HostError(
+            f"{number.name} to {_called(operation)}: {error.strerror}; the agent must run as root"
+        ) from None
+
+
+def _ends(pidfd: int, within_s: float) -> bool:
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(within_s * 1000))
+
+
+def _wait(done: Callable[[], bool], within_s: float) -> bool:
+    deadline = time.monotonic() + within_s
+    pause_s = 0.0002
+    while not done():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.02)
+    return True
+
+
+def _why_running(process: ProcessIdentity) -> str:
+    running = {task: state for task, state in thread_states(process).items() if state not in STOPPED}
+    task, state = next(iter(running.items()), (process.pid, "?"))
+    if is_init_of_namespace(process.pid):
+        return "it is the init of its own pid namespace, which signals from inside it do not stop"
+    because = ", waiting for a disk or another device" if state == "D" else ""
+    return f"thread {task} is in state {state}{because}"
+
+
+def _called(operation: Freeze | Thaw | Deliver) -> str:
+    return f"process {operation.process.pid} ({operation.name})"
