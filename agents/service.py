@@ -87,7 +87,9 @@ async def _run(settings: AgentSettings, journal: Journal, platform: Platform, pe
     bus = None
     while bus is None:
         try:
-            bus = transport(settings.url).open_agent(settings.url, settings.node, settings.keys)
+            bus = await asyncio.to_thread(
+                transport(settings.url).open_agent, settings.url, settings.node, settings.keys
+            )
         except BusError as error:
             log.error("%s; trying again in %d s", error, LONELY_FIRST_S)
             await asyncio.sleep(LONELY_FIRST_S)

@@ -1,4 +1,5 @@
-"""Transports by URL scheme: `zmq://host:port`, `memory://name`. Each is one file, imported when first asked for.
+"""Transports by URL scheme: `zmq://host:port`, `memory://name`. Each is one module, imported when first asked
+for.
 
 A transport module has four functions, each given the URL and `keys` (a directory of CURVE keys, or None for no
 encryption; a transport that needs none ignores it):

@@ -33,7 +33,7 @@ class CoordinatorBus(Protocol):
         ...
 
     def announce(self, topic: str, frame: bytes) -> None:
-        """Send a frame to every monitor whose topic prefix matches."""
+        """Send a frame about `topic` to every monitor."""
         ...
 
     def close(self) -> None:

@@ -18,8 +18,6 @@ from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
 
 VERSION = 1
-MAX_FRAME_BYTES = 8 << 20
-"""No transport carries or accepts a larger frame."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
