@@ -1,7 +1,8 @@
-"""`python -m trogdor_bus.agents SETTINGS`: the agent without the command line's libraries, which it does not need."""
+"""`python -m trogdor_bus.agents run|heal START [FD]`: what the guard spawns, without the command line's libraries."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -10,35 +11,46 @@ from typing import Any, NoReturn
 import msgspec
 
 from trogdor_bus import logs
+from trogdor_bus.agents.leash import Leash
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the new process must know."""
+    """All that the processes of an agent must know."""
 
     settings: AgentSettings
     log_level: str = "info"
     log_json: bool = False
 
 
-def become(start: Start) -> NoReturn:
-    """Replace this process by the agent: the same pid, a smaller memory."""
+def become_guard(start: Start) -> NoReturn:
+    """Replace this process by a guard with an agent under it: the same pid, a smaller memory."""
     text = msgspec.json.encode(start, enc_hook=str).decode()
-    os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents", text])  # noqa: S606 (no shell is wanted)
+    os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents.guard", text])  # noqa: S606 (no shell)
 
 
-def main(text: str) -> int:
-    """Run the agent that `text` (the JSON of a Start) describes; return the exit code."""
+def main(verb: str, text: str, guard_fd: str = "-1") -> int:
+    """Run the agent, or heal what it left; return the exit code."""
     start = msgspec.json.decode(text, type=Start, dec_hook=_path)
     logs.set_up(start.log_level, start.log_json)
-    from trogdor_bus.agents.service import run
-
+    leash = Leash(int(guard_fd))
     try:
-        return run(start.settings)
+        if verb == "heal":
+            from trogdor_bus.agents.heal import heal
+
+            lines, code = heal(start.settings.state_dir)
+            for line in lines:
+                logging.getLogger("trogdor_bus.heal").warning("%s", line)
+            return code
+        from trogdor_bus.agents.service import run
+
+        code = run(start.settings, leash)
     except TrogdorBusError as error:
-        return report(error)
+        code = report(error)
+    leash.farewell()
+    return code
 
 
 def _path(kind: type[Any], value: Any) -> Any:
@@ -46,4 +58,4 @@ def _path(kind: type[Any], value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

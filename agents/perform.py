@@ -113,6 +113,22 @@ class Performer:
                 lines.append("; ".join(filter(None, [line, *notes, trouble])))
         return tuple(lines)
 
+    def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
+        """Read back undone workers once more, undo again what has come back, and return lines for the log."""
+        lines: list[str] = []
+        for worker in workers:
+            entry = self.journal.entries[worker]
+            held = self.journal.held(excluding=worker)
+            back = [text for step in entry.steps for text in self.platform.residue(step, held)]
+            if entry.state is JournalState.UNDONE and back:
+                lines.append(f"worker {worker} of task {entry.task} came back: {'; '.join(back)}; undoing again")
+                self.journal.entries[worker] = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
+                try:
+                    self.heal(worker, entry.outcome, entry.error)
+                except CannotHealError as error:
+                    lines.append(str(error))
+        return tuple(lines)
+
     def disturbances(self, worker: int) -> tuple[str, ...]:
         """Return what no longer holds of an applied worker; () if all holds or the worker is not applied."""
         entry = self.journal.entries.get(worker)

@@ -33,7 +33,9 @@ from trogdor_bus.agents.events import (
     SnapshotHeard,
     Ticked,
 )
+from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits, Worker
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.agents.platforms import open_platform
@@ -43,7 +45,7 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import Platform, Surroundings
+from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
@@ -52,7 +54,7 @@ ADDRESSES_S = 5.0
 LONELY_FIRST_S, LONELY_AGAIN_S = 3.0, 30.0
 
 
-def run(settings: AgentSettings) -> int:
+def run(settings: AgentSettings, leash: Leash | None = None) -> int:
     """Run an agent until it is told to end; return the exit code. What it did is undone before it ends."""
     check_name(settings.node, "node name", "$.node")
     held = lock(settings.state_dir)
@@ -73,7 +75,8 @@ def run(settings: AgentSettings) -> int:
                 f"{settings.state_dir}: cannot read {', '.join(unread)}; a fault of an earlier life may still be "
                 "there: look at the file, undo it by hand, then delete it"
             )
-        return asyncio.run(_run(settings, journal, platform, performer))
+        leave_note(disk, AgentNote(platform=settings.platform, attach=settings.attach))
+        return asyncio.run(_run(settings, performer, leash or Leash()))
     finally:
         held.close()
 
@@ -83,36 +86,51 @@ def _recover(performer: Performer) -> None:
         log.warning("%s", line)
 
 
-async def _run(settings: AgentSettings, journal: Journal, platform: Platform, performer: Performer) -> int:
-    bus = None
-    while bus is None:
+async def _run(settings: AgentSettings, performer: Performer, leash: Leash) -> int:
+    loop, ending = asyncio.get_running_loop(), asyncio.Event()
+
+    def end(why: str) -> None:
+        log.info("%s: undoing everything, then ending", why)
+        ending.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, end, f"{number.name} received")
+    held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
+    bus = await _open_bus(settings, ending)
+    if bus is None:
+        return 0
+    try:
+        return await Service(settings, performer, bus).run(ending)
+    finally:
+        held.cancel()
+        bus.close()
+
+
+async def _open_bus(settings: AgentSettings, ending: asyncio.Event) -> AgentBus | None:
+    """Return the open bus, however long that takes; None if the agent is to end before."""
+    opener = transport(settings.url).open_agent
+    while not ending.is_set():
         try:
-            bus = await asyncio.to_thread(
-                transport(settings.url).open_agent, settings.url, settings.node, settings.keys
-            )
+            return await asyncio.to_thread(opener, settings.url, settings.node, settings.keys)
         except BusError as error:
             log.error("%s; trying again in %d s", error, LONELY_FIRST_S)
-            await asyncio.sleep(LONELY_FIRST_S)
-    try:
-        return await Service(settings, journal, platform, performer, bus).run()
-    finally:
-        bus.close()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ending.wait(), LONELY_FIRST_S)
+    return None
 
 
 class Service:
     """One running agent on an open journal, platform and bus."""
 
-    def __init__(
-        self, settings: AgentSettings, journal: Journal, platform: Platform, performer: Performer, bus: AgentBus
-    ) -> None:
-        self._settings, self._journal, self._platform = settings, journal, platform
-        self._performer, self._bus = performer, bus
+    def __init__(self, settings: AgentSettings, performer: Performer, bus: AgentBus) -> None:
+        self._settings, self._performer, self._bus = settings, performer, bus
+        self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
         self._machine = AgentMachine(
             settings.node,
-            journal.id,
-            journal.life,
-            tuple(map(_worker, journal.entries.values())),
+            self._journal.id,
+            self._journal.life,
+            tuple(map(_worker, self._journal.entries.values())),
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
             version=__version__,
             pid=os.getpid(),
@@ -123,18 +141,18 @@ class Service:
         self._ended = False
         self._epoch = 0
 
-    async def run(self) -> int:
-        """Serve until told to end and everything is undone; return the exit code."""
+    async def run(self, ending: asyncio.Event) -> int:
+        """Serve until `ending` is set and everything is undone; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, number.name)
         log.info("Starting agent process.")
         log.info(
             "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
         )
         self._handle(AddressesRead(await loop.run_in_executor(self._hands, self._platform.addresses)))
         self._bus.receive(self._on_snapshot)
-        chores = [asyncio.create_task(self._read_addresses()), asyncio.create_task(self._watch_contact())]
+        chores = [
+            asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
+        ]
         try:
             while not self._ended:
                 delay_ms = max(0, self._machine.deadline() - self._clock.now_ms())
@@ -167,8 +185,8 @@ class Service:
             self._epoch = stamp.epoch
             log.info("obeying coordinator %s, epoch %d", stamp.coordinator[:8], stamp.epoch)
 
-    def _end(self, name: str) -> None:
-        log.info("%s received: undoing everything, then ending", name)
+    async def _end(self, ending: asyncio.Event) -> None:
+        await ending.wait()
         self._handle(EndRequested())
 
     def _handle(self, event: Event) -> None:

@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(epilog="Example: trogdor-bus coordinator --bind 10.0.0.1 --config cluster.yaml")(coordinator)
     app.command(epilog="Example: trogdor-bus agent --node node1 --coordinator 10.0.0.1")(agent)
+    app.command(epilog="Example: trogdor-bus heal --state-dir /var/lib/trogdor-bus/agent-node1")(heal)
 
 
 def coordinator(
@@ -116,6 +117,31 @@ def agent(
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
     )
-    from trogdor_bus.agents.__main__ import Start, become
+    from trogdor_bus.agents.__main__ import Start, become_guard
 
-    become(Start(settings=settings, log_level=log_level, log_json=log_json))
+    become_guard(Start(settings=settings, log_level=log_level, log_json=log_json))
+
+
+def heal(
+    *,
+    node: Annotated[str, typer.Option("--node", "-n", metavar="NAME", help="Whose default state directory.")] = "",
+    state_dir: options.StateDir = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be undone.")] = False,
+    log_level: options.LogLevel = "warning",
+    log_json: options.LogJson = False,
+) -> None:
+    """Undo what a dead agent left; needs no bus, no coordinator, no configuration."""
+    from trogdor_bus import logs
+    from trogdor_bus.names import check_name
+
+    if not node and state_dir is None:
+        raise SpecError("whose faults?", path="$.state-dir", remedy="give --node NAME, or --state-dir DIR")
+    logs.set_up(log_level, log_json)
+    if node:
+        check_name(node, "node name")
+    from trogdor_bus.agents import heal as healing
+
+    lines, code = healing.heal(options.state_dir(state_dir, f"agent-{node}"), dry_run=dry_run)
+    for line in lines:
+        typer.echo(logs.escape(line))
+    raise typer.Exit(code)

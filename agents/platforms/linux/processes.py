@@ -19,7 +19,7 @@ from trogdor_bus.errors import HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
 
-OURS = ("trogdor_bus", "trogdor_bus.agents", "trogdor_bus.cli", "trogdor_bus.coordinator")
+OURS = ("trogdor_bus", "trogdor_bus.agents", "trogdor_bus.agents.guard", "trogdor_bus.cli", "trogdor_bus.coordinator")
 """What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""

@@ -1,0 +1,92 @@
+"""Undoes what a dead agent left: for the guard, and for people. Needs no bus, no coordinator, no configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from trogdor_bus.agents.disk import FileDisk, lock
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.perform import Performer
+from trogdor_bus.agents.platforms import open_platform
+from trogdor_bus.errors import HostError, NotFoundError
+
+log = logging.getLogger("trogdor_bus.heal")
+LOOK_AGAIN_S = 1.0
+SURROUNDINGS = "agent.json"
+"""Where an agent notes its platform and attachment, for those who heal after it."""
+
+
+class AgentNote(msgspec.Struct, frozen=True, kw_only=True):
+    """What a healer must know of an agent beside its journal."""
+
+    platform: str = "basic"
+    attach: str = ""
+
+
+def leave_note(disk: FileDisk, note: AgentNote) -> None:
+    """Write the note into the state directory."""
+    disk.create(f"{SURROUNDINGS}.tmp", msgspec.json.encode(note))
+    disk.sync(f"{SURROUNDINGS}.tmp")
+    disk.rename(f"{SURROUNDINGS}.tmp", SURROUNDINGS)
+    disk.sync_directory()
+
+
+def heal(
+    directory: Path, *, dry_run: bool = False, sleep: Callable[[float], None] = time.sleep
+) -> tuple[list[str], int]:
+    """Undo every live worker of the journal in `directory`, and look again after a second.
+
+    Returns lines for people and the exit code: 0 nothing is left, 1 something is. ConflictError if an agent runs there,
+    NotFoundError if there is no such directory. A directory that cannot be written is read, and healed all the same.
+    """
+    disk = FileDisk(directory, make=False)
+    with _alone(directory):
+        note = _note(disk)
+        platform = open_platform(note.platform, {"attach": note.attach})
+        journal = Journal.read_only(disk) if dry_run else _journal(disk)
+        live = journal.live()
+        if dry_run:
+            found = [f"would undo task {entry.task}: {step.undo}" for entry in live for step in reversed(entry.steps)]
+            return [*found, *map("cannot be read: {}".format, journal.broken)] or ["nothing to undo"], 0
+        performer = Performer(journal, platform)
+        lines = list(performer.recover())
+        if live:
+            sleep(LOOK_AGAIN_S)  # what was on its way when the agent died has arrived by now
+            lines += performer.look_again(tuple(entry.worker for entry in live))
+        left = bool(journal.live()) or bool(journal.broken)
+    return lines or ["nothing to undo"], int(left)
+
+
+def _note(disk: FileDisk) -> AgentNote:
+    try:
+        return msgspec.json.decode(disk.read(SURROUNDINGS), type=AgentNote)
+    except (NotFoundError, msgspec.DecodeError):
+        return AgentNote()
+
+
+def _journal(disk: FileDisk) -> Journal:
+    try:
+        return Journal(disk)
+    except HostError as error:
+        log.warning("%s; undoing without writing it down", error)
+        return Journal.read_only(disk)
+
+
+@contextlib.contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    try:
+        held = lock(directory)
+    except HostError as error:
+        log.warning("%s; going on without the lock", error)
+        yield
+        return
+    try:
+        yield
+    finally:
+        held.close()
