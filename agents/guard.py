@@ -70,24 +70,25 @@ class Guard:
         with ours, theirs:
             self._agent = self._spawn("run", theirs.fileno())
             theirs.close()
-            heard, farewell = time.monotonic() + FIRST_BEAT_S - SILENCE_S, False
+            silent_at, farewell, looked = time.monotonic() + FIRST_BEAT_S, False, time.monotonic()
             while True:
                 ready, _, _ = select.select([ours.fileno(), self._wake_r], [], [], 0.5)
                 if self._wake_r in ready:
                     with contextlib.suppress(BlockingIOError):
                         os.read(self._wake_r, 4096)
-                if ours.fileno() in ready:
-                    said = _receive(ours)
-                    farewell = farewell or FAREWELL in said
-                    if said:
-                        heard = max(heard, time.monotonic()) if heard > time.monotonic() else time.monotonic()
-                status = self._reap()
                 now = time.monotonic()
+                if now - looked > SILENCE_S / 2:  # we were frozen ourselves: give the agent its time again
+                    silent_at = max(silent_at, now + SILENCE_S)
+                looked = now
+                if ours.fileno() in ready and (said := _receive(ours)):
+                    farewell = farewell or FAREWELL in said
+                    silent_at = now + SILENCE_S
+                status = self._reap()
                 if status is not None:
                     farewell = farewell or FAREWELL in _receive(ours)
                     code = os.waitstatus_to_exitcode(status)
                     return (code, "") if farewell else (1, f"the agent (pid {self._agent}) died: {_how(code)}")
-                if now - heard > SILENCE_S:
+                if now > silent_at:
                     return 1, f"the agent (pid {self._agent}) was silent for {SILENCE_S:g} s"
                 if self._ending and now - self._ending > END_S:
                     return 1, f"the agent (pid {self._agent}) did not end within {END_S:g} s"

@@ -71,7 +71,7 @@ LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, Worke
 
 
 class Worker(msgspec.Struct, kw_only=True):
-    """One worker as the agent knows it; `ends_ms` on CLOCK_BOOTTIME."""
+    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way."""
 
     id: int
     task: str
@@ -85,7 +85,7 @@ class Worker(msgspec.Struct, kw_only=True):
     disturbed: tuple[str, ...] = ()
     residue: tuple[str, ...] = ()
     done_counter: int = 0
-    retry_ms: int = 0
+    retry_ms: int | None = 0
     story: list[str] = msgspec.field(default_factory=list)
 
     def status(self) -> str:
@@ -194,7 +194,7 @@ class AgentMachine:
                 due = min(due, worker.ends_ms)
                 if self.limits.lease_ms is not None and self.fresh_ms is not None:
                     due = min(due, self.fresh_ms + self.limits.lease_ms)
-            elif worker.state is WorkerState.STUCK:
+            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None:
                 due = min(due, worker.retry_ms)
         return due
 
@@ -205,10 +205,12 @@ class AgentMachine:
     # --- the protocol -----------------------------------------------------------------------------------------------
 
     def _snapshot(self, snapshot: Snapshot, now_ms: int, effects: list[Effect]) -> None:
-        if snapshot.node != self.node or not self._accept(snapshot.stamp):
-            return
         echo = snapshot.echo
-        sent_ms = self._sent.get(echo.counter) if echo and echo.journal == self.journal else None
+        if snapshot.node != self.node or (echo is not None and echo.journal != self.journal):
+            return  # meant for another agent, perhaps one of our name: what it should not have says nothing about us
+        if not self._accept(snapshot.stamp):
+            return
+        sent_ms = self._sent.get(echo.counter) if echo is not None else None
         fresh = sent_ms is not None and now_ms - sent_ms < FRESH_MS
         self.stamp = snapshot.stamp
         self._describe = snapshot.describe
@@ -289,8 +291,8 @@ class AgentMachine:
                 elif lapsed:
                     error = f"lease expired: no fresh word from the coordinator for {lease_ms} ms"
                     self._stop(worker, Outcome.LEASE, error, now_ms, effects)
-            elif worker.state is WorkerState.STUCK and now_ms >= worker.retry_ms:
-                worker.retry_ms = now_ms + STUCK_RETRY_MS
+            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None and now_ms >= worker.retry_ms:
+                worker.retry_ms = None
                 effects.append(Heal(worker.id, worker.outcome, worker.error))
         running = tuple(worker.id for worker in self._all() if worker.state is WorkerState.RUNNING)
         if now_ms >= self._beat_ms and running and not self._looking:

@@ -42,7 +42,7 @@ from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
-from trogdor_bus.errors import BusError, CannotHealError, HostError, TrogdorBusError
+from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import Surroundings
@@ -112,7 +112,7 @@ async def _open_bus(settings: AgentSettings, ending: asyncio.Event) -> AgentBus 
     while not ending.is_set():
         try:
             return await asyncio.to_thread(opener, settings.url, settings.node, settings.keys)
-        except BusError as error:
+        except (BusError, NotFoundError) as error:  # a name that does not resolve yet, keys that are not here yet
             log.error("%s; trying again in %d s", error, LONELY_FIRST_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(ending.wait(), LONELY_FIRST_S)

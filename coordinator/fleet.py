@@ -28,6 +28,7 @@ class NodeState(msgspec.Struct, kw_only=True):
     heard_ms: int = -1
     revision: int = 0
     published_ms: int = -1
+    left: bool = False
     open: dict[int, str] = {}
     """Worker id to task id of every worker here that has not ended."""
 
@@ -67,20 +68,20 @@ class Fleet:
         try:
             check_name(beat.node, "node name")
         except SpecError as error:
-            return Heard(False, self._once(f"a beat was refused: {error}"))
+            return Heard(False, self.once(f"a beat was refused: {error}"))
         if beat.node not in self.nodes and not self._open:
-            return Heard(False, self._once(f"node {beat.node} is not in the configuration, its agent is ignored"))
+            return Heard(False, self.once(f"node {beat.node} is not in the configuration, its agent is ignored"))
         node = self.ensure(beat.node)
         known = node.row.journal
         new_journal = known != beat.journal
         if known and new_journal:
             if node.row.alive and node.counter >= 0 and now_ms - node.heard_ms < self._silent_ms:
                 text = f"two agents call themselves {beat.node}: the one with journal {beat.journal[:8]} is refused"
-                return Heard(False, self._once(text))
+                return Heard(False, self.once(text))
         elif beat.counter <= node.counter:
             return Heard(False)
         node.counter, node.stamp, node.heard_ms = beat.counter, beat.stamp, now_ms
-        node.announced = beat.addresses
+        node.announced, node.left = beat.addresses, beat.leaving
         note = ""
         if known and new_journal:
             note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
@@ -114,11 +115,14 @@ class Fleet:
         return silent
 
     def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Topology:
-        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports."""
+        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports.
+
+        What an agent announced counts until it says that it ends: another may have the address by now.
+        """
         nodes = {
             name: Node(
                 name=name,
-                addresses=state.row.addresses,
+                addresses=() if state.left and not state.resolved else state.row.addresses,
                 hostname=state.row.hostname,
                 tags=state.row.tags,
                 agent=state.agent,
@@ -128,7 +132,8 @@ class Fleet:
         }
         return Topology(nodes=nodes, coordinator_addresses=addresses, coordinator_ports=ports)
 
-    def _once(self, note: str) -> str:
+    def once(self, note: str) -> str:
+        """Return a note for people the first time, "" from then on."""
         if note in self._noted or len(self._noted) > 1000:
             return ""
         self._noted.add(note)

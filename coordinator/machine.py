@@ -26,7 +26,7 @@ from trogdor_bus.coordinator.events import (
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.ledger import ENDED, Ledger, verdict
-from trogdor_bus.coordinator.orders import snapshot_of
+from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.plan import assign
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError, TrogdorBusError
@@ -98,7 +98,6 @@ class CoordinatorMachine:
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._heard_epoch = 0
         self._heard = Orphans()
-        self._describe: set[str] = set()
         self._tick_ms = now_ms + limits.beat_ms
         self._exits: list[Exit] = []
         self._changed: set[str] = set()
@@ -250,10 +249,12 @@ class CoordinatorMachine:
                 f"{self.epoch}; this one stops publishing",
                 fenced=True,
             )
-        elif stamp is not None and stamp.epoch == self.epoch and stamp.coordinator != self.place.me:
-            self._ledger.note(
-                f"clash: node {beat.node} obeys coordinator {stamp.coordinator} of our own epoch {self.epoch}"
-            )
+        elif not self.listening:
+            for what, other in (("obeys", stamp), ("also hears", beat.clash)):
+                if other is not None and other.epoch == self.epoch and other.coordinator != self.place.me:
+                    self._note_once(
+                        f"clash: node {beat.node} {what} coordinator {other.coordinator} of our own epoch {self.epoch}"
+                    )
 
     def _address(self, node: NodeState) -> None:
         """Give the workers that wait for this node's agent to the journal that has just appeared."""
@@ -343,10 +344,10 @@ class CoordinatorMachine:
             if report.task not in self.view.tasks:
                 task = TaskRow(
                     id=report.task,
-                    spec=msgspec.Raw(b"{}"),
-                    original=msgspec.Raw(b"{}"),
+                    spec=msgspec.Raw(UNDESCRIBED),
+                    original=msgspec.Raw(UNDESCRIBED),
                     start_ms=self._now,
-                    duration_ms=report.remaining_ms,
+                    duration_ms=self._heard.remaining_ms(report.task),
                 )
                 self._ledger.put(task, f"task {task.id} adopted")
                 self._move(task, "run", "goes on", started_ms=self._now)
@@ -358,11 +359,10 @@ class CoordinatorMachine:
                 status=report.status,
             )
             self._ledger.add_worker(report.task, row, None)
-            self._describe.add(orphan.node)
 
     def _describe_task(self, task_id: str, report: Report) -> None:
         task = self.view.tasks[task_id]
-        if report.spec is not None and bytes(task.original) == b"{}" and bytes(report.spec) != b"null":
+        if report.spec is not None and bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
             self._ledger.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
 
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
@@ -375,11 +375,11 @@ class CoordinatorMachine:
                 text = f"no agent of node {row.node} was heard before the task's end; nothing was done there"
                 self._end_worker(row, Outcome.FAILED, text)
             return
+        known = row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
         last_ms = task.end_ms
         if task.state is TaskState.STOPPING:
-            last_ms = min(last_ms, max(task.stop_ms, node.heard_ms))
-        heard = node.row.alive and row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
-        if not heard and self._now > last_ms + self.limits.lease_ms + GRACE_MS:
+            last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
+        if not (known and node.row.alive) and self._now > last_ms + self.limits.lease_ms + GRACE_MS:
             text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
             self._end_worker(row, Outcome.UNKNOWN, text)
 
@@ -446,6 +446,10 @@ class CoordinatorMachine:
         self.taken.add((task.state, move))
         self._ledger.put(msgspec.structs.replace(task, state=target, **fields), f"task {task.id} {text}")
 
+    def _note_once(self, text: str) -> None:
+        if note := self.fleet.once(text):
+            self._ledger.note(note)
+
     # --- snapshots ----------------------------------------------------------------------------------------------------
 
     def _exit(self, reason: str, *, fenced: bool = False) -> None:
@@ -465,11 +469,7 @@ class CoordinatorMachine:
             node.revision += name in changed
             if not self.listening and not self.ended and node.counter >= 0:
                 node.published_ms = self._now
-                snapshot = snapshot_of(
-                    node, self._ledger, self._stamp(node), self.place.process, describe=name in self._describe
-                )
-                self._describe.discard(name)
-                effects.append(Publish(snapshot))
+                effects.append(Publish(snapshot_of(node, self._ledger, self._stamp(node), self.place.process)))
         return effects
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import msgspec
 
 from trogdor_bus.coordinator.fleet import NodeState
@@ -9,12 +11,14 @@ from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.messages import Order, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
+from trogdor_bus.spec import Texts
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 
+UNDESCRIBED = b"{}"
+"""The spec of an adopted task until an agent has told it."""
 
-def snapshot_of(
-    node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, *, describe: bool = False
-) -> Snapshot:
+
+def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None) -> Snapshot:
     """Return the whole desired state of a node: every wanted worker that is addressed to its present journal."""
     orders = []
     for worker_id, task_id in node.open.items():
@@ -27,7 +31,7 @@ def snapshot_of(
         echo=node.echo(),
         orders=tuple(orders),
         coordinator=process,
-        describe=describe,
+        describe=any(bytes(ledger.view.tasks[task_id].original) == UNDESCRIBED for task_id in node.open.values()),
     )
 
 
@@ -38,7 +42,10 @@ def _order(ledger: Ledger, task: TaskRow, row: WorkerRow, heard_ms: int) -> Orde
     actions = ledger.actions(row.id)
     if row.state is not WorkerState.RECEIVING or actions is None:
         return order  # the agent has it: the short form keeps it
-    spec = registry().decode(msgspec.json.decode(task.spec), checked=False)
-    return msgspec.structs.replace(
-        order, spec=task.spec, actions=actions, texts=spec.texts(task.id), duration_ms=task.duration_ms
-    )
+    texts = _texts(bytes(task.spec), task.id)
+    return msgspec.structs.replace(order, spec=task.spec, actions=actions, texts=texts, duration_ms=task.duration_ms)
+
+
+@functools.lru_cache(maxsize=1024)
+def _texts(spec: bytes, task_id: str) -> Texts:
+    return registry().decode(msgspec.json.decode(spec), checked=False).texts(task_id)

@@ -38,6 +38,10 @@ class Orphans:
             else:
                 self._found[report.worker] = Orphan(beat.node, beat.journal, report)
 
+    def remaining_ms(self, task: str) -> int:
+        """Return how long the longest worker of a task still has."""
+        return max(found.report.remaining_ms for found in self._found.values() if found.report.task == task)
+
     def complaint(self) -> str:
         """Return why a coordinator with an empty store must not start, and what to do."""
         nodes = ", ".join(sorted({orphan.node for orphan in self._found.values()})[:5])

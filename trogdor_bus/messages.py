@@ -172,7 +172,7 @@ AnyRequest = (
 )
 
 
-class NodeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never."""
 
     name: str
@@ -187,14 +187,14 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     note: str = ""
 
 
-class TaskInfo(msgspec.Struct, frozen=True, kw_only=True):
+class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """One task with its workers."""
 
     task: TaskRow
     workers: tuple[WorkerRow, ...] = ()
 
 
-class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
+class NodePlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What one node would do: pairs of do and undo as text, addresses left out and why."""
 
     node: str
@@ -203,7 +203,7 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
+class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a spec would do to the cluster; `spec` as it goes on the wire."""
 
     spec: msgspec.Raw
@@ -211,7 +211,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
 
-class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True):
+class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When the coordinator started, its own time (epoch ms), and its stamp."""
 
     server_start_ms: int
@@ -235,7 +235,7 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
 # --- the monitor stream -----------------------------------------------------------------------------------------------
 
 
-class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults=True):
+class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults=False, rename="camel"):
     """One change, numbered; the rows are whole, so that an event can be lost or doubled without harm.
 
     `at_ms` is epoch ms on the coordinator's clock, `text` one line for people.
@@ -278,7 +278,7 @@ class Noted(Event, frozen=True, kw_only=True, tag="note"):
 AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | Noted
 
 
-class WorldView(Message, frozen=True, kw_only=True):
+class WorldView(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):
     """Everything a late monitor needs, as of event `seq`; sent each beat."""
 
     seq: int

@@ -54,7 +54,7 @@ EXIT_CODES: dict[Outcome, int] = {
 """The exit code of `submit --wait` for each outcome."""
 
 
-class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never."""
 
     id: int
@@ -73,7 +73,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     done_ms: int = -1
 
 
-class TaskRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised."""
 
     id: str

@@ -14,7 +14,6 @@ import subprocess
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -51,8 +50,7 @@ def require_docker() -> None:
         ("ps", "procps"),
     ):
         require(shutil.which(tool) is not None, f"{tool} is not installed", f"apt-get install {package}")
-    with open(shutil.which("busybox") or "", "rb") as program:
-        static = b"ld-linux" not in program.read(4096)
+    static = b"ld-linux" not in Path(shutil.which("busybox") or "").read_bytes()[:4096]
     require(static, "busybox is linked dynamically and does not run alone", "apt-get install busybox-static")
 
 
@@ -93,7 +91,8 @@ class Docker:
 
     def create(self, name: str) -> None:
         """Run a container without any network."""
-        self.run("run", "-d", "--name", name, "--network", "none", "-e", f"{TOKEN}={self.token}", IMAGE)
+        token = f"{TOKEN}={self.token}"
+        self.run("run", "-d", "--name", name, "--network", "none", "--stop-signal", "KILL", "-e", token, IMAGE)
 
     def pid(self, name: str) -> int:
         """Return the pid of the container's pid 1 as the host knows it, 0 while it does not run."""
@@ -120,7 +119,7 @@ class Docker:
         for made in [CGROUPS / self._cgroup, *CGROUPS.glob(f"*/{self._cgroup}")]:
             for folder, _, _ in os.walk(made, topdown=False):
                 with contextlib.suppress(FileNotFoundError):
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _start(self) -> None:
@@ -135,7 +134,7 @@ class Docker:
         ]
         # setpriv: should the tests be killed, the daemon ends as well, and its containers with it
         apart = ["setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "--net", "--propagation", "private"]
-        with self._log_file("ab") as log:
+        with self._log_path.open("ab") as log:
             self._daemon = subprocess.Popen(
                 [*apart, "sh", "-c", LAUNCH, "sh", *daemon],
                 env=self._environment() | {TOKEN: self.token},
@@ -170,9 +169,9 @@ class Docker:
         others = {name: value for name, value in os.environ.items() if not name.startswith("DOCKER_")}
         return others | self.settings
 
-    def _log_file(self, mode: str) -> IO[bytes]:
-        return open(self.directory / "dockerd.log", mode)
+    @property
+    def _log_path(self) -> Path:
+        return self.directory / "dockerd.log"
 
     def _log(self) -> str:
-        with self._log_file("rb") as log:
-            return "\n".join(log.read().decode(errors="replace").splitlines()[-8:])
+        return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-8:])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 from typing import Any
 
+import psutil
+
 from tests.support import wait_until
+from trogdor_bus.host import identity
 from trogdor_bus.lab.cluster import Lab
 from trogdor_bus.lab.demo import Expected
+from trogdor_bus.lab.processes import LabProcess
 
 _numbers = itertools.count(1)
 
@@ -50,6 +55,27 @@ def await_done(lab: Lab, task: str, timeout_s: float = 15) -> dict[str, Any]:
 
     wait_until(done, timeout_s, f"task {task} to be DONE")
     return shown[-1]
+
+
+def below_guard(lab: Lab, node: str) -> LabProcess:
+    """Return the working agent of a node: the one child of its guard."""
+    guard = lab.process("agent", node)
+    wait_until(lambda: _children(guard.pid), what=f"the guard of {node} to spawn an agent")
+    pid = _children(guard.pid)[0]
+    return LabProcess("working agent", node, pid, identity(pid).start_ticks)
+
+
+def kill_guard_and_agent(lab: Lab, node: str) -> None:
+    """Kill both, in an order that leaves nobody to undo anything."""
+    guard, agent = lab.process("agent", node), below_guard(lab, node)
+    guard.send(signal.SIGSTOP)
+    agent.send(signal.SIGKILL)
+    wait_until(lambda: agent.state() == "gone", what="the agent to die")
+    lab.end(guard, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    return [child.pid for child in psutil.Process(pid).children()]
 
 
 def partition(*groups: list[str], duration_ms: int = 60_000) -> dict[str, Any]:

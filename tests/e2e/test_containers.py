@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
+import os
 import shutil
 import signal
 import socket
@@ -13,11 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import os
 import pytest
 
 from tests.e2e.docker import SERVICE, WORKER, Docker, Seen, require_docker
-from tests.e2e.steps import await_active, await_done, new_id, partition, stop, submit
+from tests.e2e.steps import await_active, new_id, partition, stop, submit
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.lab import namespaces, probe
 from trogdor_bus.lab.cluster import Lab
@@ -79,8 +81,13 @@ class Cluster:
 
         wait_until(heard, 20, "the agents of the containers to be heard")
 
-    def announced(self, name: str) -> set[str]:
-        return {a for row in self.lab.ask("nodes")["nodes"] if row["name"] == name for a in row["addresses"]}
+    def announced(self) -> dict[str, set[str]]:
+        """Return the addresses of the containers as the coordinator knows them."""
+        return {row["name"]: set(row["addresses"]) for row in self.lab.ask("nodes")["nodes"] if row["name"] in BROKERS}
+
+    def real(self) -> dict[str, set[str]]:
+        """Return the addresses of the containers as they are."""
+        return {name: set(pair) for name, pair in self.addresses.items()}
 
     def reached(self, name: str) -> frozenset[str]:
         """Return the ways by which node1 makes a round trip to a container."""
@@ -93,43 +100,44 @@ class Cluster:
 
         return frozenset(way for way, trip in self.lab.call_on("node1", trips).items() if trip.answered)
 
-    def pings(self, source: str, address: str) -> bool:
-        """Tell whether a program inside one container gets an answer."""
-        try:
-            self.docker.run("exec", source, "/bin/busybox", "ping", "-c", "1", "-W", "1", address)
-        except AssertionError:
-            return False
-        return True
+    def pinged(self, source: str, target: str) -> set[str]:
+        """Return the addresses of one container that answer a program inside another one."""
+        script = "for to; do ping -c 1 -W 1 $to >/dev/null && echo $to & done; wait"
+        return set(self.inside(source, "sh", "-c", script, "sh", *self.addresses[target]).split())
 
-    def rules(self, pid: int) -> str:
-        saves = (["nsenter", "--net", "--target", str(pid), "--", tool] for tool in ("iptables-save", "ip6tables-save"))
-        return "".join(map(namespaces.run, saves))
+    def inside(self, name: str, *argv: str) -> str:
+        """Return what a program of busybox prints inside a container."""
+        return self.docker.run("exec", name, "/bin/busybox", *argv)
+
+    def rules(self, name: str) -> list[str]:
+        """Return the rules in a container's namespace, IPv4 and IPv6."""
+        inside = ["nsenter", "--net", "--target", str(self.docker.pid(name)), "--"]
+        lines = (namespaces.run([*inside, f"{tool}-save"]).splitlines() for tool in ("iptables", "ip6tables"))
+        return [line for line in itertools.chain(*lines) if line.startswith(("-A", ":TB-"))]
 
     def seen(self, name: str, args: str) -> Seen:
         return self.docker.processes(name)[args]
-
-    def restart(self, name: str) -> None:
-        before = self.docker.pid(name)
-        self.docker.run("restart", "-t", "0", name)
-        assert self.docker.pid(name) not in (0, before)
-        self.plug(name)
 
     def whole(self) -> bool:
         return all(self.reached(name) == frozenset(WAYS) for name in BROKERS)
 
 
-def host() -> dict[str, str]:
-    """Return the firewall and the network of the machine that the tests run on."""
-    commands = ["iptables-save", "ip6tables-save", "nft list ruleset", "ip -o link", "ip -o address", "ip route"]
-    commands += ["sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding", "ip netns"]
-    known = [command.split() for command in commands if shutil.which(command.split()[0])]
-    return {" ".join(argv): subprocess.run(argv, capture_output=True, text=True, check=True).stdout for argv in known}
+def host() -> dict[str, list[str]]:
+    """Return the firewall and the network of the machine that the tests run on, without comments and counters."""
+    commands = ["iptables-save", "ip6tables-save", "nft --stateless list ruleset", "ip -o link", "ip -o route"]
+    commands += ["sysctl net.ipv4.ip_forward net.ipv6.conf.all.forwarding"]
+    return {
+        command: [line.partition(" [")[0] for line in namespaces.run(command.split()).splitlines() if line[0:1] != "#"]
+        for command in commands
+        if shutil.which(command.split()[0])
+    }
 
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Cluster]:
     require_namespaces()
     require_docker()
+    before = host()
     with Docker() as docker, Lab(1, f"c{os.getpid()}") as lab:
         cluster = Cluster(lab, docker)
         for name in BROKERS:
@@ -138,19 +146,168 @@ def made() -> Iterator[Cluster]:
             cluster.start_agent(name)
         cluster.wait_heard()
         yield cluster
+    assert host() == before
 
 
 @pytest.fixture
 def cluster(made: Cluster) -> Iterator[Cluster]:
     """The cluster; after the test every container is reached, runs, and has no rule."""
     wait_until(made.whole, what="both containers to be reached")
+    wait_until(lambda: made.announced() == made.real(), what="the addresses of the containers to be announced")
     yield made
     wait_until(made.whole, what="both containers to be reached after the test")
     for name in BROKERS:
-        assert "TB-" not in made.rules(made.docker.pid(name))
+        assert made.rules(name) == []
         assert {seen.state for seen in made.docker.processes(name).values()} <= {"S", "R"}
 
 
 def test_the_agent_announces_the_addresses_of_its_container(cluster: Cluster) -> None:
-    for name in BROKERS:
-        wait_until(lambda: cluster.announced(name) == set(cluster.addresses[name]), what=f"the addresses of {name}")
+    assert cluster.announced() == cluster.real()
+
+
+def test_a_partition_cuts_containers_off_from_each_other_and_heals(cluster: Cluster) -> None:
+    lab, task, before = cluster.lab, new_id("partition"), host()
+    submit(lab, task, partition(["broker1"], ["broker2", "node1"]))
+    await_active(lab, task)
+    assert not cluster.reached("broker1")
+    assert cluster.reached("broker2") == frozenset(WAYS)
+    for source, target in (BROKERS, BROKERS[::-1]):
+        assert not cluster.pinged(source, target)
+        assert any("TB-" in rule for rule in cluster.rules(source))
+    assert host() == before
+    stop(lab, task)
+    assert cluster.whole()
+    assert cluster.pinged(*BROKERS) == set(cluster.addresses["broker2"])
+    assert lab.ask("show", task)["outcome"] == "cancelled"
+
+
+def test_a_port_block_silences_connections_that_stand_already(cluster: Cluster) -> None:
+    lab, task = cluster.lab, new_id("port")
+    with contextlib.ExitStack() as stack:
+        dialled = [
+            stack.enter_context(lab.call_on("node1", functools.partial(socket.create_connection, (address, 9092), 2)))
+            for address in cluster.addresses["broker1"]
+        ]
+        assert all(echoes(connection, b"hello") for connection in dialled)
+        submit(lab, task, {"class": "port-block", "durationMs": 60_000, "nodes": ["broker1"], "ports": [9092]})
+        await_active(lab, task)
+        assert cluster.reached("broker1") == {"ping4", "ping6"}
+        assert cluster.reached("broker2") == frozenset(WAYS)
+        assert not any(echoes(connection, b"late") for connection in dialled)
+        stop(lab, task)
+
+
+def echoes(connection: socket.socket, word: bytes) -> bool:
+    connection.settimeout(0.5)
+    connection.sendall(word)
+    try:
+        return connection.recv(1000) == word
+    except TimeoutError:
+        return False
+
+
+def stop_process(**match: Any) -> dict[str, Any]:
+    return {"class": "process-stop", "durationMs": 60_000, "nodes": ["broker1"], **match}
+
+
+@pytest.mark.parametrize(
+    "match", [{"match": "sleep 734001"}, {"pidFile": "/run/worker.pid"}, {"pidFile": "/var/run/worker.pid"}]
+)
+def test_a_stop_hits_the_process_of_the_container_and_no_other(cluster: Cluster, match: dict[str, str]) -> None:
+    lab, task = cluster.lab, new_id("freeze")
+    inner = int(cluster.inside("broker1", "cat", "/run/worker.pid"))
+    others = [lab.begin(member, "sleep", "734001") for member in ("node1", COORDINATOR)]
+    try:
+        before = state(inner)
+        submit(lab, task, stop_process(**match))
+        await_active(lab, task)
+        assert cluster.seen("broker1", WORKER).state == "T"
+        assert cluster.seen("broker1", SERVICE).state == "S"
+        assert cluster.seen("broker2", WORKER).state == "S"
+        assert [state(other.pid) for other in others] == ["S", "S"]
+        assert state(inner) == before  # who has that pid out here
+        stop(lab, task)
+        assert cluster.seen("broker1", WORKER).state == "S"
+    finally:
+        for other in others:
+            other.kill()
+            other.communicate(timeout=5)
+
+
+def state(pid: int) -> str:
+    """Return the state of a process of the host, "" if nobody has that pid; the moods of an idle one count as one."""
+    try:
+        letter = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+    return "S" if letter in "SDIR" else letter
+
+
+def test_pid_1_of_a_container_is_stopped_from_outside(cluster: Cluster) -> None:
+    lab, task = cluster.lab, new_id("freeze")
+    assert cluster.inside("broker1", "cat", "/run/service.pid") == "1"
+    submit(lab, task, stop_process(pidFile="/run/service.pid"))
+    await_active(lab, task)
+    assert cluster.seen("broker1", SERVICE).state == "T"
+    assert cluster.reached("broker1") == {"ping4", "ping6"}
+    assert cluster.seen("broker2", SERVICE).state == "S"
+    stop(lab, task)
+    assert cluster.reached("broker1") == frozenset(WAYS)
+
+
+def test_a_container_restarted_in_mid_fault_is_a_new_one_that_no_undo_touches(cluster: Cluster) -> None:
+    lab, docker = cluster.lab, cluster.docker
+    cut, frozen, again = new_id("cut"), new_id("frozen"), new_id("again")
+    submit(lab, cut, partition(["broker1"], ["broker2", "node1"]))
+    submit(lab, frozen, stop_process(pidFile="/run/service.pid"))
+    await_active(lab, cut)
+    await_active(lab, frozen)
+    old = docker.pid("broker1")
+    docker.run("restart", "-t", "0", "broker1")
+    cluster.plug("broker1")
+    assert docker.pid("broker1") not in (0, old)
+    # what the new one has, an undo of the old one's faults must leave: a rule and a stopped process
+    rule = "INPUT -p udp -m udp --dport 7 -j DROP"
+    inside = f"nsenter --net --target {docker.pid('broker1')} -- iptables"
+    namespaces.run(f"{inside} -A {rule}".split())
+    cluster.inside("broker1", "sh", "-c", "kill -STOP $(cat /run/worker.pid)")
+    processes = docker.processes("broker1")
+    assert processes[WORKER].state == "T"
+    for task, what in ((cut, "the network namespace is no more"), (frozen, "(busybox) ended")):
+        stop(lab, task)
+        told = lab.ask("show", task)
+        assert (told["state"], told["outcome"], told.get("error", "")) == ("DONE", "cancelled", ""), told
+        (worker,) = (one for one in told["workers"] if one["node"] == "broker1")
+        assert [note for note in worker["warnings"] if note.startswith("gone: ") and what in note], worker
+    assert cluster.rules("broker1") == [f"-A {rule}"]
+    assert docker.processes("broker1") == processes
+    assert cluster.reached("broker1") == frozenset(WAYS)
+
+    wait_until(lambda: cluster.announced() == cluster.real(), what="the new addresses to be announced")
+    submit(lab, again, {"class": "port-block", "durationMs": 60_000, "nodes": ["broker1"], "ports": [9092]})
+    await_active(lab, again)
+    assert cluster.reached("broker1") == {"ping4", "ping6"}
+    stop(lab, again)
+    assert cluster.rules("broker1") == [f"-A {rule}"]
+    namespaces.run(f"{inside} -D {rule}".split())
+    cluster.inside("broker1", "sh", "-c", "kill -CONT $(cat /run/worker.pid)")
+
+
+def test_pid_1_of_a_container_is_killed_from_outside_and_docker_starts_it_again(cluster: Cluster) -> None:
+    lab, docker, task = cluster.lab, cluster.docker, new_id("kill")
+    kill = {"class": "process-kill", "durationMs": 60_000, "nodes": ["broker1"], "pidFile": "/run/service.pid"}
+    refused = lab.trogdor("submit", "-", "--wait", "--json", given=json.dumps(kill | {"signal": "SIGTERM"}))
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert "init of its own pid namespace" in json.loads(refused.stdout)["error"]
+    before, other = docker.pid("broker1"), docker.pid("broker2")
+    assert before
+
+    submit(lab, task, kill | {"restart": ["docker", "start", "broker1"]})
+    await_active(lab, task)
+    wait_until(lambda: docker.pid("broker1") == 0, what="Docker to see that the container ended")
+    assert docker.run("inspect", "--format", "{{.State.ExitCode}}", "broker1") == str(128 + signal.SIGKILL)
+    assert state(before) == ""
+    stop(lab, task)
+    assert docker.pid("broker1") not in (0, before)
+    assert docker.pid("broker2") == other
+    cluster.plug("broker1")

@@ -8,7 +8,17 @@ import time
 
 import pytest
 
-from tests.e2e.steps import await_active, await_done, await_matrix, new_id, partition, stop, submit
+from tests.e2e.steps import (
+    await_active,
+    await_done,
+    await_matrix,
+    below_guard,
+    kill_guard_and_agent,
+    new_id,
+    partition,
+    stop,
+    submit,
+)
 from tests.support import wait_until
 from trogdor_bus.lab.cluster import Lab
 from trogdor_bus.lab.demo import cut_between, silent, whole
@@ -41,12 +51,71 @@ def test_an_agent_told_to_end_undoes_reports_and_ends(lab: Lab) -> None:
     assert await_done(lab, task)["state"] == "DONE"
 
 
+def test_the_guard_undoes_what_a_killed_agent_left_and_starts_another(lab: Lab) -> None:
+    task = new_id("sigkill")
+    submit(lab, task, partition(["node1", "node2"], ["node3"]))
+    await_matrix(lab, CUT, "the cut")
+    assert "TB-" in rules(lab, "node3")
+    below_guard(lab, "node3").send(signal.SIGKILL)
+    wait_until(lambda: "TB-" not in rules(lab, "node3"), 5, "the guard to undo")
+    told = await_done(lab, task)
+    assert (told["outcome"], told["error"]) == ("agent-restarted", "agent restarted, fault undone")
+    await_matrix(lab, whole, "healing")
+
+
+def test_the_guard_kills_a_frozen_agent_and_undoes(lab: Lab) -> None:
+    task, agent = new_id("frozen"), below_guard(lab, "node3")
+    submit(lab, task, partition(["node1", "node2"], ["node3"]))
+    await_matrix(lab, CUT, "the cut")
+    agent.send(signal.SIGSTOP)
+    wait_until(lambda: "TB-" not in rules(lab, "node3"), 15, "the guard to undo")
+    assert agent.state() == "gone"  # so that it cannot inject after the healing
+    assert await_done(lab, task)["outcome"] == "agent-restarted"
+    await_matrix(lab, whole, "healing")
+
+
+def test_an_agent_without_its_guard_undoes_and_ends(lab: Lab) -> None:
+    task, agent = new_id("guardless"), below_guard(lab, "node3")
+    submit(lab, task, partition(["node1", "node2"], ["node3"]))
+    await_matrix(lab, CUT, "the cut")
+    try:
+        lab.end(lab.process("agent", "node3"), signal.SIGKILL)
+        wait_until(lambda: "TB-" not in rules(lab, "node3"), 5, "the agent to undo")
+        wait_until(lambda: agent.state() == "gone", 5, "the agent to end")
+    finally:
+        lab.start_agent("node3")
+        lab.wait_ready()
+    assert await_done(lab, task)["error"] == "agent stopped, fault undone"
+
+
+def test_heal_undoes_by_hand_without_bus_or_coordinator(lab: Lab) -> None:
+    task = new_id("byhand")
+    submit(lab, task, partition(["node1", "node2"], ["node3"]))
+    await_matrix(lab, CUT, "the cut")
+    heal = ("trogdor-bus", "heal", "--state-dir", str(lab.directory / "node3"))
+    busy = lab.run("node3", *heal)
+    assert (busy.returncode, "is used by" in busy.stderr or "pid" in busy.stderr) == (2, True), busy.stderr
+    try:
+        kill_guard_and_agent(lab, "node3")
+        assert "TB-" in rules(lab, "node3")
+        plan = lab.run("node3", *heal, "--dry-run")
+        assert plan.returncode == 0 and task in plan.stdout and "TB-" in rules(lab, "node3"), plan.stdout + plan.stderr
+        done = lab.run("node3", *heal)
+        assert (done.returncode, task in done.stdout) == (0, True), done.stdout + done.stderr
+        assert "TB-" not in rules(lab, "node3")
+        assert lab.run("node3", *heal).stdout.strip() == "nothing to undo"
+    finally:
+        lab.start_agent("node3")
+        lab.wait_ready()
+    assert await_done(lab, task)["outcome"] == "agent-restarted"
+
+
 def test_an_agent_that_is_killed_heals_when_it_comes_back_and_the_task_says_so(lab: Lab) -> None:
     task = new_id("sigkill")
     spec = partition(["node1", "node2"], ["node3"], duration_ms=8000)
     submit(lab, task, spec)
     await_matrix(lab, CUT, "the cut")
-    lab.end(lab.process("agent", "node3"), signal.SIGKILL)
+    kill_guard_and_agent(lab, "node3")
     assert "TB-" in rules(lab, "node3")  # nobody is there to undo
     lab.start_agent("node3")
     wait_until(lambda: "TB-" not in rules(lab, "node3"), what="the new life to undo what the old one left")
@@ -95,25 +164,29 @@ def test_faults_end_on_time_without_a_coordinator(lab: Lab) -> None:
 
 
 def test_a_silent_agent_shows_and_comes_back(lab: Lab) -> None:
-    agent = lab.process("agent", "node2")
-    lab.kill(agent, signal.SIGSTOP)
+    both = (lab.process("agent", "node2"), below_guard(lab, "node2"))  # as when a container is paused
+    for process in both:
+        process.send(signal.SIGSTOP)
     try:
         wait_until(lambda: "node2" not in lab.alive(), what="node2 to be called silent")
     finally:
-        lab.kill(agent, signal.SIGCONT)
+        for process in both:
+            process.send(signal.SIGCONT)
     lab.wait_ready()
 
 
 def test_an_agent_frozen_over_the_end_of_its_fault_undoes_late_and_says_so(lab: Lab) -> None:
-    task, agent = new_id("late"), lab.process("agent", "node3")
+    task, both = new_id("late"), (lab.process("agent", "node3"), below_guard(lab, "node3"))
     submit(lab, task, partition(["node1", "node2"], ["node3"], duration_ms=3000))
     await_matrix(lab, CUT, "the cut")
-    lab.kill(agent, signal.SIGSTOP)
+    for process in both:
+        process.send(signal.SIGSTOP)
     try:
         time.sleep(4)  # over the end
         assert "TB-" in rules(lab, "node3")
     finally:
-        lab.kill(agent, signal.SIGCONT)
+        for process in both:
+            process.send(signal.SIGCONT)
     await_matrix(lab, whole, "healing")
     assert await_done(lab, task)["state"] == "DONE"
 

@@ -35,7 +35,7 @@ def nodes(
 
     status, rows = ask(Reach(coordinator, transport, keys, insecure), verb)
     if as_json:
-        render.print_json({"nowMs": status.now_ms, "nodes": render.camel(rows)})
+        render.print_json({"nowMs": status.now_ms, "nodes": rows})
     elif rows:
         render.console().print(render.nodes_table(rows, status.now_ms))
     else:
@@ -58,7 +58,7 @@ def status(
     reach = Reach(coordinator, transport, keys, insecure)
     found = ask(reach, lambda client: client.status())
     if as_json:
-        render.print_json(render.camel(found))
+        render.print_json(found)
         return
     print(f"Coordinator is running at {reach.where()}.")
     print(f"\tStart time: {render.date(found.server_start_ms)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -167,22 +166,9 @@ def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
     task = info.task
     ours = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
-    return {**trogdor_json(task, list(info.workers)), **ours, "workers": camel(info.workers)}
-
-
-def camel(value: Any) -> Any:
-    """Return Structs as JSON-like values with camelCase names."""
-    return _camel(msgspec.json.decode(msgspec.json.encode(value)))
-
-
-def _camel(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {re.sub("_([a-z])", lambda m: m[1].upper(), key): _camel(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_camel(item) for item in value]
-    return value
+    return {**trogdor_json(task, list(info.workers)), **ours, "workers": info.workers}
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document on standard output."""
-    print(json.dumps(value, indent=2))
+    """Print Structs, or anything made of them, as one JSON document on standard output."""
+    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())

@@ -53,7 +53,7 @@ def submit(
     if dry_run:
         plan = ask(reach, lambda client: client.validate(body, force))
         if as_json:
-            render.print_json({**render.camel(plan), "spec": json.loads(bytes(plan.spec))})
+            render.print_json(plan)
         else:
             render.print_plan(plan)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trogdor_bus.errors import HostError
@@ -27,10 +27,15 @@ def require_tool(name: str, package: str) -> str:
     return path
 
 
-def run(argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S) -> str:
-    """Run a tool and return what it printed; HostError carries its own words."""
+def run(
+    argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S, environment: Mapping[str, str] | None = None
+) -> str:
+    """Run a tool and return what it printed; HostError carries its own words.
+
+    Of the agent's environment it sees PATH only, and what `environment` adds.
+    """
     tool = Path(argv[0]).name
-    environment = {"PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}", "LC_ALL": "C"}
+    own = {"PATH": f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}", "LC_ALL": "C"}
     try:
         done = subprocess.run(
             argv,
@@ -39,7 +44,7 @@ def run(argv: Sequence[str], stdin: str = "", timeout_s: float = TIMEOUT_S) -> s
             timeout=timeout_s,
             check=False,
             cwd="/",
-            env=environment,
+            env={**(environment or {}), **own},
         )
     except subprocess.TimeoutExpired:
         raise HostError(f"{tool} did not end within {timeout_s:g} s") from None

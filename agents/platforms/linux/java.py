@@ -68,9 +68,9 @@ class _Words:
 
 def read_argument_file(pid: int, name: str) -> Sequence[str]:
     """Return the arguments in the file that process `pid` knows as `name`; () if it cannot be read."""
-    folder = f"/proc/{pid}/root" if name.startswith("/") else f"/proc/{pid}/cwd"
+    path, root = (name, f"/proc/{pid}/root") if name.startswith("/") else (f"/proc/{pid}/cwd/{name}", "")
     try:
-        return split_arguments(read_regular(f"{folder}/{name}", MAX_FILE_BYTES).decode(errors="replace"))
+        return split_arguments(read_regular(path, MAX_FILE_BYTES, root).decode(errors="replace"))
     except OSError:
         return ()
 

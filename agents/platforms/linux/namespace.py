@@ -168,10 +168,27 @@ def _container(name: str) -> tuple[str, int]:
     engine = find_tool("docker") or find_tool("podman")
     if engine is None:
         raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")
-    answer = run([engine, "inspect", "--type", "container", "--format", "{{.Id}} {{.State.Pid}}", name]).split()
+    asked = [engine, "inspect", "--type", "container", "--format", "{{.Id}} {{.State.Pid}}", name]
+    answer = run(asked, environment=os.environ).split()  # DOCKER_HOST, HOME and others say where its daemon is
     if len(answer) != 2 or not answer[1].isdecimal() or answer[1] == "0":
         raise HostError(f"container {name} is not running; start it first")
-    return answer[0], int(answer[1])
+    identity, pid = answer[0], int(answer[1])
+    if not _is_of_container(pid, identity):
+        raise HostError(
+            f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
+            "speaks of another machine; run the agent where the container runs"
+        )
+    return identity, pid
+
+
+def _is_of_container(pid: int, identity: str) -> bool:
+    """Return whether a process shows the container's id, as every engine has it in control groups or mounts."""
+    try:
+        return any(
+            identity in Path(f"/proc/{pid}/{name}").read_text(errors="replace") for name in ("cgroup", "mountinfo")
+        )
+    except OSError:  # it ended
+        return False
 
 
 def _inode(stat: os.stat_result) -> tuple[int, int]:

@@ -213,7 +213,7 @@ def java_line(process: Process) -> str:
 
 def _pid_in(pid_file: str, root_pid: int) -> int:
     try:
-        text = read_regular(f"/proc/{root_pid}/root/{pid_file}" if root_pid else pid_file, 64)
+        text = read_regular(pid_file, 64, root=f"/proc/{root_pid}/root" if root_pid else "")
     except OSError as error:
         raise HostError(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
     number = re.match(rb"\s*([0-9]{1,10})(\s|\Z)", text)
