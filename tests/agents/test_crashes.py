@@ -54,6 +54,8 @@ class World:
 
     def act(self, verb: str, worker: int) -> None:
         """Do one thing as the agent's machine would ask for it."""
+        if verb == "inject" and worker in self.forgotten:
+            return  # an id is forgotten only when the coordinator no longer wants it, and is never used again
         if verb == "inject":
             self.offered.add(worker)
             self.performer.inject(order(worker), 99, Surroundings())

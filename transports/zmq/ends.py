@@ -53,13 +53,16 @@ class ZmqAgent(Dialler):
 class ZmqClient(Dialler):
     """A client's end."""
 
-    def _open(self) -> None:
-        self._request = self._dial(zmq.DEALER, 3, 1024)
-        self._request.linger = 0  # nobody would see the answer
+    def __init__(self, url: str, keys: Path | None) -> None:
         self._inbox_of_answers: Inbox | None = None
         self._unsent: dict[bytes, bytes] = {}
         self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
         self._number = 0
+        super().__init__(url, keys)
+
+    def _open(self) -> None:
+        self._request = self._dial(zmq.DEALER, 3, 1024)
+        self._request.linger = 0  # nobody would see the answer
 
     async def request(self, frame: bytes, timeout_s: float) -> bytes:
         """Return the answer; NoCoordinatorError if there is none in time, BusError if the frame is too large."""

@@ -166,7 +166,7 @@ def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
     task = info.task
     ours = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
-    return {**trogdor_json(task, list(info.workers)), **ours, "workers": info.workers}
+    return {**trogdor_json(task, list(info.workers)), **ours, "workers": msgspec.to_builtins(info.workers)}
 
 
 def print_json(value: Any) -> None:
