@@ -28,7 +28,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 def become_guard(start: Start) -> NoReturn:
     """Replace this process by a guard with an agent under it: the same pid, a smaller memory."""
     text = msgspec.json.encode(start, enc_hook=str).decode()
-    os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents.guard", text])  # noqa: S606 (no shell)
+    form = "json" if start.log_json else "text"
+    os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents.guard", text, form])  # noqa: S606 (no shell)
 
 
 def main(verb: str, text: str, guard_fd: str = "-1") -> int:

@@ -35,8 +35,8 @@ PR_SET_CHILD_SUBREAPER = 36
 class Guard:
     """One guard and the agent under it. `start` is the JSON that `python -m trogdor_bus.agents` understands."""
 
-    def __init__(self, start: str) -> None:
-        self._start = start
+    def __init__(self, start: str, *, log_json: bool = False) -> None:
+        self._start, self._log_json = start, log_json
         self._agent = 0
         self._ending = 0.0
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -54,7 +54,7 @@ class Guard:
             code, why = self._life()
             if not why:
                 return code
-            _say(f"{why}; killing what it started, then undoing")
+            self._say(f"{why}; killing what it started, then undoing")
             self._kill_session(self._agent)
             self._heal()
             if self._ending:
@@ -109,6 +109,14 @@ class Guard:
                 os._exit(127)
         return pid
 
+    def _say(self, text: str) -> None:
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        line = f"{now} GUARD   {text}\n"
+        if self._log_json:
+            line = f'{{"time": "{now}", "level": "warning", "logger": "trogdor_bus.guard", "message": "{text}"}}\n'
+        with contextlib.suppress(OSError):
+            os.write(2, line.encode())
+
     def _reap(self) -> int | None:
         """Reap whoever has died; return the wait status of the agent if it is among them."""
         found = None
@@ -125,7 +133,7 @@ class Guard:
         """Tell the agent to end: it undoes everything first. A second signal changes nothing."""
         if not self._ending:
             self._ending = time.monotonic()
-            _say(f"{signal.Signals(number).name} received, telling the agent to end")
+            self._say(f"{signal.Signals(number).name} received, telling the agent to end")
         if self._agent:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._agent, signal.SIGTERM)
@@ -140,7 +148,7 @@ class Guard:
                     os.kill(pid, signal.SIGKILL)
             self._reap()
             if time.monotonic() > deadline:
-                _say(f"still there after {GONE_S:g} s: {', '.join(map(str, left))}; undoing all the same")
+                self._say(f"still there after {GONE_S:g} s: {', '.join(map(str, left))}; undoing all the same")
                 return
             time.sleep(0.005)
 
@@ -152,10 +160,10 @@ class Guard:
             pid, status = os.waitpid(healer, os.WNOHANG)
             if pid:
                 if code := os.waitstatus_to_exitcode(status):
-                    _say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
+                    self._say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
                 return
             if time.monotonic() > deadline:
-                _say(f"the undo took more than {HEAL_S:g} s and is ended")
+                self._say(f"the undo took more than {HEAL_S:g} s and is ended")
                 self._kill_session(healer)
                 return
             time.sleep(0.005)
@@ -214,11 +222,5 @@ def _how(code: int) -> str:
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
-def _say(text: str) -> None:
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    with contextlib.suppress(OSError):
-        os.write(2, f"{now} GUARD   {text}\n".encode())
-
-
 if __name__ == "__main__":
-    sys.exit(Guard(sys.argv[1]).run())
+    sys.exit(Guard(sys.argv[1], log_json=sys.argv[2] == "json").run())
