@@ -20,7 +20,7 @@ demo: $(READY) system ## Cut a small cluster in two and freeze a process, and wa
 
 test: $(READY) system ## Run all tests but the long simulation (under five minutes)
 	$(PYTEST) -n 2 -m "not e2e"
-	$(PYTEST) -m e2e
+	$(PYTEST) -n 2 -m e2e
 
 check: $(READY) ## Lint, format, types, who may import whom
 	$(BIN)/ruff check .

@@ -65,7 +65,7 @@ def test_a_monitor_hears_every_event_of_a_task(lab: Lab) -> None:
     ended = {
         line["worker"]["node"]
         for line in lines
-        if line.get("event") == "worker" and line.get("task_id") == task and line["worker"].get("state") == "DONE"
+        if line.get("event") == "worker" and line.get("taskId") == task and line["worker"].get("state") == "DONE"
     }
     assert ended == {"node1", "node2", "node3"}
 
