@@ -30,7 +30,7 @@ from trogdor_bus.agents.events import (
     Ticked,
 )
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import Beat, Order, Report, Snapshot, Stamp
+from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
@@ -343,7 +343,7 @@ class AgentMachine:
             disturbed=worker.disturbed,
             residue=worker.residue,
             remaining_ms=max(0, worker.ends_ms - now_ms) if worker.state is not WorkerState.DONE else 0,
-            spec=worker.spec if self._describe else None,
+            spec=worker.spec if self._describe else UNTOLD,
         )
 
     # --- the table --------------------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class Service:
             settings.node,
             self._journal.id,
             self._journal.life,
-            tuple(map(_worker, self._journal.entries.values())),
+            tuple(map(remembered, self._journal.entries.values())),
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
             version=__version__,
             pid=os.getpid(),
@@ -293,7 +293,7 @@ class Service:
             await asyncio.sleep(LONELY_AGAIN_S)
 
 
-def _worker(entry: Entry) -> Worker:
+def remembered(entry: Entry) -> Worker:
     """Return the journal's entry as the machine knows it: ended in an earlier life, or stuck."""
     done = entry.state is JournalState.UNDONE
     return Worker(

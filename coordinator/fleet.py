@@ -23,7 +23,7 @@ class NodeState(msgspec.Struct, kw_only=True):
     config: dict[str, str] = {}
     resolved: tuple[str, ...] = ()
     announced: tuple[str, ...] = ()
-    counter: int = -1
+    counters: dict[str, int] = {}
     stamp: Stamp | None = None
     heard_ms: int = -1
     revision: int = 0
@@ -31,6 +31,11 @@ class NodeState(msgspec.Struct, kw_only=True):
     left: bool = False
     open: dict[int, str] = {}
     """Worker id to task id of every worker here that has not ended."""
+
+    @property
+    def counter(self) -> int:
+        """The newest beat of the present journal, -1 if there is none."""
+        return self.counters.get(self.row.journal, -1)
 
     def echo(self) -> Echo | None:
         """Return what a snapshot to this node answers."""
@@ -72,15 +77,15 @@ class Fleet:
         if beat.node not in self.nodes and not self._open:
             return Heard(False, self.once(f"node {beat.node} is not in the configuration, its agent is ignored"))
         node = self.ensure(beat.node)
+        if beat.counter <= node.counters.get(beat.journal, -1):
+            return Heard(False)
         known = node.row.journal
         new_journal = known != beat.journal
-        if known and new_journal:
-            if node.row.alive and node.counter >= 0 and now_ms - node.heard_ms < self._silent_ms:
-                text = f"two agents call themselves {beat.node}: the one with journal {beat.journal[:8]} is refused"
-                return Heard(False, self.once(text))
-        elif beat.counter <= node.counter:
-            return Heard(False)
-        node.counter, node.stamp, node.heard_ms = beat.counter, beat.stamp, now_ms
+        if known and new_journal and node.row.alive and now_ms - node.heard_ms < self._silent_ms:
+            text = f"two agents call themselves {beat.node}: the one with journal {beat.journal[:8]} is refused"
+            return Heard(False, self.once(text))
+        node.counters[beat.journal] = beat.counter
+        node.stamp, node.heard_ms = beat.stamp, now_ms
         node.announced, node.left = beat.addresses, beat.leaving
         note = ""
         if known and new_journal:

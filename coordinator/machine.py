@@ -362,7 +362,7 @@ class CoordinatorMachine:
 
     def _describe_task(self, task_id: str, report: Report) -> None:
         task = self.view.tasks[task_id]
-        if report.spec is not None and bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
+        if bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
             self._ledger.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
 
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:

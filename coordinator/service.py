@@ -16,7 +16,7 @@ from trogdor_bus.bus import Answer, CoordinatorBus
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change, PutMeta, PutRow, PutTask, PutWorker
+from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
 from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
@@ -130,7 +130,7 @@ class Service:
         changes = [effect for effect in effects if isinstance(effect, Change)]
         if changes:
             try:
-                self._store.commit(changes, durable=any(map(_must_last, changes)))
+                self._store.commit(changes, durable=any(map(must_last, changes)))
             except HostError as error:
                 log.error("cannot store the state, so nothing is published: %s", error)
                 self._exit = 1
@@ -192,11 +192,11 @@ class Service:
                 await asyncio.sleep(RESOLVE_AGAIN_S)
 
 
-def _must_last(change: Change) -> bool:
+def must_last(change: Change) -> bool:
     """Return whether a loss of power must not lose this change: what was promised, what ended, who leads."""
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
-    return isinstance(change, PutMeta | PutTask | PutWorker)
+    return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
 
 
 def _reachable_at(host: str) -> tuple[str, ...]:

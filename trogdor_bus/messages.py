@@ -69,6 +69,10 @@ class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
     describe: bool = False
 
 
+UNTOLD = msgspec.Raw(b"null")
+"""The spec in a report that was not asked to tell it."""
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent says of one worker; `spec` only when it was asked to describe itself."""
 
@@ -82,7 +86,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disturbed: tuple[str, ...] = ()
     residue: tuple[str, ...] = ()
     remaining_ms: int = 0
-    spec: msgspec.Raw | None = None
+    spec: msgspec.Raw = UNTOLD
 
 
 class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -55,7 +55,7 @@ class Registry:
         if "class" not in data:
             raise SpecError("the field is missing", path="$.class", remedy="`trogdor-bus faults` lists the classes")
         cls = self.lookup(data["class"])
-        fields = {field.encode_name: field for field in msgspec.structs.fields(cls)}
+        fields = _fields(cls)
         body: dict[str, Any] = {"class": tag_of(cls)}
         for key, value in data.items():
             if key != "class" and not (value is None and key in fields):
@@ -107,6 +107,11 @@ class Registry:
 def registry() -> Registry:
     """Return the registry of everything installed, read once."""
     return Registry([*_own(), *_installed()])
+
+
+@functools.cache
+def _fields(cls: type[TaskSpec]) -> dict[str, msgspec.structs.FieldInfo]:
+    return {field.encode_name: field for field in msgspec.structs.fields(cls)}
 
 
 def tag_of(cls: type[TaskSpec]) -> str:

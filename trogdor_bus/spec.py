@@ -20,6 +20,8 @@ MAX_DURATION_MS = 1_000_000_000_000_000
 
 Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Java's long holds: every other time is refused."""
+Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
+"""A TCP or UDP port."""
 
 
 class Texts(msgspec.Struct, frozen=True):

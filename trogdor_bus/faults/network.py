@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Direction
 from trogdor_bus.errors import SpecError
-from trogdor_bus.spec import FaultSpec, Texts, require_nodes
+from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
-
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 
 
 class NetworkPartitionFaultSpec(

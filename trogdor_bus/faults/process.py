@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-import msgspec
+from typing import Literal
 
 from trogdor_bus.actions import AnyAction, Kill, ProcessMatch, Suspend
 from trogdor_bus.errors import SpecError
-from trogdor_bus.spec import FaultSpec, Texts, require_nodes
+from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
-Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 
 

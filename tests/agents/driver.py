@@ -1,0 +1,81 @@
+"""An agent's machine with a clock, and a coordinator that says what it is told to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trogdor_bus.agents.events import (
+    Effect,
+    Event,
+    Injected,
+    SendBeat,
+    SnapshotHeard,
+    Ticked,
+)
+from trogdor_bus.agents.machine import (
+    AgentMachine,
+    Limits,
+    Worker,
+)
+from trogdor_bus.messages import Beat, Echo, Order, Report, Snapshot, Stamp, decode, encode
+from trogdor_bus.spec import Texts
+from trogdor_bus.states import WorkerState
+
+TEXTS = Texts("starting it", "it runs", "stopping it", "it is over")
+
+
+def order(worker: int = 1, *, remaining_ms: int = 10_000, journal: str = "j1", **fields: Any) -> Order:
+    given: dict[str, Any] = {"task": f"t{worker}", "texts": TEXTS, "actions": (), "duration_ms": 10_000, **fields}
+    return Order(worker=worker, journal=journal, remaining_ms=remaining_ms, **given)
+
+
+class Agent:
+    """A machine with a clock, and a coordinator that says what it is told to say."""
+
+    def __init__(self, *workers: Worker, **limits: Any) -> None:
+        self.now = 100_000
+        self.revision = 0
+        self.machine = AgentMachine("n1", "j1", 3, workers, Limits(**limits), now_ms=self.now)
+        self.beats: list[Beat] = []
+        self.give(Ticked())
+
+    def give(self, event: Event) -> list[Effect]:
+        """Give an event; return the effects other than beats, which are kept."""
+        effects = self.machine.handle(event, self.now)
+        self.beats += [effect.beat for effect in effects if isinstance(effect, SendBeat)]
+        return [effect for effect in effects if not isinstance(effect, SendBeat)]
+
+    def after(self, ms: int) -> list[Effect]:
+        """Let time pass in one step, then tick."""
+        self.now += ms
+        return self.give(Ticked())
+
+    def pass_(self, ms: int) -> list[Effect]:
+        """Let time pass, ticking whenever it is due."""
+        end, effects = self.now + ms, []
+        while self.machine.deadline() <= end:
+            self.now = max(self.now, self.machine.deadline())
+            effects += self.give(Ticked())
+        self.now = end
+        return effects
+
+    def hear(self, *orders: Order, stamp: Stamp | None = None, echo: Echo | None = None, **fields: Any) -> list[Effect]:
+        """Hear a new word that answers the last beat, unless told otherwise."""
+        self.revision += 1
+        stamp = stamp or Stamp(1, "c1", self.revision)
+        echo = echo or Echo("j1", self.beats[-1].counter)
+        snapshot = Snapshot(node="n1", stamp=stamp, echo=echo, orders=orders, **fields)
+        return self.give(SnapshotHeard(decode(encode(snapshot), Snapshot)))
+
+    def run(self, worker: int = 1, **fields: Any) -> Worker:
+        """Order a worker, and let it be injected."""
+        assert self.hear(order(worker, **fields)) != []
+        self.give(Injected(worker))
+        assert self.worker(worker).state is WorkerState.RUNNING
+        return self.worker(worker)
+
+    def worker(self, worker: int = 1) -> Worker:
+        return self.machine.workers[worker]
+
+    def report(self, worker: int = 1) -> Report:
+        return next(report for report in self.beats[-1].reports if report.worker == worker)

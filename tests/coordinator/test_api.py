@@ -1,0 +1,311 @@
+"""What clients may ask: Trogdor's filters, errors as replies, and no traceback for anything that a frame can hold."""
+
+from __future__ import annotations
+
+import json
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.coordinator.driver import BEAT_MS, NODES, Cluster, raw
+from trogdor_bus import __version__
+from trogdor_bus.coordinator.api import RECENT_MS
+from trogdor_bus.messages import (
+    AskStatus,
+    CoordinatorStatus,
+    CreateTask,
+    DestroyTask,
+    ListNodes,
+    ListTasks,
+    NodeRow,
+    Plan,
+    Reply,
+    Request,
+    ShowTask,
+    Shutdown,
+    StopTask,
+    TaskInfo,
+    ValidateSpec,
+    decode,
+    encode,
+)
+from trogdor_bus.registry import MAX_SPEC_BYTES
+from trogdor_bus.states import Outcome, TaskState, WorkerState
+
+BLOCK = {"class": "port-block", "durationMs": 10_000, "nodes": ["a", "b"], "ports": [9092]}
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+def ask(cluster: Cluster, request: Request) -> Reply:
+    reply: Reply = decode(cluster.api.answer(encode(request)), Reply)
+    return reply
+
+
+def result(cluster: Cluster, request: Request, kind: Any) -> Any:
+    reply = ask(cluster, request)
+    assert not reply.error, reply
+    return msgspec.json.decode(reply.result, type=kind)
+
+
+def refused(cluster: Cluster, request: Request) -> tuple[str, str]:
+    reply = ask(cluster, request)
+    assert bytes(reply.result) == b"null"
+    return reply.error, reply.message
+
+
+# --- tasks ------------------------------------------------------------------------------------------------------------
+
+
+def test_create_show_stop_destroy(cluster: Cluster) -> None:
+    info: TaskInfo = result(cluster, CreateTask(id="t", spec=raw(BLOCK)), TaskInfo)
+    assert (info.task.state, [row.node for row in info.workers]) == (TaskState.RUNNING, ["a", "b"])
+    assert result(cluster, CreateTask(id="t", spec=raw(BLOCK)), TaskInfo) == info
+    assert result(cluster, ShowTask(id="t"), TaskInfo) == info
+    assert result(cluster, StopTask(id="t"), None) is None
+    assert result(cluster, ShowTask(id="t"), TaskInfo).task.state is TaskState.STOPPING
+    assert result(cluster, DestroyTask(id="t"), None) is None
+    assert refused(cluster, ShowTask(id="t")) == ("NotFoundError", 'No task with ID "t" exists.')
+
+
+def test_unknown_ids_are_no_error_for_stop_and_destroy(cluster: Cluster) -> None:
+    assert not ask(cluster, StopTask(id="nothing")).error
+    assert not ask(cluster, DestroyTask(id="nothing")).error
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (CreateTask(id="", spec=raw(BLOCK)), "Invalid empty ID in createTask request."),
+        (StopTask(id=""), "Invalid empty ID in stopTask request."),
+        (DestroyTask(id=""), "Invalid empty ID in destroyTask request."),
+    ],
+)
+def test_an_empty_id(cluster: Cluster, request_: Request, message: str) -> None:
+    reply = ask(cluster, request_)
+    assert (reply.error, reply.message, reply.path) == ("SpecError", message, "$.id")
+
+
+def test_another_spec_is_a_conflict_and_the_same_in_other_words_is_not(cluster: Cluster) -> None:
+    ask(cluster, CreateTask(id="t", spec=raw(BLOCK)))
+    full = {**BLOCK, "class": "trogdor_bus.faults.network.PortBlockFaultSpec", "startMs": 0, "protocol": "tcp"}
+    assert not ask(cluster, CreateTask(id="t", spec=raw(dict(reversed(full.items()))))).error
+    error, message = refused(cluster, CreateTask(id="t", spec=raw({**BLOCK, "ports": [1]})))
+    assert (error, message[:39]) == ("ConflictError", "task t exists with another spec: {" + '"clas')
+
+
+def test_what_only_the_controller_finds_is_done_with_trogdors_text(cluster: Cluster) -> None:
+    spec = raw({"class": "partition", "durationMs": 5, "partitions": [["a"], ["a"]]})
+    info: TaskInfo = result(cluster, CreateTask(id="t", spec=spec), TaskInfo)
+    assert info.task.error == "Failed to create TaskController: Node a appears in more than one partition."
+    assert (info.task.state, info.task.started_ms, info.workers) == (TaskState.DONE, -1, ())
+    reply = ask(cluster, ValidateSpec(spec=spec))
+    assert (reply.error, reply.path) == ("SpecError", "$.partitions")
+    assert reply.message == "Node a appears in more than one partition."
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled() -> tuple[Cluster, int]:
+    """Return a cluster with a task in each state, and the time of the first start."""
+    cluster = Cluster()
+    first = cluster.now
+    cluster.create("done", nodes=["a"])
+    cluster.say("a", WorkerState.DONE, "done", outcome=Outcome.DONE)
+    cluster.pass_(100, *NODES)
+    cluster.create("running")
+    cluster.pass_(100, *NODES)
+    cluster.create("stopping")
+    cluster.stop("stopping")
+    cluster.create("pending", startMs=cluster.now + 60_000)
+    cluster.create("never", nodes=["nowhere"])
+    return cluster, first
+
+
+ALL = ["done", "never", "pending", "running", "stopping"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, ALL),
+        ({"ids": ("running", "done", "nothing")}, ["done", "running"]),
+        ({"state": "PENDING"}, ["pending"]),
+        ({"state": "RUNNING"}, ["running"]),
+        ({"state": "STOPPING"}, ["stopping"]),
+        ({"state": "DONE"}, ["done", "never"]),
+        ({"first_start_ms": 0}, ["done", "running", "stopping"]),
+        ({"first_start_ms": 1}, ["running", "stopping"]),
+        ({"last_start_ms": 100}, ["done", "running"]),
+        ({"last_start_ms": 99}, ["done"]),
+        ({"first_start_ms": 100, "last_start_ms": 100}, ["running"]),
+        ({"first_end_ms": 0}, ["done", "never"]),
+        ({"first_end_ms": 1}, ["never"]),
+        ({"last_end_ms": 0}, ["done"]),
+        ({"last_end_ms": 200}, ["done", "never"]),
+        ({"last_start_ms": 0, "state": "DONE"}, ["done"]),
+        ({"ids": ("running",), "state": "DONE"}, []),
+    ],
+)
+def test_filters(filled: tuple[Cluster, int], query: dict[str, Any], expected: list[str]) -> None:
+    cluster, first = filled
+    absolute = {name: value + first if name.endswith("_ms") else value for name, value in query.items()}
+    found = result(cluster, ListTasks(**absolute), list[TaskInfo])
+    assert [info.task.id for info in found] == expected
+
+
+@pytest.mark.parametrize("field", ["first_start_ms", "last_start_ms", "first_end_ms", "last_end_ms"])
+@pytest.mark.parametrize("off", [0, -1, -(2**62)])
+def test_zero_or_less_is_off(filled: tuple[Cluster, int], field: str, off: int) -> None:
+    query: dict[str, Any] = {field: off}
+    found = result(filled[0], ListTasks(**query), list[TaskInfo])
+    assert [info.task.id for info in found] == ALL
+
+
+@pytest.mark.parametrize("state", ["running", "Done", "STUCK"])
+def test_a_state_that_does_not_exist(cluster: Cluster, state: str) -> None:
+    assert refused(cluster, ListTasks(state=state)) == (
+        "SpecError",
+        f"State {state} is invalid. Must be one of [PENDING, RUNNING, STOPPING, DONE]",
+    )
+
+
+# --- the rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_validate_plans_and_changes_nothing(cluster: Cluster) -> None:
+    seq = cluster.machine.view.seq
+    cluster.pass_(4 * BEAT_MS, "a")
+    plan: Plan = result(cluster, ValidateSpec(spec=raw(BLOCK)), Plan)
+    assert [(node.node, node.alive) for node in plan.nodes] == [("a", True), ("b", False)]
+    assert plan.nodes[0].steps == (("drop tcp packets coming in to port 9092", "remove exactly these rules"),)
+    assert json.loads(bytes(plan.spec))["class"] == "trogdor_bus.faults.network.PortBlockFaultSpec"
+    assert plan.warnings == ("node b has no live agent: it would start when one appears",)
+    assert cluster.machine.view.tasks == {}
+    assert cluster.machine.view.seq > seq, "only that nodes fell silent"
+    assert refused(cluster, ValidateSpec(spec=raw({**BLOCK, "nodes": ["z"]}))) == (
+        "SpecError",
+        "Unknown node names: z",
+    )
+
+
+def test_nodes_and_status(cluster: Cluster) -> None:
+    nodes = result(cluster, ListNodes(), list[NodeRow])
+    assert [(node.name, node.alive, node.addresses) for node in nodes] == [
+        ("a", True, ("10.0.0.1",)),
+        ("b", True, ("10.0.0.2",)),
+        ("c", True, ("10.0.0.3",)),
+    ]
+    cluster.pass_(70)
+    status: CoordinatorStatus = result(cluster, AskStatus(), CoordinatorStatus)
+    assert (status.now_ms, status.server_start_ms) == (cluster.now, cluster.machine.started_ms)
+    assert (status.epoch, status.coordinator, status.listening, status.version) == (1, "c1", False, __version__)
+
+
+def test_a_coordinator_that_listens_answers() -> None:
+    cluster = Cluster(lead=False)
+    assert result(cluster, AskStatus(), CoordinatorStatus).listening
+    info: TaskInfo = result(cluster, CreateTask(id="t", spec=raw(BLOCK)), TaskInfo)
+    assert info.task.state is TaskState.PENDING
+
+
+def test_shutdown_is_passed_on(cluster: Cluster) -> None:
+    cluster.create("t")
+    assert not ask(cluster, Shutdown()).error
+    assert cluster.shut_down
+    assert cluster.task().state is TaskState.RUNNING
+
+
+def test_the_world_leaves_out_what_ended_long_ago(filled: tuple[Cluster, int]) -> None:
+    cluster, _ = filled
+    world = cluster.api.world()
+    assert [info.task.id for info in world.tasks] == ALL
+    assert (world.seq, world.at_ms, world.status.epoch) == (cluster.machine.view.seq, cluster.now, 1)
+    assert world.nodes == tuple(cluster.api.nodes())
+    cluster.now += RECENT_MS
+    assert [info.task.id for info in cluster.api.world().tasks] == ["pending", "running", "stopping"]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("frame", "error"),
+    [
+        (b"", "BusError"),
+        (b"\xff\xfe", "BusError"),
+        (b"[" * 100_000, "BusError"),
+        (b"{}", "BusError"),
+        (b'{"request":"format"}', "BusError"),
+        (b'{"request":"show"}', "BusError"),
+        (b'{"request":"show","id":7}', "BusError"),
+        (b'{"request":"status","v":99}', "BusError"),
+        (b'{"request":"create","id":"t","spec":[]}', "SpecError"),
+        (b'{"request":"create","id":"t","spec":null}', "SpecError"),
+        (b'{"request":"create","id":"t","spec":{"class":"nonsense"}}', "SpecError"),
+        (b'{"request":"create","id":"t","spec":{"class":"noop","x":1}}', "SpecError"),
+        (b'{"request":"create","id":"t","spec":{"class":"noop","durationMs":"soon"}}', "SpecError"),
+        (b'{"request":"create","id":"t\\n","spec":{"class":"noop"}}', "SpecError"),
+        (b'{"request":"create","id":"a/b","spec":{"class":"noop"}}', "SpecError"),
+        (b'{"request":"create","id":"\\ud800","spec":{"class":"noop"}}', "BusError"),
+        (b'{"request":"validate","spec":{"class":"port-block","nodes":["a"],"ports":[0]}}', "SpecError"),
+        (b'{"request":"create","id":"t","spec":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "BusError"),
+        (b'{"request":"create","id":"t","spec":{"class":"' + b"x" * MAX_SPEC_BYTES + b'"}}', "SpecError"),
+    ],
+)
+def test_garbage_is_answered_with_an_error(cluster: Cluster, frame: bytes, error: str) -> None:
+    reply: Reply = decode(cluster.api.answer(frame), Reply)
+    assert reply.error == error, reply.message
+    assert reply.message
+    assert "Traceback" not in reply.message
+    assert cluster.machine.view.tasks == {}
+
+
+def test_an_unknown_field_names_its_place_and_the_remedy(cluster: Cluster) -> None:
+    reply = ask(cluster, CreateTask(id="t", spec=raw({**BLOCK, "durationMS": 5})))
+    assert (reply.error, reply.message, reply.path) == ("SpecError", "unknown field", "$.durationMS")
+    assert reply.remedy == "did you mean 'durationMs'?"
+
+
+FRAMES = [
+    encode(request)
+    for request in (
+        CreateTask(id="t", spec=raw(BLOCK), force=True),
+        ValidateSpec(spec=raw({"class": "partition", "partitions": [["a"], ["b"]]})),
+        ListTasks(ids=("t",), state="DONE", first_start_ms=3),
+        StopTask(id="t"),
+        ShowTask(id="t"),
+    )
+]
+SPLINTERS = (b"null", b"-1", b'"', b"{", b"]", b"1e999", b"\\u0000", b"9" * 25)
+
+
+@given(seed=st.integers(0, 2**32))
+def test_no_mangled_frame_breaks_it(seed: int) -> None:
+    random = Random(seed)
+    frame = bytearray(random.choice(FRAMES))
+    for _ in range(random.randint(1, 4)):
+        at = random.randrange(len(frame))
+        match random.randrange(3):
+            case 0:
+                frame[at] = random.randrange(256)
+            case 1:
+                del frame[at:]
+                frame += b"}"
+            case _:
+                frame[at:at] = random.choice(
+                    (b"null", b"-1", b'"', b"{", b"]", b"1e999", b"\\u0000", b"99999999999999999999")
+                )
+    cluster = Cluster()
+    reply: Reply = decode(cluster.api.answer(bytes(frame)), Reply)
+    assert reply.error != "InvalidTransitionError"
+    cluster.pass_(2 * BEAT_MS, *NODES)

@@ -1,0 +1,120 @@
+"""A machine under test in memory: ordered rules and stopped processes, some of which are not ours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tests.agents.simdisk import CrashPoints
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
+from trogdor_bus.errors import CannotHealError, HostError, RefusedError
+from trogdor_bus.platform import Prepared, Step, Surroundings
+
+FOREIGN = ("drop from 192.0.2.1", "accept established", "stopped zookeeper")
+"""What the machine has of its own: rules in order, and a process that somebody else stopped."""
+
+
+class Fuse(CrashPoints):
+    """Ends the world at the n-th moment from now, if it is lit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def visit(self, moment: str) -> None:
+        if self.left:
+            self.left -= 1
+            if not self.left:
+                self.at = len(self.passed)
+                super().visit(moment)
+
+
+class Machine:
+    """A `Platform` that keeps a list of effects; ours go to the front, and what is shared stays for the others.
+
+    `applied` says who has which effect, as the platform saw it; `on_do` is told of every step that is done.
+    """
+
+    def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
+        self.points = Fuse()
+        self.effects = list(FOREIGN)
+        self.applied: set[tuple[int, str]] = set()
+        self.flaky = 0.0
+        self.sticky = False
+        self._random, self._address, self._on_do = random, address, on_do
+        self._boots = 1
+
+    def reboot(self) -> None:
+        """Forget everything that only a kernel knows; what is the machine's own comes back with the boot."""
+        self._boots += 1
+        self.effects = list(FOREIGN)
+        self.applied.clear()
+
+    def flush(self) -> None:
+        """Let somebody remove our rules from outside."""
+        self.effects = [effect for effect in self.effects if effect.startswith("stopped") or effect in FOREIGN]
+
+    def addresses(self) -> tuple[str, ...]:
+        return (self._address,)
+
+    def boot_id(self) -> str:
+        return f"boot-{self._boots}"
+
+    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+        self._fail("prepare")
+        match action:
+            case BlockFrom(peers=peers):
+                effects = [f"{worker}: drop from {peer.node}" for peer in peers]
+            case BlockPorts(ports=ports):
+                effects = [f"{worker}: drop port {port}" for port in ports]
+            case Suspend(match=match):
+                effects = [f"stopped {match.java or match.command}"]
+            case _:
+                raise RefusedError("not on this machine")
+        steps = []
+        for effect in effects:
+            ours = effect not in self.effects or _held(held, effect)
+            steps.append(Step({"worker": worker, "effect": effect}, {"worker": worker, "effect": effect, "ours": ours}))
+        return Prepared(tuple(steps))
+
+    def do(self, step: Step) -> None:
+        worker, effect = step.do["worker"], step.do["effect"]
+        self.points.visit("before do")
+        self._fail("do")
+        self._on_do(worker, effect)
+        if self.sticky and self._random.random() < 0.5:
+            raise HostError("device busy")
+        self.applied.add((worker, effect))
+        if effect not in self.effects:
+            self.effects.insert(0, effect)
+        self._fail("read back")
+        self.points.visit("after do")
+
+    def undo(self, step: Step, held: Sequence[Step]) -> str:
+        worker, effect = step.undo["worker"], step.undo["effect"]
+        self.points.visit("before undo")
+        self._fail("undo")
+        if self.sticky:
+            raise CannotHealError(f"{effect}: device busy")
+        note = "" if effect in self.effects else f"gone: {effect}"
+        if step.undo["ours"] and effect in self.effects and not _held(held, effect):
+            self.effects.remove(effect)
+        self.applied.discard((worker, effect))
+        self._fail("read back")
+        self.points.visit("after undo")
+        return note
+
+    def disturbance(self, step: Step) -> str:
+        return "" if step.do["effect"] in self.effects else f"{step.do['effect']} is gone"
+
+    def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
+        effect = step.undo["effect"]
+        return (effect,) if step.undo["ours"] and effect in self.effects and not _held(held, effect) else ()
+
+    def _fail(self, what: str) -> None:
+        if self.flaky and self._random.random() < self.flaky:
+            raise HostError(f"cannot {what}: Resource temporarily unavailable")
+
+
+def _held(held: Sequence[Step], effect: str) -> bool:
+    return any(step.undo["effect"] == effect and step.undo["ours"] for step in held)

@@ -1,0 +1,99 @@
+"""The coordinator's store in memory: batches are whole, and a loss of power takes those that need not last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+import msgspec
+
+from trogdor_bus.coordinator.changes import (
+    AppendEvent,
+    Change,
+    DropTask,
+    Loaded,
+    Meta,
+    PutMeta,
+    PutRow,
+    PutTask,
+    PutWorker,
+    StoredWorker,
+)
+from trogdor_bus.states import TaskRow
+from trogdor_bus.view import View
+
+
+class SimStore:
+    """Everything that was committed, and `told`: the events alone, folded. Times are true."""
+
+    def __init__(self, first_worker: int, now_ms: Callable[[], int]) -> None:
+        self.fresh = Meta(cluster="sim", next_worker=first_worker)
+        self._volatile: list[Sequence[Change]] = []
+        self._durable: list[Sequence[Change]] = []
+        self.unwanted_since: dict[int, int] = {}
+        self._now_ms = now_ms
+        self._reset()
+
+    def commit(self, changes: Sequence[Change], *, durable: bool) -> None:
+        self._volatile.append(changes)
+        if durable:
+            self._durable += self._volatile
+            self._volatile = []
+        for change in changes:
+            self._apply(change)
+
+    def lose_power(self, random: Random) -> int:
+        """Lose some of the newest batches, none that had to last; return how many."""
+        kept = random.randint(0, len(self._volatile))
+        lost = len(self._volatile) - kept
+        self._durable += self._volatile[:kept]
+        self._volatile = []
+        if lost:
+            self._reset()
+            for batch in self._durable:
+                for change in batch:
+                    self._apply(change)
+        return lost
+
+    def load(self) -> Loaded:
+        return Loaded(
+            meta=msgspec.structs.replace(self.meta, next_seq=max(self.meta.next_seq, self.told.seq + 1)),
+            fresh=self.meta.epoch == 0,
+            tasks=tuple(task for _, task in sorted(self.tasks.items())),
+            workers={name: tuple(row for _, row in sorted(rows.items())) for name, rows in self.workers.items()},
+        )
+
+    def worker(self, worker_id: int) -> StoredWorker | None:
+        """Return a worker of any task, or None if it is not kept (any more)."""
+        return self.workers.get(self._task_of.get(worker_id, ""), {}).get(worker_id)
+
+    def _reset(self) -> None:
+        self.meta = self.fresh
+        self.tasks: dict[str, TaskRow] = {}
+        self.workers: dict[str, dict[int, StoredWorker]] = {}
+        self._task_of: dict[int, str] = {}
+        self.told = View()
+
+    def _apply(self, change: Change) -> None:
+        match change:
+            case PutMeta(meta):
+                self.meta = meta
+            case PutTask(task):
+                self.tasks[task.id] = task
+                self.workers.setdefault(task.id, {})
+            case PutWorker(task_id, worker):
+                self.workers[task_id][worker.row.id] = worker
+                self._task_of[worker.row.id] = task_id
+            case PutRow(row):
+                rows = self.workers[self._task_of[row.id]]
+                rows[row.id] = StoredWorker(row=row, actions=rows[row.id].actions)
+                if not row.wanted:
+                    self.unwanted_since.setdefault(row.id, self._now_ms())
+            case DropTask(task_id):
+                for worker_id in self.workers[task_id]:
+                    self.unwanted_since.setdefault(worker_id, self._now_ms())
+                del self.tasks[task_id], self.workers[task_id]
+            case AppendEvent(event):
+                self.told.apply(event)
+            case _:
+                raise AssertionError(f"the store does not know {type(change).__name__}")

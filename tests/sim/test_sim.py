@@ -1,0 +1,51 @@
+"""A thousand schedules of the whole system; each that breaks a promise prints its story and how to replay it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.sim.schedule import run, story
+from tests.sim.tally import Tally
+from tests.sim.world import Violation
+
+CHUNKS = 8
+SEEDS = int(os.environ.get("SIM_SEEDS", "1000"))
+SEEN_BY_A_CHUNK = 100
+"""From so many seeds on, every transition must have been seen, but for the rare ones."""
+RARE = {
+    "CANCELLING: not-injected": "a stop and a failure within the same few ms",
+    "CANCELLING: half-injected": "a stop, a failure and a stuck undo within the same second",
+}
+
+
+@pytest.mark.timeout(120 + SEEDS)
+@pytest.mark.parametrize("chunk", range(CHUNKS))
+def test_no_schedule_breaks_a_promise(chunk: int) -> None:
+    tally = Tally()
+    seeds = range(chunk * SEEDS // CHUNKS, (chunk + 1) * SEEDS // CHUNKS)
+    for seed in seeds:
+        try:
+            tally.add(run(seed))
+        except Violation as violation:
+            pytest.fail(f"{violation}\n{story(seed)}", pytrace=False)
+    assert tally.counts["schedules"] == len(seeds)
+    if len(seeds) >= SEEN_BY_A_CHUNK:
+        assert set(tally.missing()) <= set(RARE), tally.lines()
+
+
+def test_the_same_seed_is_the_same_schedule() -> None:
+    assert story(11, whole=True) == story(11, whole=True)
+    assert story(11, whole=True) != story(12, whole=True)
+
+
+def test_a_schedule_is_as_rough_as_promised() -> None:
+    tally = Tally()
+    for seed in range(20):
+        one = run(seed)
+        for what, least in (("nodes", 4), ("tasks", 10), ("crashes, freezes and cuts", 5), ("simulated minutes", 5)):
+            assert one.counts[what] >= least, (seed, what, one.counts)
+        tally.add(one)
+    for what in ("frames lost", "frames doubled", "frames late by up to minutes", "workers that overlap"):
+        assert tally.counts[what] > 20, (what, tally.counts)

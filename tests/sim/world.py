@@ -1,0 +1,281 @@
+"""One simulated cluster: one seed, one clock, one heap of things to come."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from random import Random
+from typing import NoReturn
+
+from tests.agents.simdisk import SimDisk
+from tests.sim.agent import SimAgent
+from tests.sim.coordinator import SimCoordinator
+from tests.sim.model import Fuse
+from tests.sim.tally import Tally
+from trogdor_bus.agents import events as agent_events
+from trogdor_bus.agents.machine import Limits as AgentLimits
+from trogdor_bus.bus import OnFrame
+from trogdor_bus.coordinator import events as coordinator_events
+from trogdor_bus.coordinator.machine import Limits
+from trogdor_bus.messages import Beat, Snapshot
+from trogdor_bus.states import Outcome, WorkerState
+from trogdor_bus.topology import Node
+from trogdor_bus.transports.memory import MemoryEnd, MemoryNetwork
+
+MAX_STEPS = 100_000
+"""A schedule takes about 8,000."""
+
+
+class Violation(Exception):
+    """A promise was broken; `ids` are the tasks, workers and nodes concerned."""
+
+    def __init__(self, ids: tuple[str, ...], text: str) -> None:
+        self.ids = ids
+        super().__init__(text)
+
+
+class _Network(MemoryNetwork):
+    """A memory network that counts what it does to frames."""
+
+    def __init__(self, counts: Counter[str], random: Random, *, loss: float, duplication: float) -> None:
+        super().__init__(random, loss=loss, duplication=duplication)
+        self._counts = counts
+
+    def send(self, src: MemoryEnd, dst: MemoryEnd, frame: bytes, deliver: OnFrame) -> None:
+        before = self._order
+        super().send(src, dst, frame, deliver)
+        queued = self._order - before
+        if queued != 1:
+            self._counts["frames doubled" if queued else "frames lost"] += 1
+
+
+class World:
+    """The hosts, the network between them, and the true time in ms; `telling` keeps the story."""
+
+    def __init__(self, seed: int, *, disk: type[SimDisk] = SimDisk, telling: bool = False) -> None:
+        self.seed, self.telling, self._disk = seed, telling, disk
+        self.random = random = Random(seed)
+        self.now = 0
+        self.grace_ms = 8_000
+        self.story: list[tuple[int, tuple[str, ...], str]] = []
+        self.tally = Tally()
+        self.truth: dict[int, set[tuple[Outcome, str]]] = {}
+        self.journals: dict[str, SimAgent] = {}
+        self.ordered: set[int] = set()
+        self.crash_chance = 0.02
+        self.cut_ways: Counter[tuple[str, str]] = Counter()
+        self._heap: list[tuple[int, int, Callable[[], None]]] = []
+        self._order = self._steps = 0
+        self._performed: Counter[int] = Counter()
+        self._stepped: Counter[tuple[int, str]] = Counter()
+        self._calm = False
+        self.network = _Network(
+            self.tally.counts, random, loss=random.choice((0, 0.02, 0.2)), duplication=random.choice((0, 0.02, 0.2))
+        )
+        beat_ms = random.choice((1_000, 1_500, 2_000, 2_000))
+        lease_ms = random.choice((8_000, 12_000))
+        names = [f"node{number}" for number in range(1, random.choice((4, 4, 5)) + 1)]
+        self.nodes: dict[str, SimAgent] = {}
+        for number, name in enumerate(names, 1):
+            limits = AgentLimits(
+                beat_ms=beat_ms,
+                lease_ms=None if random.random() < 0.1 else lease_ms,
+                ceiling_ms=25_000 if random.random() < 0.1 else 86_400_000,
+            )
+            self.nodes[name] = SimAgent(self, name, f"10.0.0.{number}", limits)
+        configured = None
+        if random.random() < 0.5:
+            configured = {name: Node(name=name) for name in names}
+        self.coordinator = SimCoordinator(self, Limits(beat_ms=beat_ms, lease_ms=lease_ms), configured)
+        self.agents = list(self.nodes.values())
+
+    # --- time -------------------------------------------------------------------------------------------------------
+
+    def at(self, when: int, what: Callable[[], None]) -> None:
+        """Do something at a true time."""
+        self._order += 1
+        heappush(self._heap, (when, self._order, what))
+
+    def after(self, ms: int, what: Callable[[], None]) -> None:
+        """Do something some ms from now."""
+        self.at(self.now + ms, what)
+
+    def run(self, until: int, over: Callable[[], bool] = lambda: False) -> None:
+        """Let time pass until then, or until it is over."""
+        heap, network = self._heap, self.network
+        while not over():
+            self._steps += 1
+            if self._steps > MAX_STEPS:
+                self.fail((), f"{MAX_STEPS} things happened, somebody turns in circles")
+            due = network.next_due_ms()
+            first = heap[0][0] if heap else until + 1
+            if due is not None and due <= first:
+                if due > until:
+                    break
+                self.now = due
+                network.advance(due)
+            else:
+                if first > until:
+                    break
+                self.now = first
+                network.advance(first)
+                heappop(heap)[2]()
+        self.now = max(self.now, until) if not over() else self.now
+        network.advance(self.now)
+
+    # --- the weather ------------------------------------------------------------------------------------------------
+
+    def lag(self) -> None:
+        """Decide how long the next frame will take: mostly ms, sometimes minutes."""
+        luck = self.random.random()
+        if self._calm or luck < 0.85:
+            self.network.delay_ms = (1, 30)
+        elif luck < 0.985:
+            self.network.delay_ms = (30, 4_000)
+        else:
+            self.network.delay_ms = (4_000, 150_000)
+            self.tally.counts["frames late by up to minutes"] += 1
+
+    def work_ms(self, sticky: bool) -> int:
+        """Decide how long the next thing takes that an agent does to its machine."""
+        return 1_000 if sticky else self.random.choice((1, 5, 20, 50, 300))
+
+    def cut(self, src: str, dst: str) -> None:
+        """Cut one direction of the bus; cuts are counted."""
+        self.cut_ways[src, dst] += 1
+        self.network.cut(src, dst)
+
+    def mend(self, src: str, dst: str) -> None:
+        """Take one cut back."""
+        self.cut_ways[src, dst] -= 1
+        if self.cut_ways[src, dst] <= 0:
+            self.network.heal(src, dst)
+
+    def reaches(self, src: str, dst: str) -> bool:
+        """Return whether the bus is whole in that direction."""
+        if self.cut_ways[src, dst] > 0:
+            self.tally.counts["frames cut off"] += 1
+            return False
+        return True
+
+    def calm(self) -> None:
+        """Heal everything and start everything."""
+        self.tell((), "--- everything heals ---")
+        self._calm, self.crash_chance = True, 0.0
+        self.network.loss = self.network.duplication = 0.0
+        for src, dst in list(self.cut_ways):
+            self.network.heal(src, dst)
+        self.cut_ways.clear()
+        for agent in self.agents:
+            agent.platform.flaky, agent.platform.sticky, agent.disk.full = 0.0, False, False
+            if agent in self.nodes.values():
+                agent.thaw()
+                agent.start()
+            else:
+                agent.retired = True
+                agent.crash(power=True)
+        self.coordinator.crash_at = ""
+        self.coordinator.thaw()
+        self.coordinator.start()
+
+    # --- what hosts need ----------------------------------------------------------------------------------------------
+
+    def new_disk(self, points: Fuse) -> SimDisk:
+        """Return an empty disk."""
+        return self._disk(self.random, points)
+
+    def new_journal(self) -> str:
+        """Return a new journal id."""
+        return f"{self.random.getrandbits(64):016x}"
+
+    # --- the story --------------------------------------------------------------------------------------------------
+
+    def tell(self, ids: tuple[str, ...], text: str, *values: object) -> None:
+        """Add a line to the story."""
+        if self.telling:
+            self.story.append((self.now, ids, text.format(*values)))
+
+    def tell_agent(self, node: str, event: agent_events.Event) -> None:
+        """Add what happens to an agent."""
+        match event:
+            case agent_events.SnapshotHeard(snapshot=snapshot):
+                self.tell((node,), "{} hears {}", node, _snapshot(snapshot))
+            case agent_events.Ticked() | agent_events.Looked():
+                pass
+            case _:
+                self.tell((node,), "{}: {}", node, event)
+
+    def tell_coordinator(self, event: coordinator_events.Event) -> None:
+        """Add what happens to the coordinator."""
+        match event:
+            case coordinator_events.BeatHeard(beat=beat):
+                self.tell((beat.node,), "coordinator hears {}", _beat(beat))
+            case coordinator_events.Ticked():
+                pass
+            case _:
+                self.tell(("coordinator",), "coordinator: {} {}", type(event).__name__, getattr(event, "id", ""))
+
+    def fail(self, ids: tuple[str, ...], text: str) -> NoReturn:
+        """Say which promise was broken."""
+        self.tell(ids, "VIOLATION: {}", text)
+        raise Violation(ids, text)
+
+    # --- what is promised -------------------------------------------------------------------------------------------
+
+    def stepped(self, node: str, worker: int, effect: str) -> None:
+        """Note a step that is done: never twice."""
+        self._stepped[worker, effect] += 1
+        if self._stepped[worker, effect] > 1:
+            self.fail((node, str(worker)), f"worker {worker} does {effect!r} twice")
+
+    def performed(self, worker: int) -> None:
+        """Note a worker that is performed: never twice."""
+        self._performed[worker] += 1
+        self.tally.counts["workers performed"] += 1
+        if self._performed[worker] > 1:
+            self.fail((str(worker),), f"worker {worker} is performed twice")
+
+    def watch(self, agent: SimAgent, effect: agent_events.Inject) -> None:
+        """Check the end of a new worker against the coordinator's, and be there when it comes."""
+        order = effect.order
+        self.ordered.add(order.worker)
+        if agent.machine and any(worker.state is WorkerState.RUNNING for worker in agent.machine.workers.values()):
+            self.tally.counts["workers that overlap"] += 1
+        ends = agent.clock.when(effect.ends_ms)
+        ids = (agent.node, order.task, str(order.worker))
+        coordinator = self.coordinator
+        task = coordinator.store.tasks.get(order.task)
+        if task is not None and coordinator.machine is not None:
+            meant = coordinator.clock.when(task.end_ms)
+            drift = max(0, meant - self.now) // 50 + 700
+            if ends > meant + drift or ends < meant - 5_000 - drift:
+                self.fail(ids, f"worker {order.worker} is to end at {ends}, its task at {meant}")
+        self.at(ends + self.grace_ms, lambda: self._undone(agent, order.worker, order.task))
+
+    def _undone(self, agent: SimAgent, worker: int, task: str) -> None:
+        if not any(who == worker and what in agent.platform.effects for who, what in agent.platform.applied):
+            return
+        awake = agent.up and self.now - agent.awake_since >= self.grace_ms
+        known = agent.machine.workers.get(worker) if agent.machine else None
+        if awake and not (known and known.state is WorkerState.STUCK):
+            ids = (agent.node, task, str(worker))
+            self.fail(ids, f"worker {worker} is in force {self.grace_ms} ms after its end: {agent.platform.effects}")
+        self.after(1_000, lambda: self._undone(agent, worker, task))
+
+
+def _snapshot(snapshot: Snapshot) -> str:
+    stamp, echo = snapshot.stamp, snapshot.echo
+    orders = ", ".join(
+        f"{order.task}#{order.worker}{'' if order.actions is None else '!'} {order.remaining_ms} ms"
+        for order in snapshot.orders
+    )
+    echoed = f"{echo.journal[:4]}/{echo.counter >> 32}.{echo.counter & 0xFFFFFFFF}" if echo else "nothing"
+    return f"{stamp.epoch}.{stamp.revision} answering {echoed}: [{orders}]"
+
+
+def _beat(beat: Beat) -> str:
+    stamp = f"{beat.stamp.epoch}.{beat.stamp.revision}" if beat.stamp else "no stamp"
+    reports = ", ".join(f"{r.task}#{r.worker} {r.state} {r.outcome} {r.error}".rstrip() for r in beat.reports)
+    number = f"{beat.counter >> 32}.{beat.counter & 0xFFFFFFFF}"
+    return f"{beat.node} {beat.journal[:4]}/{number} holding {stamp}: [{reports}]{' leaving' if beat.leaving else ''}"
