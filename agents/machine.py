@@ -37,6 +37,8 @@ from trogdor_bus.states import Outcome, WorkerState
 
 FRESH_MS = 5_000
 """A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
+SOON_MS = 50
+"""How long the news of something under way may wait for its outcome."""
 LONELY_BEAT_MS = 250
 """The beat of an agent that no coordinator answers."""
 STUCK_RETRY_MS = 15_000
@@ -179,8 +181,11 @@ class AgentMachine:
             case Ticked():
                 self._tick(now_ms, effects)
         done = self.leaving and not any(w.state in LIVE and w.state is not WorkerState.STUCK for w in self._all())
-        if self._visible() != before or now_ms >= self._beat_ms or (done and not self._exited):
+        settled, under_way = self._visible()
+        if settled != before[0] or now_ms >= self._beat_ms or (done and not self._exited):
             effects.append(SendBeat(self._beat(now_ms, leaving=done)))
+        elif under_way != before[1]:
+            self._beat_ms = min(self._beat_ms, now_ms + SOON_MS)
         if done and not self._exited:
             self._exited = True
             effects.append(Exit())
@@ -368,6 +373,13 @@ class AgentMachine:
     def _all(self) -> tuple[Worker, ...]:
         return tuple(self.workers.values())
 
-    def _visible(self) -> tuple[object, ...]:
-        states = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in self._all())
-        return (self.stamp, self.clash, self._addresses, self._describe, states)
+    def _visible(self) -> tuple[object, object]:
+        """Return what a change of which is told at once, and what is told soon: most of it is settled by then."""
+        workers = self._all()
+        settled = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in workers if not _moving(w))
+        moving = tuple((w.id, w.state) for w in workers if _moving(w))
+        return (self.clash, self._addresses, self._describe, settled), (self.stamp, moving)
+
+
+def _moving(worker: Worker) -> bool:
+    return worker.state in (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING)

@@ -190,9 +190,11 @@ class Service:
         self._handle(EndRequested())
 
     def _handle(self, event: Event) -> None:
+        before = self._machine.deadline()
         for effect in self._machine.handle(event, self._clock.now_ms()):
             self._perform(effect)
-        self._wake.set()
+        if self._ended or self._machine.deadline() < before:
+            self._wake.set()
 
     # --- effects ----------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ The state is `view`, the fold of the events recorded here; there is no second co
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 import msgspec
@@ -38,11 +39,13 @@ class Ledger:
         self._fleet = fleet
         self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
         self._task_of: dict[int, str] = {}
+        self._counts: dict[str, Counter[WorkerState]] = defaultdict(Counter)
         self.view.seq = loaded.meta.next_seq - 1
         for task in loaded.tasks:
             self.view.tasks[task.id] = task
             self.view.workers[task.id] = {stored.row.id: stored.row for stored in loaded.workers.get(task.id, ())}
             for stored in loaded.workers.get(task.id, ()):
+                self._counts[task.id][stored.row.state] += 1
                 self._index(task.id, stored.row, stored.actions)
         for node in fleet.nodes.values():
             self.view.nodes[node.row.name] = node.row
@@ -59,9 +62,13 @@ class Ledger:
         """Return what a worker was ordered to do, None if that is no longer known (it was adopted)."""
         return self._actions.get(worker_id)
 
+    def count(self, task_id: str, *states: WorkerState) -> int:
+        """Return how many workers of a task are in one of the states."""
+        return sum(self._counts[task_id][state] for state in states)
+
     def has_open(self, task_id: str) -> bool:
         """Return whether some worker of the task is not DONE."""
-        return any(row.state is not WorkerState.DONE for row in self.view.workers[task_id].values())
+        return self.count(task_id, WorkerState.DONE) < len(self.view.workers[task_id])
 
     def put(self, task: TaskRow, text: str) -> None:
         """Keep a task, new or changed."""
@@ -71,6 +78,7 @@ class Ledger:
     def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         """Keep a new worker of a task."""
         self.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=actions)))
+        self._counts[task_id][row.state] += 1
         self._index(task_id, row, actions)
         self._record_row(task_id, row)
 
@@ -78,6 +86,8 @@ class Ledger:
         """Keep a changed worker."""
         task_id = self._task_of[row.id]
         self.changes.append(PutRow(row))
+        self._counts[task_id][self.row(row.id).state] -= 1
+        self._counts[task_id][row.state] += 1
         self._index(task_id, row, self._actions[row.id])
         self._record_row(task_id, row)
 
@@ -89,6 +99,7 @@ class Ledger:
             node = self._fleet.ensure(row.node)
             if node.open.pop(row.id, None) is not None:
                 touched.append(node)
+        self._counts.pop(task_id, None)
         self.changes.append(DropTask(task_id))
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched

@@ -290,7 +290,7 @@ class CoordinatorMachine:
             self._ledger.put_worker(new)
             if row.wanted and not new.wanted:
                 self._changed.add(new.node)
-            self._weigh(task_id)
+            self._weigh(new)
 
     def _absent(self, node: NodeState, reported: set[int]) -> None:
         """End the workers that an agent which holds our latest word does not have, and can never start any more."""
@@ -394,25 +394,30 @@ class CoordinatorMachine:
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
-    def _weigh(self, task_id: str) -> None:
-        """Move the task on after one of its workers changed."""
-        task = self.view.tasks[task_id]
-        rows = self.view.workers[task_id].values()
-        error, outcome = verdict(rows, cancelled=task.cancelled)
+    def _weigh(self, row: WorkerRow) -> None:
+        """Move the task on after this worker of it changed."""
+        task_id = self._ledger.task_of(row.id) or ""
+        task, total = self.view.tasks[task_id], len(self.view.workers[task_id])
+        if row.state not in ENDED:
+            running = self._ledger.count(task_id, WorkerState.RUNNING) == total
+            if running and task.state is TaskState.RUNNING and not task.active:
+                text = f"task {task_id} is active on {total} node(s)"
+                self._ledger.put(msgspec.structs.replace(task, active=True), text)
+            return
+        ended = self._ledger.count(task_id, *ENDED) == total
+        if not ended and (task.state is not TaskState.RUNNING or not row.error):
+            return
+        error, outcome = verdict(self.view.workers[task_id].values(), cancelled=task.cancelled)
         if task.state is TaskState.DONE:
             if (error, outcome) != (task.error, task.outcome) and not self._ledger.has_open(task_id):
                 self._move(task, "correct", f"corrected: {outcome}", error=error, outcome=outcome)
-        elif all(row.state in ENDED for row in rows):
+        elif ended:
             self._move(
                 task, "finish", _ending(outcome, error), error=error, outcome=outcome, done_ms=self._now, active=False
             )
-        elif task.state is TaskState.RUNNING and error:
+        else:
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now, active=False)
             self._unwant_all(task_id)
-        elif not task.active and all(row.state is WorkerState.RUNNING for row in rows):
-            self._ledger.put(
-                msgspec.structs.replace(task, active=True), f"task {task_id} is active on {len(rows)} node(s)"
-            )
 
     def _unwant_all(self, task_id: str) -> None:
         rows = [row for row in self.view.workers[task_id].values() if row.state is not WorkerState.DONE and row.wanted]
@@ -425,7 +430,6 @@ class CoordinatorMachine:
                 self._end_worker(new, Outcome.DONE, "")
 
     def _end_worker(self, row: WorkerRow, outcome: Outcome, error: str) -> None:
-        task_id = self.fleet.nodes[row.node].open[row.id]
         new = msgspec.structs.replace(
             row, state=WorkerState.DONE, wanted=False, outcome=outcome, error=error, done_ms=self._now
         )
@@ -433,7 +437,7 @@ class CoordinatorMachine:
             new = msgspec.structs.replace(new, status=error or "never started")
         self._changed.add(row.node)
         self._ledger.put_worker(new)
-        self._weigh(task_id)
+        self._weigh(new)
 
     def _fail(self, task: TaskRow, error: str) -> None:
         self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 import uuid
@@ -23,16 +24,20 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import BusError, HostError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, decode, encode
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
 from trogdor_bus.transports import transport
 
 log = logging.getLogger("trogdor_bus.coordinator")
 RESOLVE_AGAIN_S = 10.0
+GATHER_S = 0.002
+"""How long beats are gathered, to be stored and answered together."""
 
 
 def run(settings: CoordinatorSettings) -> int:
     """Run a coordinator until it is told to end; return the exit code (0, or 1 when it may not or cannot go on)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # an agent takes two
     return asyncio.run(_run(settings))
 
 
@@ -69,7 +74,7 @@ class Service:
             orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
         )
         self.api = Api(self._machine, self._handle_now, self._clock.now_ms, lambda: self._end("a client asked for it"))
-        self._wake, self._pending, self._flushing = asyncio.Event(), list[Event](), False
+        self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._exit: int | None = None
         self._garbage = 0
 
@@ -107,18 +112,27 @@ class Service:
             if self._garbage <= 10:
                 log.warning("a frame on the status channel was dropped: %s", error)
             return
-        self._pending.append(BeatHeard(beat))
+        known = self._pending.get((beat.node, beat.journal))
+        if known is None or known.counter < beat.counter:  # a beat is whole: the newest says everything
+            self._pending[beat.node, beat.journal] = beat
         if not self._flushing:
             self._flushing = True
-            asyncio.get_running_loop().call_soon(self._flush)
+            asyncio.get_running_loop().call_later(GATHER_S, self._flush)
 
     def _on_request(self, frame: bytes, answer: Answer) -> None:
         answer(self.api.answer(frame))
 
     def _flush(self) -> None:
         self._flushing = False
-        events, self._pending = self._pending, []
-        self._perform([effect for event in events for effect in self._machine.handle(event, self._clock.now_ms())])
+        beats, self._pending = self._pending, {}
+        effects: list[Effect] = []
+        for beat in beats.values():
+            try:
+                effects += self._machine.handle(BeatHeard(beat), self._clock.now_ms())
+            except TrogdorBusError as error:  # one agent's nonsense must not cost the others' words
+                log.error("a beat of node %s could not be taken in: %s", beat.node, error)
+        with contextlib.suppress(HostError):  # said already, and the end of this coordinator
+            self._perform(effects)
 
     def _handle_now(self, event: Event) -> None:
         self._flush()
@@ -142,7 +156,8 @@ class Service:
         for effect in effects:
             if isinstance(effect, AppendEvent):
                 if effect.event.text:
-                    log.info("%s", effect.event.text)
+                    level = logging.DEBUG if isinstance(effect.event, WorkerChanged) else logging.INFO
+                    log.log(level, "%s", effect.event.text)
                 self._bus.announce(EVENT_TOPIC, encode(effect.event))
             elif isinstance(effect, Exit):
                 log.error("%s", effect.reason)

@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
 )
 from trogdor_bus.agents.machine import (
     LONELY_BEAT_MS,
+    SOON_MS,
     STUCK_RETRY_MS,
     TABLE,
     AgentMachine,
@@ -129,11 +130,13 @@ def test_a_worker_from_order_to_forgetting() -> None:
     coordinator = ProcessIdentity("boot", 42, 7)
     asked = order(spec=msgspec.Raw(b'{"class":"x"}'))
     assert agent.hear(asked, coordinator=coordinator) == [Inject(asked, 110_000, coordinator)]
+    assert agent.beats[-1].reports == (), "most injections are over before anybody could read of them"
+    agent.pass_(SOON_MS)
     assert (agent.report().state, agent.report().status) == (WorkerState.STARTING, "starting it")
     assert agent.give(Injected(1, ("mind the gap",))) == []
     report = agent.report()
     assert (report.state, report.status, report.warnings) == (WorkerState.RUNNING, "it runs", ("mind the gap",))
-    assert (report.task, report.remaining_ms, report.outcome) == ("t1", 10_000, Outcome.NONE)
+    assert (report.task, report.remaining_ms, report.outcome) == ("t1", 10_000 - SOON_MS, Outcome.NONE)
     agent.hear(order())
     effects = agent.pass_(10_000)
     assert Heal(1, Outcome.DONE, "") in effects

@@ -33,6 +33,7 @@ class ZmqCoordinator(End):
             self._request.router_mandatory = True
             for offset, sock in enumerate((self._control, self._status, self._monitor, self._request)):
                 self._secure(sock)
+                sock.heartbeat_ivl = 0  # answering a thousand agents' questions is enough
                 for address in addresses:
                     _bind(sock, address, port + offset)
         except BaseException:

@@ -22,9 +22,9 @@ BATCH = 256
 OPTIONS = {
     zmq.LINGER: LINGER_MS,
     zmq.MAXMSGSIZE: MAX_FRAME_BYTES + 4096,  # a frame and what CURVE adds to it
-    zmq.HEARTBEAT_IVL: 500,
-    zmq.HEARTBEAT_TIMEOUT: 1500,
-    zmq.HEARTBEAT_TTL: 1500,
+    zmq.HEARTBEAT_IVL: 1000,  # who dials asks (see coordinator.py); both ends then notice a dead connection
+    zmq.HEARTBEAT_TIMEOUT: 3000,
+    zmq.HEARTBEAT_TTL: 3000,
     zmq.RECONNECT_IVL: 100,
     zmq.RECONNECT_IVL_MAX: 1000,
     zmq.CONNECT_TIMEOUT: 1000,

@@ -1,0 +1,281 @@
+"""Submit to all active: how long until every agent runs a no-op, beside bare pyzmq doing the least that could."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks import floor
+from benchmarks.results import TROGDOR, Aim, Result, Table, environment, median, ms, percentile, ratio
+from trogdor_bus.client import Client
+from trogdor_bus.errors import BusError, HostError, NoCoordinatorError, TrogdorBusError
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, TaskChanged, WorldView, decode
+from trogdor_bus.states import TaskRow, TaskState
+from trogdor_bus.transports import transport
+
+PROCESSES = floor.PROCESSES
+JOIN_S = 60.0
+ROUND_S = 30.0
+AIM_AGENTS, AIM_TIMES = 100, 3.0
+AIM = f"p50 within {AIM_TIMES:g} times the floor at N = {AIM_AGENTS}"
+SPEC = b'{"class":"org.apache.kafka.trogdor.task.NoOpTaskSpec","durationMs":600000}'
+
+
+class Size(msgspec.Struct, frozen=True):
+    """How many agents, and how often: blocks of us and of each floor take turns."""
+
+    agents: int
+    blocks: int
+    ours: int
+    floor: int
+
+
+FULL = (Size(10, 3, 70, 300), Size(100, 3, 40, 150), Size(1000, 2, 12, 40))
+QUICK = (Size(10, 1, 25, 100), Size(100, 1, 15, 60))
+
+
+def measure(*, quick: bool) -> Result:
+    """Return the table of all sizes."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    table = Table(
+        title="Bus: submit to all active (ms), no-op spec, warm client, CURVE",
+        columns=("agents", "p50", "p99", "n", "floor p50", "p99", "p50 no CURVE", "ratio p50"),
+        notes=(
+            f"Us: the coordinator daemon (SQLite), client and monitor here, the agents in {PROCESSES} processes that "
+            "share a zmq context each: real service, machine, journal and transport, but the journal's disk is memory, "
+            "the log holds warnings only, and the work is done without a thread of its own. "
+            "Active: the create reply, and the event that all run, have both come.",
+            f"Floor: bare PUB to N SUB in {PROCESSES} processes, {floor.MESSAGE_BYTES} bytes, each answers by PUSH to "
+            "one PULL. The ratio is to the floor with CURVE. Us and floors took turns, never at once.",
+        ),
+    )
+    result = Result(table=table)
+    for size in QUICK if quick else FULL:
+        try:
+            _add(result, size.agents, _take_turns(size))
+        except TrogdorBusError as error:
+            table.rows.append((str(size.agents), "failed", *[""] * (len(table.columns) - 2)))
+            table.notes += (f"{size.agents} agents: {error}.",)
+            result.figures[f"agents_{size.agents}"] = {"failed": str(error)}
+            if size.agents == AIM_AGENTS:
+                result.aims.append(Aim(AIM, "nothing, it failed", met=False))
+    return result
+
+
+def _take_turns(size: Size) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {"ours": [], "floor_curve": [], "floor_plain": []}
+    for _ in range(size.blocks):
+        for name, curve in (("floor_plain", False), ("floor_curve", True)):
+            with floor.hub(size.agents, curve=curve) as hub:
+                samples[name] += [_whole(hub.round()) for _ in range(size.floor)]
+        samples["ours"] += asyncio.run(_ours(size.agents, size.ours))
+    return samples
+
+
+def _add(result: Result, agents: int, samples: dict[str, list[float]]) -> None:
+    p50 = {name: median(values) for name, values in samples.items()}
+    p99 = {name: percentile(values, 0.99) for name, values in samples.items()}
+    times = p50["ours"] / p50["floor_curve"]
+    result.table.rows.append(
+        (
+            str(agents),
+            ms(p50["ours"]),
+            ms(p99["ours"]),
+            str(len(samples["ours"])),
+            ms(p50["floor_curve"]),
+            ms(p99["floor_curve"]),
+            ms(p50["floor_plain"]),
+            ratio(p50["ours"], p50["floor_curve"]),
+        )
+    )
+    result.figures[f"agents_{agents}"] = {
+        "rounds": {name: len(values) for name, values in samples.items()},
+        "p50_ms": {name: round(value * 1000, 3) for name, value in p50.items()},
+        "p99_ms": {name: round(value * 1000, 3) for name, value in p99.items()},
+        "ratio_p50_curve": round(times, 2),
+        "ratio_p50_plain": round(p50["ours"] / p50["floor_plain"], 2),
+    }
+    if agents == AIM_AGENTS:
+        result.aims.append(Aim(AIM, f"{times:.1f} times", times <= AIM_TIMES))
+
+
+def _whole(seconds: float | None) -> float:
+    if seconds is None:
+        raise HostError(f"a round of the bare sockets lost a message, or took over {floor.ROUND_S:g} s")
+    return seconds
+
+
+# --- us ---------------------------------------------------------------------------------------------------------------
+
+
+class Watch:
+    """What the monitor stream said of the tasks that are waited for."""
+
+    def __init__(self) -> None:
+        self.connected = asyncio.get_running_loop().create_future()
+        self._waiting: dict[tuple[str, str], asyncio.Future[float]] = {}
+
+    def expect(self, task_id: str, what: str) -> asyncio.Future[float]:
+        """Return when (perf_counter) the task was heard to be "active" or "done"."""
+        future = self._waiting[task_id, what] = asyncio.get_running_loop().create_future()
+        return future
+
+    def take(self, topic: str, frame: bytes) -> None:
+        """Take in one frame of the monitor; the whole view repairs what was lost."""
+        if topic == EVENT_TOPIC and frame.startswith(b'{"event":"task"'):
+            event = decode(frame, AnyEvent)
+            if isinstance(event, TaskChanged):
+                self._see(event.task)
+        elif topic == VIEW_TOPIC:
+            if not self.connected.done():
+                self.connected.set_result(None)
+            if self._waiting:
+                for info in decode(frame, WorldView).tasks:
+                    self._see(info.task)
+
+    def _see(self, task: TaskRow) -> None:
+        for what, come in (("active", task.active), ("done", task.state is TaskState.DONE)):
+            future = self._waiting.pop((task.id, what), None) if come else None
+            if future and not future.done():
+                future.set_result(time.perf_counter())
+
+
+@contextlib.contextmanager
+def running(
+    agents: int, directory: Path, *, coordinator: tuple[str, ...] = TROGDOR, profile: str = ""
+) -> Iterator[str]:
+    """Yield the URL of a coordinator daemon that was just started, with its crowd of agents; all ended after."""
+    port, keys = free_ports(), directory / "keys"
+    url = f"zmq://127.0.0.1:{port}"
+    crowd: list[tuple[subprocess.Popen[bytes], Path]] = []
+    argv = [*coordinator, "coordinator", "--bind", "127.0.0.1", "--port", str(port)]
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context((directory / "coordinator.log").open("wb"))
+        daemon = subprocess.Popen(
+            [*argv, "--state-dir", str(directory / "state"), "--keys", str(keys)],
+            stdin=subprocess.DEVNULL,
+            stderr=log,
+            env=environment(),
+        )
+        stack.callback(end, daemon)
+        deadline = time.monotonic() + 20
+        while not (keys / "member.json").exists():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                raise HostError(f"the coordinator did not start: {(directory / 'coordinator.log').read_text()[-2000:]}")
+            time.sleep(0.02)
+        for index in range(PROCESSES):
+            given = {
+                "url": url,
+                "keys": str(keys),
+                "numbers": list(range(index, agents, PROCESSES)),
+                "profile": f"{profile}.agents{index}" if profile else "",
+            }
+            agents_log = stack.enter_context((directory / f"agents{index}.log").open("wb"))
+            child = subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.crowd", json.dumps(given)],
+                stdin=subprocess.PIPE,
+                stderr=agents_log,
+                env=environment(),
+            )
+            stack.callback(floor.hang_up, child)
+            crowd.append((child, directory / f"agents{index}.log"))
+        try:
+            yield url
+        except HostError as error:
+            for child, said in crowd:
+                if child.poll() is not None:
+                    raise HostError(f"{error}; the agents ended: {said.read_text()[-500:]}") from None
+            raise
+
+
+async def _ours(agents: int, rounds: int) -> list[float]:
+    with tempfile.TemporaryDirectory(prefix="trogdor-bus-bench-") as name, running(agents, Path(name)) as url:
+        return await submit_rounds(url, Path(name) / "keys", agents, rounds)
+
+
+async def submit_rounds(url: str, keys: Path, agents: int, rounds: int) -> list[float]:
+    """Return the seconds from submit to all active of each round; each task is stopped and destroyed after."""
+    samples = []
+    monitor = transport(url).open_monitor(url, keys)
+    try:
+        watch = Watch()
+        monitor.receive(watch.take)
+        async with Client(transport(url).open_client(url, keys), url, timeout_s=10.0) as client:
+            await _joined(client, agents)
+            await asyncio.wait_for(watch.connected, 10)
+            for number in range(-3, rounds):  # the first ones warm up
+                taken = await _round(client, watch, f"noop-{number + 3}")
+                if number >= 0:
+                    samples.append(taken)
+    finally:
+        monitor.close()
+    return samples
+
+
+async def _round(client: Client, watch: Watch, task_id: str) -> float:
+    active, done = watch.expect(task_id, "active"), watch.expect(task_id, "done")
+    begun = time.perf_counter()
+    await client.create(task_id, SPEC)
+    replied = time.perf_counter()
+    heard = await _in_time(active, task_id)
+    await client.stop(task_id)
+    await _in_time(done, task_id)
+    await client.destroy(task_id)
+    await asyncio.sleep(random.uniform(0.02, 0.08))
+    return max(replied, heard) - begun
+
+
+async def _in_time(future: asyncio.Future[float], task_id: str) -> float:
+    try:
+        return await asyncio.wait_for(future, ROUND_S)
+    except TimeoutError:
+        raise HostError(f"task {task_id} did not get on within {ROUND_S:g} s") from None
+
+
+async def _joined(client: Client, agents: int) -> None:
+    deadline = time.monotonic() + JOIN_S
+    alive, leads = 0, False
+    while alive < agents or not leads:
+        if time.monotonic() > deadline:
+            raise HostError(f"only {alive} of {agents} agents joined within {JOIN_S:g} s")
+        await asyncio.sleep(0.2)
+        with contextlib.suppress(NoCoordinatorError):
+            alive = sum(node.alive for node in await client.nodes())
+            leads = not (await client.status()).listening
+    await asyncio.sleep(1.5)  # the beats of the newcomers settle
+
+
+def free_ports() -> int:
+    """Return the first of four free ports in a row on 127.0.0.1."""
+    for _ in range(100):
+        first = random.randrange(20_000, 32_000, 4)
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + 4):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", port))
+            return first
+    raise BusError("found no four free ports in a row on 127.0.0.1")
+
+
+def end(child: subprocess.Popen[Any]) -> None:
+    """Terminate a child and wait for it."""
+    child.terminate()
+    try:
+        child.wait(10)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

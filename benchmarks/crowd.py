@@ -1,0 +1,112 @@
+"""Many agents in one process, for the bus benchmark: the real service, machine, journal and transport of each.
+
+What is not real: they share the process and its zmq context, the journal's disk is memory, the platform records, the
+log holds warnings only, and there is no thread for the work. Each agent would have a machine of its own for these.
+Run as a program it is one of the processes that hold the agents; it ends when its standard input does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import json
+import os
+import pstats
+import sys
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from trogdor_bus import logs
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.perform import Performer
+from trogdor_bus.agents.service import Service
+from trogdor_bus.config import AgentSettings
+from trogdor_bus.errors import NotFoundError
+from trogdor_bus.testing import RecordingPlatform
+from trogdor_bus.transports import transport
+
+
+class InlineHands(Executor):
+    """Does the work at once: a thread per agent, all waiting for one interpreter lock, would measure the crowd."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class MemoryDisk:
+    """A Disk that forgets everything when the process ends."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, bytes] = {}
+
+    def read(self, name: str) -> bytes:
+        if name not in self._files:
+            raise NotFoundError(f"there is no file {name}")
+        return self._files[name]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self._files))
+
+    def create(self, name: str, data: bytes) -> None:
+        self._files[name] = data
+
+    def sync(self, name: str) -> None:
+        pass
+
+    def rename(self, old: str, new: str) -> None:
+        self._files[new] = self._files.pop(old)
+
+    def sync_directory(self) -> None:
+        pass
+
+    def remove(self, name: str) -> None:
+        self._files.pop(name, None)
+
+
+def node_name(number: int) -> str:
+    """Return the name of one agent of the crowd."""
+    return f"node{number:04d}"
+
+
+async def _main() -> None:
+    async with asyncio.TaskGroup() as group:  # an agent that fails ends all of them, loudly
+        await _serve(group, **json.loads(sys.argv[1]))
+
+
+async def _serve(group: asyncio.TaskGroup, url: str, keys: str, numbers: list[int], profile: str) -> None:
+    shared: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    shared.max_sockets = 16 * len(numbers) + 16
+    zmq.Context = lambda: shared  # type: ignore[assignment,misc]  # one context for the whole crowd
+    for number in numbers:
+        name = node_name(number)
+        settings = AgentSettings(node=name, url=url, state_dir=Path("/nowhere"), keys=Path(keys))
+        journal = Journal(MemoryDisk())
+        platform = RecordingPlatform((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",))
+        bus = transport(url).open_agent(url, name, settings.keys)
+        service = Service(settings, Performer(journal, platform), bus)
+        service._hands = InlineHands()  # type: ignore[assignment]
+        group.create_task(service.run(asyncio.Event()))
+        if number % 20 == 0:
+            await asyncio.sleep(0)
+    profiler = cProfile.Profile()
+    if profile:
+        profiler.enable()
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    if profile:
+        profiler.disable()
+        pstats.Stats(profiler).dump_stats(profile)
+    os._exit(0)  # nothing here outlives the process
+
+
+if __name__ == "__main__":
+    logs.set_up("warning")
+    asyncio.run(_main())
