@@ -19,7 +19,7 @@ demo: $(READY) system ## Cut a small cluster in two and freeze a process, and wa
 	$(BIN)/trogdor-bus demo
 
 test: $(READY) system ## Run all tests but the long simulation (under five minutes)
-	$(PYTEST) -n 2 -m "not e2e"
+	$(PYTEST) -n auto -m "not e2e"
 	$(PYTEST) -n 2 -m e2e
 
 check: $(READY) ## Lint, format, types, who may import whom

@@ -1,7 +1,7 @@
 """The agent's guard: a small parent that undoes what a dead or frozen agent left behind.
 
 It imports no library, talks to no bus, and is pid 1 in a container and systemd's main process. It spawns the agent,
-hears a byte per second from it over a socket pair, and passes signals on. When the agent dies, or says nothing for
+hears a byte each half second over a socket pair, and passes signals on. When the agent dies, or says nothing for
 `SILENCE_S`, the guard kills it and everything that it started, waits until all of them are gone, has the journal
 healed, and only then starts the agent again. An agent whose guard dies reads the end of the socket and ends itself.
 """

@@ -52,7 +52,11 @@ def heal(
         journal = Journal.read_only(disk) if dry_run else _journal(disk)
         live = journal.live()
         if dry_run:
-            found = [f"would undo task {entry.task}: {step.undo}" for entry in live for step in reversed(entry.steps)]
+            found = [
+                f"would undo task {entry.task}; by hand: {platform.by_hand(step) or 'nothing to do'}"
+                for entry in live
+                for step in reversed(entry.steps)
+            ]
             return [*found, *map("cannot be read: {}".format, journal.broken)] or ["nothing to undo"], 0
         performer = Performer(journal, platform)
         lines = list(performer.recover())

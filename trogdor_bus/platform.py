@@ -87,6 +87,10 @@ class Platform(Protocol):
         """Return what is left of an undone step; () is what everybody wants."""
         ...
 
+    def by_hand(self, step: Step) -> str:
+        """Return what a person would type to undo the step, "" if there is nothing to type."""
+        ...
+
 
 PlatformFactory = Callable[[Mapping[str, Any]], Platform]
 """Makes a platform from the agent's settings: {"attach": "", "allowCommands": [[...]], ...}."""

@@ -61,3 +61,7 @@ class RecordingPlatform:
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         """Return a line if the step is in force."""
         return (f"step {step.undo['step']} is in force",) if step in self.in_force else ()
+
+    def by_hand(self, step: Step) -> str:
+        """Return a command with the number of the step."""
+        return f"undo {step.undo['step']}"

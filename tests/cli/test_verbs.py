@@ -243,6 +243,14 @@ def test_monitors_hear_every_event(cluster: Cluster) -> None:
     assert "task heard ended: done" in out
 
 
+def test_a_monitor_whose_reader_has_enough_ends_quietly(cluster: Cluster) -> None:
+    monitor = cluster.start("monitor", "--json", "--for", "20s")
+    assert monitor.stdout and monitor.stderr and monitor.stdout.readline()
+    monitor.stdout.close()
+    with monitor.stderr:
+        assert (monitor.wait(15), monitor.stderr.read()) == (-signal.SIGPIPE, "")
+
+
 def test_a_monitor_ends_on_ctrl_c(cluster: Cluster) -> None:
     monitor = cluster.start("monitor")
     assert monitor.stdout and monitor.stdout.readline()

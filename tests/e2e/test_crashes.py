@@ -100,6 +100,7 @@ def test_heal_undoes_by_hand_without_bus_or_coordinator(lab: Lab) -> None:
         assert "TB-" in rules(lab, "node3")
         plan = lab.run("node3", *heal, "--dry-run")
         assert plan.returncode == 0 and task in plan.stdout and "TB-" in rules(lab, "node3"), plan.stdout + plan.stderr
+        assert "iptables -D INPUT -j TB-" in plan.stdout or "iptables-nft -D INPUT -j TB-" in plan.stdout, plan.stdout
         done = lab.run("node3", *heal)
         assert (done.returncode, task in done.stdout) == (0, True), done.stdout + done.stderr
         assert "TB-" not in rules(lab, "node3")

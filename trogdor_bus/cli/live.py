@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from collections import deque
@@ -29,6 +30,7 @@ REMEMBERED_EVENTS = 1000
 
 def watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
     """Show everything that is announced, until Ctrl-C or for `limit_s`; return 4 if nothing was heard, else 0."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `monitor --json | head` ends as quietly as any other tool
     try:
         return asyncio.run(_watch(reach, as_json, limit_s))
     except KeyboardInterrupt:

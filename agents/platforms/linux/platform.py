@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import uuid
 from collections.abc import Iterator, Sequence
 from signal import Signals
@@ -132,6 +133,22 @@ class LinuxPlatform:
                 return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
             case _:
                 return ()
+
+    def by_hand(self, step: Step) -> str:
+        """Return what a person would type to undo the step, in the node's namespace; "" if there is nothing to type."""
+        match read(step.do), read(step.undo):
+            case Block() as block, _:
+                chains = [(table.tool, chain) for table in block.tables for chain in table.chains]
+                return "; ".join(
+                    f"{tool} -D {chain.hook} -j {chain.name}; {tool} -F {chain.name}; {tool} -X {chain.name}"
+                    for tool, chain in chains
+                )
+            case _, Thaw(leave=False) as thaw:
+                return f"kill -CONT {thaw.process.pid}"
+            case _, Restart() as command:
+                return shlex.join(command.argv)
+            case _:
+                return ""
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):
