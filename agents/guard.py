@@ -55,14 +55,15 @@ class Guard:
             if not why:
                 return code
             self._say(f"{why}; killing what it started, then undoing")
-            self._kill_session(self._agent)
-            self._heal()
+            session, self._agent = self._agent, 0  # its pid may be somebody else's once it is reaped
+            self._kill_session(session)
+            healed = self._heal()
             if self._ending:
-                return 1
+                return 0 if healed else 1
             deaths = 0 if time.monotonic() - began > STEADY_S else min(deaths + 1, len(BACKOFF_S) - 1)
             self._pause(BACKOFF_S[deaths])
             if self._ending:
-                return 1
+                return 0 if healed else 1
 
     def _life(self) -> tuple[int, str]:
         """Spawn an agent and watch it; return its exit code, and "" or why it needs the guard's help."""
@@ -152,8 +153,8 @@ class Guard:
                 return
             time.sleep(0.005)
 
-    def _heal(self) -> None:
-        """Have the journal healed by a process of its own, which is killed if it takes too long."""
+    def _heal(self) -> bool:
+        """Have a process of its own heal the journal, killed if it takes too long; return whether nothing is left."""
         healer = self._spawn("heal")
         deadline = time.monotonic() + HEAL_S
         while True:
@@ -161,11 +162,11 @@ class Guard:
             if pid:
                 if code := os.waitstatus_to_exitcode(status):
                     self._say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
-                return
+                return code == 0
             if time.monotonic() > deadline:
                 self._say(f"the undo took more than {HEAL_S:g} s and is ended")
                 self._kill_session(healer)
-                return
+                return False
             time.sleep(0.005)
 
     def _pause(self, seconds: float) -> None:

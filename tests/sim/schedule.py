@@ -328,8 +328,8 @@ class Schedule:
             if row.state is not WorkerState.DONE:
                 if there:
                     world.fail(ids, f"worker {row.id} is {row.state} at the end")
-            elif row.outcome is Outcome.UNKNOWN and row.id not in world.ordered:
-                pass  # it was refused or expired, and the agent that knew it ended before it could say so
+            elif row.outcome in (Outcome.UNKNOWN, Outcome.DONE) and row.id not in world.ordered:
+                pass  # never performed: refused or expired, and the agent that knew it ended before it could say so
             elif truth and there and (row.outcome, row.error) not in truth:
                 world.fail(ids, f"worker {row.id} ended {truth}, but the coordinator says {row.outcome}: {row.error}")
             elif not truth and row.outcome not in (Outcome.UNKNOWN, Outcome.DONE) and row.journal:
