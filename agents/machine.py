@@ -131,7 +131,7 @@ class AgentMachine:
         self.fresh_ms: int | None = None
         self.leaving = False
         self.taken: set[tuple[WorkerState, Move]] = set()
-        self._version, self._pid, self._life = version, pid, life
+        self._version, self._pid = version, pid
         self._counter = life << 32
         self._sent: dict[int, int] = {}
         self._addresses: tuple[str, ...] = ()
@@ -331,7 +331,6 @@ class AgentMachine:
             addresses=self._addresses,
             version=self._version,
             pid=self._pid,
-            started=self._life,
             clash=self.clash,
             leaving=leaving,
         )

@@ -103,7 +103,6 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     addresses: tuple[str, ...] = ()
     version: str = ""
     pid: int = 0
-    started: int = 0
     clash: Stamp | None = None
     leaving: bool = False
 
