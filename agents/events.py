@@ -25,11 +25,12 @@ class Injected(msgspec.Struct, frozen=True):
 
 
 class NotInjected(msgspec.Struct, frozen=True):
-    """The worker's steps failed; what was done is undone again, unless `stuck`."""
+    """The worker's steps failed; what was done is undone again, unless `stuck`: then `by_hand` would undo it."""
 
     worker: int
     error: str
     residue: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
     stuck: bool = False
 
 
@@ -41,17 +42,31 @@ class Healed(msgspec.Struct, frozen=True):
 
 
 class NotHealed(msgspec.Struct, frozen=True):
-    """The undo failed, after its retries."""
+    """The undo failed, after its retries; `by_hand` are the commands that a person would type."""
 
     worker: int
     error: str
     residue: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
 
 
 class Looked(msgspec.Struct, frozen=True):
     """What the read-back of running workers found: worker id to disturbances (() = holds)."""
 
     found: dict[int, tuple[str, ...]]
+
+
+class Reapplied(msgspec.Struct, frozen=True):
+    """What no longer held of a running worker was done again; `error` says why not."""
+
+    worker: int
+    error: str = ""
+
+
+class LatchKept(msgspec.Struct, frozen=True):
+    """The latch of that id is on disk, or ("") the absence of one."""
+
+    id: str
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
@@ -68,7 +83,19 @@ class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
 
-Event = SnapshotHeard | Injected | NotInjected | Healed | NotHealed | Looked | AddressesRead | EndRequested | Ticked
+Event = (
+    SnapshotHeard
+    | Injected
+    | NotInjected
+    | Healed
+    | NotHealed
+    | Looked
+    | Reapplied
+    | LatchKept
+    | AddressesRead
+    | EndRequested
+    | Ticked
+)
 
 # --- effects ----------------------------------------------------------------------------------------------------------
 
@@ -95,6 +122,18 @@ class Look(msgspec.Struct, frozen=True):
     workers: tuple[int, ...]
 
 
+class Reapply(msgspec.Struct, frozen=True):
+    """Do again what no longer holds of a running worker; answer with Reapplied."""
+
+    worker: int
+
+
+class KeepLatch(msgspec.Struct, frozen=True):
+    """Write the id of the latch down, or ("") remove it; answer with LatchKept."""
+
+    id: str
+
+
 class Forget(msgspec.Struct, frozen=True):
     """Remove the finished worker from the journal, if it is there."""
 
@@ -111,4 +150,4 @@ class Exit(msgspec.Struct, frozen=True):
     """Everything is undone and said: end."""
 
 
-Effect = Inject | Heal | Look | Forget | SendBeat | Exit
+Effect = Inject | Heal | Look | Reapply | KeepLatch | Forget | SendBeat | Exit

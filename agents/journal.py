@@ -11,6 +11,7 @@ import enum
 import re
 import uuid
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
 
@@ -22,8 +23,9 @@ from trogdor_bus.states import Outcome
 
 VERSION = 1
 _IDENTITY = "journal.json"
+_LATCH = "latch.json"
 _ENTRY = re.compile(r"worker-.*\.json")
-_TEMPORARY = re.compile(r"(journal|worker-.*)\.json\.tmp")
+_TEMPORARY = re.compile(r"(journal|latch|worker-.*)\.json\.tmp")
 _SET_ASIDE = re.compile(r"journal\.json\..*\.broken")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UNWRITABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
@@ -58,15 +60,20 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Identity(msgspec.Struct, frozen=True):
-    id: str
-    life: int
+    id: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._-]{1,100}\Z")]
+    life: Annotated[int, msgspec.Meta(ge=1, le=2**30)]  # the counter of beats is made of it
+
+
+class _Latch(msgspec.Struct, frozen=True):
+    id: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Journal:
     """The undo log of one agent.
 
     `id` names it for ever, `life` counts its openings, `entries` are its workers by id, and `broken` the files that
-    cannot be read (they are kept: somebody must look whether their faults are gone).
+    cannot be read (they are kept: somebody must look whether their faults are gone). `latch` is the id of the abort
+    under which nothing may start, "" for none.
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class Journal:
         """Load every entry and begin a new life; HostError if that cannot be made durable."""
         self._disk = disk
         self._writable = writable
-        self.id, self.life = "", 0
+        self.id, self.life, self.latch = "", 0, ""
         self.entries: dict[int, Entry] = {}
         broken: list[str] = []
         names = disk.names()
@@ -86,6 +93,8 @@ class Journal:
                 broken.append(name)
         if _IDENTITY in names:
             self._identify(broken)
+        if _LATCH in names:
+            self._latch()
         if writable:
             self._begin(names, broken, new_id)
         self.broken = tuple(broken)
@@ -114,6 +123,16 @@ class Journal:
         self._disk.remove(_name(worker))
         self._disk.sync_directory()
         self.entries.pop(worker, None)
+
+    def keep_latch(self, latch: str) -> None:
+        """Keep the id of an abort over restarts, "" for none; after a HostError it counts for this life only."""
+        self.latch = latch
+        if latch:
+            self._write(_LATCH, msgspec.json.encode(_Latch(latch)))
+        else:
+            self._check_writable()
+            self._disk.remove(_LATCH)
+            self._disk.sync_directory()
 
     def knows(self, worker: int) -> bool:
         """Return whether the worker was here before, even if its file can no longer be read."""
@@ -147,6 +166,14 @@ class Journal:
             broken.append(_IDENTITY)
         else:
             self.id, self.life = identity.id, identity.life
+
+    def _latch(self) -> None:
+        try:
+            self.latch = msgspec.json.decode(self._disk.read(_LATCH), type=_Latch).id
+        except NotFoundError:
+            return
+        except (HostError, *_UNREADABLE):
+            self.latch = "unreadable"  # an abort of unknown id is one all the same
 
     def _begin(self, names: tuple[str, ...], broken: list[str], new_id: Callable[[], str]) -> None:
         for name in names:

@@ -21,10 +21,14 @@ from trogdor_bus.agents.events import (
     Healed,
     Inject,
     Injected,
+    KeepLatch,
+    LatchKept,
     Look,
     Looked,
     NotHealed,
     NotInjected,
+    Reapplied,
+    Reapply,
     SendBeat,
     SnapshotHeard,
     Ticked,
@@ -33,7 +37,7 @@ from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
-from trogdor_bus.states import Outcome, WorkerState
+from trogdor_bus.states import Disturbance, Outcome, WorkerState
 
 FRESH_MS = 5_000
 """A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
@@ -44,6 +48,9 @@ LONELY_BEAT_MS = 250
 STUCK_RETRY_MS = 15_000
 """How often the undo of a stuck worker is tried again."""
 STORY_LINES = 30
+DISTURBANCES = 10
+"""So many are told of each worker, the first ones."""
+ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
 Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget"]
 GONE: Final = "GONE"
@@ -73,7 +80,10 @@ LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, Worke
 
 
 class Worker(msgspec.Struct, kw_only=True):
-    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way."""
+    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way.
+
+    `since_ms` is when it took hold.
+    """
 
     id: int
     task: str
@@ -84,8 +94,11 @@ class Worker(msgspec.Struct, kw_only=True):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     warnings: tuple[str, ...] = ()
-    disturbed: tuple[str, ...] = ()
+    disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
+    reapply: bool = False
+    since_ms: int = 0
     done_counter: int = 0
     retry_ms: int | None = 0
     story: list[str] = msgspec.field(default_factory=list)
@@ -123,6 +136,7 @@ class AgentMachine:
         version: str = "",
         pid: int = 0,
         now_ms: int = 0,
+        latch: str = "",
     ) -> None:
         self.node, self.journal, self.limits = node, journal, limits
         self.workers = {worker.id: worker for worker in workers}
@@ -130,6 +144,7 @@ class AgentMachine:
         self.clash: Stamp | None = None
         self.fresh_ms: int | None = None
         self.leaving = False
+        self.latch = self._kept = latch
         self.taken: set[tuple[WorkerState, Move]] = set()
         self._version, self._pid = version, pid
         self._counter = life << 32
@@ -154,24 +169,28 @@ class AgentMachine:
                 worker = self._known(worker_id, "injected")
                 if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
                     effects.append(Heal(worker.id, worker.outcome, worker.error))
-                worker.warnings = warnings
-            case NotInjected(worker=worker_id, error=error, residue=residue, stuck=stuck):
+                worker.warnings, worker.since_ms = warnings, now_ms
+            case NotInjected(worker=worker_id, error=error, residue=residue, by_hand=by_hand, stuck=stuck):
                 worker = self._known(worker_id, "not-injected")
                 self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
                 worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
-                worker.retry_ms = now_ms + STUCK_RETRY_MS
+                worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
             case Healed(worker=worker_id, notes=notes):
                 worker = self._known(worker_id, "healed")
                 self._move(worker, "healed", now_ms)
                 worker.warnings += notes
-                worker.residue = ()
-            case NotHealed(worker=worker_id, error=error, residue=residue):
+                worker.residue = worker.by_hand = ()
+            case NotHealed(worker=worker_id, error=error, residue=residue, by_hand=by_hand):
                 worker = self._known(worker_id, "not-healed")
                 self._move(worker, "not-healed", now_ms)
                 worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
-                worker.retry_ms = now_ms + STUCK_RETRY_MS
+                worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
             case Looked(found=found):
-                self._looked(found)
+                self._looked(found, now_ms, effects)
+            case Reapplied(worker=worker_id, error=error):
+                self._reapplied(worker_id, error, now_ms)
+            case LatchKept(id=latch):
+                self._kept = latch
             case AddressesRead(addresses=addresses):
                 self._addresses = addresses
             case EndRequested():
@@ -222,6 +241,7 @@ class AgentMachine:
         if fresh:
             self.fresh_ms = now_ms
             self._coordinator = snapshot.coordinator
+        self._heed_latch(snapshot, fresh, now_ms, effects)
         wanted = {order.worker: order for order in snapshot.orders if order.journal == self.journal}
         for worker in self._all():
             if worker.id in wanted:
@@ -236,6 +256,18 @@ class AgentMachine:
             for order in wanted.values():
                 if order.worker not in self.workers and order.actions is not None:
                     self._start(order, sent_ms + order.remaining_ms, now_ms, effects)
+
+    def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
+        """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
+        if snapshot.abort and snapshot.abort != self.latch:
+            self.latch = snapshot.abort
+            effects.append(KeepLatch(self.latch))
+        elif fresh and self.latch and snapshot.resume == self.latch:
+            self.latch = ""
+            effects.append(KeepLatch(""))
+        if self.latch:
+            for worker in self._all():
+                self._stop(worker, Outcome.ABORTED, ABORTED, now_ms, effects)
 
     def _accept(self, stamp: Stamp) -> bool:
         held = self.stamp
@@ -254,6 +286,7 @@ class AgentMachine:
             texts=order.texts,
             ends_ms=ends_ms,
             spec=order.spec,
+            reapply=order.reapply,
         )
         self.workers[worker.id] = worker
         worker.story.append(f"{now_ms}: ordered by {self.stamp}, ends {ends_ms}")
@@ -268,6 +301,8 @@ class AgentMachine:
             effects.append(Inject(order, ends_ms, self._coordinator))
 
     def _refusal(self, order: Order) -> str:
+        if self.latch:
+            return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
         if order.duration_ms > self.limits.ceiling_ms:
             return (
                 f"durationMs {order.duration_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
@@ -304,13 +339,28 @@ class AgentMachine:
             self._looking = True
             effects.append(Look(running))
 
-    def _looked(self, found: dict[int, tuple[str, ...]]) -> None:
+    def _looked(self, found: dict[int, tuple[str, ...]], now_ms: int, effects: list[Effect]) -> None:
         self._looking = False
         for worker_id, disturbances in found.items():
             worker = self.workers.get(worker_id)
-            if worker and worker.state is WorkerState.RUNNING:
-                new = tuple(what for what in disturbances if what not in worker.disturbed)
-                worker.disturbed = (worker.disturbed + new)[:10]
+            if worker and worker.state is WorkerState.RUNNING and disturbances:
+                self._disturb(worker, disturbances, now_ms)
+                if worker.reapply:
+                    effects.append(Reapply(worker_id))
+
+    def _reapplied(self, worker_id: int, error: str, now_ms: int) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.state is not WorkerState.RUNNING:
+            return
+        if error:
+            self._disturb(worker, (f"cannot be put back: {error}",), now_ms)
+        else:
+            worker.disturbed = tuple(msgspec.structs.replace(one, mended=True) for one in worker.disturbed)
+
+    def _disturb(self, worker: Worker, found: tuple[str, ...], now_ms: int) -> None:
+        known = {one.text for one in worker.disturbed if not one.mended}
+        new = tuple(Disturbance(now_ms - worker.since_ms, text) for text in found if text not in known)
+        worker.disturbed = (worker.disturbed + new)[:DISTURBANCES]
 
     # --- beats ------------------------------------------------------------------------------------------------------
 
@@ -332,6 +382,7 @@ class AgentMachine:
             version=self._version,
             pid=self._pid,
             clash=self.clash,
+            latch=self._kept,
             leaving=leaving,
         )
 
@@ -346,6 +397,7 @@ class AgentMachine:
             warnings=worker.warnings,
             disturbed=worker.disturbed,
             residue=worker.residue,
+            by_hand=worker.by_hand,
             remaining_ms=max(0, worker.ends_ms - now_ms) if worker.state is not WorkerState.DONE else 0,
             spec=worker.spec if self._describe else UNTOLD,
         )
@@ -377,7 +429,7 @@ class AgentMachine:
         workers = self._all()
         settled = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in workers if not _moving(w))
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        return (self.clash, self._addresses, self._describe, settled), (self.stamp, moving)
+        return (self.clash, self._addresses, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import Platform, Step, Surroundings
+from trogdor_bus.platform import Operation, Platform, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 RESTARTED = "agent restarted, fault undone"
 _PAUSES_S = (0.05, 0.2)
 """Between the three attempts at one undo."""
+MAX_STEPS = 200
+"""Putting back what is disturbed may add steps to a worker up to so many."""
 
 
 class NotInjectedError(TrogdorBusError):
@@ -44,6 +48,7 @@ class Performer:
         self.journal = journal
         self.platform = platform
         self._sleep = sleep
+        self._surroundings: dict[int, Surroundings] = {}
 
     def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
         """Perform a new worker and return warnings; NotInjectedError says why not, and whether anything is left.
@@ -63,7 +68,14 @@ class Performer:
             spec=order.spec,
             texts=order.texts,
         )
+        with self._alone(()) as barred:
+            return self._inject(entry, order, surroundings, barred)
+
+    def _inject(self, entry: Entry, order: Order, surroundings: Surroundings, barred: str) -> tuple[str, ...]:
+        assert order.actions is not None
         try:
+            if barred:
+                raise HostError(barred)
             held = self.journal.held(excluding=order.worker)
             boot_id = self.platform.boot_id()
             prepared = [self.platform.prepare(order.worker, action, surroundings, held) for action in order.actions]
@@ -76,6 +88,7 @@ class Performer:
             steps=tuple(step for one in prepared for step in one.steps),
             warnings=tuple(warning for one in prepared for warning in one.warnings),
         )
+        self._surroundings[order.worker] = surroundings
         try:
             self.journal.put(intent)
         except HostError as error:
@@ -94,7 +107,8 @@ class Performer:
             raise NotFoundError(f"worker {worker} is unknown here")
         if entry.state is JournalState.UNDONE:
             return ()
-        notes, trouble = self._heal(entry, outcome, error, cause=error)
+        with self._alone(entry.steps) as barred:
+            notes, trouble = self._heal(entry, outcome, error, error, barred)
         return (*notes, trouble) if trouble else notes
 
     def recover(self) -> tuple[str, ...]:
@@ -103,31 +117,24 @@ class Performer:
             f"{name} in the journal cannot be read: look whether its fault is gone, then remove the file"
             for name in self.journal.broken
         ]
-        for entry in reversed(self.journal.live()):
-            try:
-                notes, trouble = self._heal(entry, Outcome.RESTARTED, RESTARTED, cause="agent restarted")
-            except CannotHealError as error:
-                lines.append(str(error))
-            else:
-                line = f"worker {entry.worker} of task {entry.task}: {RESTARTED}"
-                lines.append("; ".join(filter(None, [line, *notes, trouble])))
+        live = self.journal.live()
+        if not live:
+            return tuple(lines)
+        with self._alone([step for entry in live for step in entry.steps]) as barred:
+            for entry in reversed(live):
+                try:
+                    notes, trouble = self._heal(entry, Outcome.RESTARTED, RESTARTED, "agent restarted", barred)
+                except CannotHealError as error:
+                    lines.append(str(error))
+                else:
+                    line = f"worker {entry.worker} of task {entry.task}: {RESTARTED}"
+                    lines.append("; ".join(filter(None, [line, *notes, trouble])))
         return tuple(lines)
 
     def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
         """Read back undone workers once more, undo again what has come back, and return lines for the log."""
-        lines: list[str] = []
-        for worker in workers:
-            entry = self.journal.entries[worker]
-            held = self.journal.held(excluding=worker)
-            back = [text for step in entry.steps for text in self.platform.residue(step, held)]
-            if entry.state is JournalState.UNDONE and back:
-                lines.append(f"worker {worker} of task {entry.task} came back: {'; '.join(back)}; undoing again")
-                self.journal.entries[worker] = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
-                try:
-                    self.heal(worker, entry.outcome, entry.error)
-                except CannotHealError as error:
-                    lines.append(str(error))
-        return tuple(lines)
+        with self._alone([step for worker in workers for step in self.journal.entries[worker].steps]) as barred:
+            return tuple(line for worker in workers for line in self._look_again(worker, barred))
 
     def disturbances(self, worker: int) -> tuple[str, ...]:
         """Return what no longer holds of an applied worker; () if all holds or the worker is not applied."""
@@ -136,6 +143,39 @@ class Performer:
             return ()
         return tuple(text for text in map(self._disturbance, entry.steps) if text)
 
+    def reapply(self, worker: int) -> None:
+        """Do again what no longer holds of an applied worker; HostError says why that cannot be.
+
+        A step that is new (for a process that somebody started again) is on disk before it is done, as ever.
+        """
+        entry = self.journal.entries.get(worker)
+        if entry is None or entry.state is not JournalState.APPLIED:
+            return
+        with self._alone(entry.steps) as barred:
+            if barred:
+                raise HostError(barred)
+            self._reapply(entry)
+
+    def _reapply(self, entry: Entry) -> None:
+        held = self.journal.held(excluding=entry.worker)
+        for step in entry.steps:
+            if not self._disturbance(step):
+                continue
+            for again in self.platform.again(step, self._surroundings[entry.worker], held):
+                if again not in entry.steps:
+                    if len(entry.steps) >= MAX_STEPS:
+                        raise HostError(f"it was put back {MAX_STEPS} times; who undoes it?")
+                    entry = msgspec.structs.replace(entry, steps=(*entry.steps, again))
+                    self.journal.put(entry)
+                self.platform.do(again)
+
+    def by_hand(self, worker: int) -> tuple[str, ...]:
+        """Return what a person would type to undo what may be left of a worker."""
+        entry = self.journal.entries.get(worker)
+        if entry is None or entry.state is JournalState.UNDONE:
+            return ()
+        return tuple(filter(None, map(self.platform.by_hand, reversed(entry.steps))))
+
     def forget(self, worker: int) -> None:
         """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""
         entry = self.journal.entries.get(worker)
@@ -143,7 +183,40 @@ class Performer:
             return
         if entry.state is not JournalState.UNDONE:
             raise InvalidTransitionError(f"worker {worker} of task {entry.task}", entry.state, "forget")
+        self._surroundings.pop(worker, None)
         self.journal.forget(worker)
+
+    @contextlib.contextmanager
+    def _alone(self, steps: Sequence[Step]) -> Iterator[str]:
+        """Hold the lock of what is acted on; yield "" or why it could not be had."""
+        barred = ""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self.platform.alone(steps))
+            except Exception as error:
+                barred = _words(error)
+            yield barred
+
+    def _look_again(self, worker: int, barred: str) -> Iterator[str]:
+        entry = self.journal.entries[worker]
+        held = self.journal.held(excluding=worker)
+        if entry.state is not JournalState.UNDONE:
+            return
+        try:
+            back = [text for step in entry.steps for text in self.platform.residue(step, held)]
+            what = f"came back: {'; '.join(back)}" if back else ""
+        except Exception as error:
+            what = f"cannot be looked at again: {_words(error)}"
+        if what:
+            yield f"worker {worker} of task {entry.task} {what}; undoing again"
+            unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
+            self.journal.entries[worker] = unknown
+            try:
+                _, trouble = self._heal(unknown, entry.outcome, entry.error, entry.error, barred)
+            except CannotHealError as error:
+                trouble = str(error)
+            if trouble:
+                yield trouble
 
     def _apply(self, worker: int) -> tuple[str, ...]:
         intent = self.journal.entries[worker]
@@ -161,17 +234,23 @@ class Performer:
 
     def _take_back(self, intent: Entry, why: str) -> NotInjectedError:
         try:
-            _, trouble = self._heal(
-                intent, Outcome.FAILED, why, cause=why
-            )  # notes would tell of steps that were never done
+            _, trouble = self._heal(intent, Outcome.FAILED, why, why)  # notes would tell of steps that were never done
         except CannotHealError as error:
             residue = self.journal.entries[intent.worker].residue
             return NotInjectedError(f"{why}; {error}", residue=residue, stuck=True)
         return NotInjectedError(f"{why}; {trouble}" if trouble else why)
 
-    def _heal(self, entry: Entry, outcome: Outcome, error: str, cause: str) -> tuple[tuple[str, ...], str]:
-        """Undo, look, and write; return the platform's notes, and "" or the trouble with the journal."""
-        undoing = self._undo_all(entry.steps, self.journal.held(excluding=entry.worker))
+    def _heal(
+        self, entry: Entry, outcome: Outcome, error: str, cause: str, barred: str = ""
+    ) -> tuple[tuple[str, ...], str]:
+        """Undo, look, and write; return the platform's notes, and "" or the trouble with the journal.
+
+        The caller holds the lock; `barred` is why it does not, and then nothing is touched and everything is left.
+        """
+        if barred:
+            undoing = _Undoing(failures=[barred], left=entry.steps)
+        else:
+            undoing = self._undo_all(entry, self.journal.held(excluding=entry.worker))
         if undoing.left:
             what = f"worker {entry.worker} of task {entry.task}: the fault may still be there: "
             text = what + "; ".join([*undoing.failures, *undoing.residue])
@@ -192,12 +271,21 @@ class Performer:
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
 
-    def _undo_all(self, steps: Sequence[Step], held: Sequence[Step]) -> _Undoing:
+    def _undo_all(self, entry: Entry, held: Sequence[Step]) -> _Undoing:
         undoing = _Undoing()
         left: set[int] = set()
-        for index, step in reversed(list(enumerate(steps))):
+        steps = list(entry.steps)
+
+        def note(index: int, operation: Operation) -> None:
+            steps[index] = msgspec.structs.replace(steps[index], undo=operation)
+            if trouble := self._keep(msgspec.structs.replace(entry, steps=tuple(steps))):
+                undoing.notes.append(
+                    f"what was started could not be written down, so it may be started twice: {trouble}"
+                )
+
+        for index in reversed(range(len(steps))):
             try:
-                undoing.notes.append(self._undo(step, held))
+                undoing.notes.append(self._undo(steps, index, held, functools.partial(note, index)))
             except Exception as error:
                 undoing.failures.append(_words(error))
                 left.add(index)
@@ -213,13 +301,13 @@ class Performer:
         undoing.left = tuple(step for index, step in enumerate(steps) if index in left)
         return undoing
 
-    def _undo(self, step: Step, held: Sequence[Step]) -> str:
+    def _undo(self, steps: Sequence[Step], index: int, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         for pause_s in _PAUSES_S:
             try:
-                return self.platform.undo(step, held)
+                return self.platform.undo(steps[index], held, note)
             except Exception:
                 self._sleep(pause_s)
-        return self.platform.undo(step, held)
+        return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it
 
     def _disturbance(self, step: Step) -> str:
         try:

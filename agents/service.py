@@ -25,10 +25,14 @@ from trogdor_bus.agents.events import (
     Healed,
     Inject,
     Injected,
+    KeepLatch,
+    LatchKept,
     Look,
     Looked,
     NotHealed,
     NotInjected,
+    Reapplied,
+    Reapply,
     SendBeat,
     SnapshotHeard,
     Ticked,
@@ -130,11 +134,12 @@ class Service:
             settings.node,
             self._journal.id,
             self._journal.life,
-            tuple(map(remembered, self._journal.entries.values())),
+            tuple(remembered(entry, performer.by_hand(entry.worker)) for entry in self._journal.entries.values()),
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
             version=__version__,
             pid=os.getpid(),
             now_ms=self._clock.now_ms(),
+            latch=self._journal.latch,
         )
         self._hands = ThreadPoolExecutor(1, "hands")
         self._wake = asyncio.Event()
@@ -148,6 +153,8 @@ class Service:
         log.info(
             "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
         )
+        if self._journal.latch:
+            log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
         self._handle(AddressesRead(await loop.run_in_executor(self._hands, self._platform.addresses)))
         self._bus.receive(self._on_snapshot)
         chores = [
@@ -210,6 +217,11 @@ class Service:
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
                 self._by_hand(lambda: Looked({worker: self._performer.disturbances(worker) for worker in workers}))
+            case Reapply(worker=worker):
+                self._by_hand(functools.partial(self._reapply, worker))
+            case KeepLatch(id=latch):
+                log.warning("aborted: nothing starts here until it is resumed" if latch else "resumed")
+                self._by_hand(functools.partial(self._keep_latch, latch))
             case Forget(worker=worker):
                 self._by_hand(functools.partial(self._forget, worker))
             case Exit():
@@ -236,7 +248,8 @@ class Service:
         try:
             return Injected(order.worker, self._performer.inject(order, effect.ends_ms, surroundings))
         except NotInjectedError as error:
-            return NotInjected(order.worker, str(error), error.residue, error.stuck)
+            by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
+            return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
         except Exception as error:  # a bug of ours must not leave a fault behind
             log.exception("task %s: internal error", order.task)
             return self._rescue(order.worker, f"internal error: {error!r}")
@@ -245,7 +258,7 @@ class Service:
         if worker in self._journal.entries:
             healed = self._heal(Heal(worker, Outcome.FAILED, error))
             if isinstance(healed, NotHealed):
-                return NotInjected(worker, f"{error}; {healed.error}", healed.residue, stuck=True)
+                return NotInjected(worker, f"{error}; {healed.error}", healed.residue, healed.by_hand, stuck=True)
         return NotInjected(worker, error)
 
     def _heal(self, effect: Heal) -> Healed | NotHealed:
@@ -253,10 +266,28 @@ class Service:
             return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error))
         except CannotHealError as error:
             entry = self._journal.entries.get(effect.worker)
-            return NotHealed(effect.worker, str(error), entry.residue if entry else ())
+            residue = entry.residue if entry else ()
+            return NotHealed(effect.worker, str(error), residue, self._performer.by_hand(effect.worker))
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
             return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
+
+    def _reapply(self, worker: int) -> Reapplied:
+        try:
+            self._performer.reapply(worker)
+        except TrogdorBusError as error:
+            return Reapplied(worker, str(error))
+        except Exception as error:
+            log.exception("worker %d: internal error while putting it back", worker)
+            return Reapplied(worker, f"internal error: {error!r}")
+        return Reapplied(worker)
+
+    def _keep_latch(self, latch: str) -> LatchKept:
+        try:
+            self._journal.keep_latch(latch)
+        except HostError as error:
+            log.error("the abort cannot be written down, so it holds until this agent ends: %s", error)
+        return LatchKept(latch)
 
     def _forget(self, worker: int) -> None:
         if worker in self._journal.entries:
@@ -295,7 +326,7 @@ class Service:
             await asyncio.sleep(LONELY_AGAIN_S)
 
 
-def remembered(entry: Entry) -> Worker:
+def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:
     """Return the journal's entry as the machine knows it: ended in an earlier life, or stuck."""
     done = entry.state is JournalState.UNDONE
     return Worker(
@@ -309,4 +340,5 @@ def remembered(entry: Entry) -> Worker:
         outcome=entry.outcome,
         warnings=entry.warnings,
         residue=entry.residue,
+        by_hand=by_hand,
     )

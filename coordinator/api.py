@@ -8,21 +8,31 @@ from typing import Any
 import msgspec
 
 from trogdor_bus import __version__
-from trogdor_bus.coordinator.events import CreateRequested, DestroyRequested, Event, StopRequested
+from trogdor_bus.coordinator.events import (
+    AbortRequested,
+    CreateRequested,
+    DestroyRequested,
+    Event,
+    ResumeRequested,
+    StopRequested,
+)
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.plan import describe
 from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
+    Abort,
     AnyRequest,
     AskStatus,
     CoordinatorStatus,
     CreateTask,
     DestroyTask,
+    Latch,
     ListNodes,
     ListTasks,
     NodeRow,
     Plan,
     Reply,
+    Resume,
     ShowTask,
     Shutdown,
     StopTask,
@@ -73,7 +83,9 @@ class Api:
         """Return what a spec would do; SpecError or RefusedError says why it cannot."""
         topology = self._machine.topology()
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
-        return describe(_decode(spec), topology, alive=alive, force=force)
+        plan = describe(_decode(spec), topology, alive=alive, force=force)
+        self._machine.check_open(node.node for node in plan.nodes)
+        return plan
 
     def stop_task(self, task_id: str) -> None:
         """Stop a task; an unknown or ended one is no error (as in Trogdor)."""
@@ -82,6 +94,18 @@ class Api:
     def destroy_task(self, task_id: str) -> None:
         """Stop a task on its agents and forget it; an unknown one is no error (as in Trogdor)."""
         self._handle(DestroyRequested(task_id))
+
+    def abort(self, latch: str, node: str = "") -> Latch:
+        """End everything on a node, or ("") on all, and let nothing start; NotFoundError for an unknown node."""
+        self._handle(AbortRequested(latch, node))
+        return Latch(id=self._machine.latch(node), node=node, lease_ms=self._machine.limits.lease_ms)
+
+    def resume(self, node: str = "") -> list[str]:
+        """Let faults start again, and return the nodes that were latched; RefusedError for one while all are."""
+        before = {name for name, state in self._machine.fleet.nodes.items() if state.row.latch}
+        before |= {name for name in self._machine.fleet.nodes if self._machine.latch(name)}
+        self._handle(ResumeRequested(node))
+        return sorted(before & {node} if node else before)
 
     def show_task(self, task_id: str) -> TaskInfo:
         """Return one task; NotFoundError if there is none of that id."""
@@ -94,8 +118,12 @@ class Api:
         if query.state and query.state not in TaskState.__members__:
             states = ", ".join(TaskState)
             raise SpecError(f"State {query.state} is invalid. Must be one of [{states}]", path="$.state")
+        return [info for info in self.all_tasks() if _passes(info.task, query)]
+
+    def all_tasks(self) -> list[TaskInfo]:
+        """Return every task, sorted by id."""
         view = self._machine.view
-        return [view.info(task.id) for task in _sorted(view.tasks.values()) if _passes(task, query)]
+        return [view.info(task.id) for task in _sorted(view.tasks.values())]
 
     def nodes(self) -> list[NodeRow]:
         """Return the nodes, sorted by name."""
@@ -142,6 +170,10 @@ class Api:
                 return self.nodes()
             case AskStatus():
                 return self.status()
+            case Abort(latch=latch, node=node):
+                return self.abort(latch, node)
+            case Resume(node=node):
+                return self.resume(node)
             case Shutdown():
                 return self._shutdown()
 

@@ -17,12 +17,19 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
-    """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet."""
+    """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet.
+
+    `latches` are the aborts in force, by node ("" for all), `resumed` the ids of those that are over, `url` is where
+    the last coordinator listened.
+    """
 
     cluster: str
     epoch: int = 0
     next_worker: int
     next_seq: int = 1
+    latches: dict[str, str] = {}
+    resumed: tuple[str, ...] = ()
+    url: str = ""
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

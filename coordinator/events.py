@@ -33,6 +33,19 @@ class DestroyRequested(msgspec.Struct, frozen=True):
     id: str
 
 
+class AbortRequested(msgspec.Struct, frozen=True):
+    """A client wants everything ended on a node, or ("") on all; `latch` is the id under which nothing may start."""
+
+    latch: str
+    node: str = ""
+
+
+class ResumeRequested(msgspec.Struct, frozen=True):
+    """A client lets faults start again on a node, or ("") on all."""
+
+    node: str = ""
+
+
 class BeatHeard(msgspec.Struct, frozen=True):
     """An agent's beat arrived."""
 
@@ -49,7 +62,16 @@ class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
 
-Event = CreateRequested | StopRequested | DestroyRequested | BeatHeard | HostsResolved | Ticked
+Event = (
+    CreateRequested
+    | StopRequested
+    | DestroyRequested
+    | AbortRequested
+    | ResumeRequested
+    | BeatHeard
+    | HostsResolved
+    | Ticked
+)
 
 
 class Publish(msgspec.Struct, frozen=True):

@@ -7,12 +7,15 @@ from collections.abc import Mapping
 import msgspec
 
 from trogdor_bus.errors import SpecError
-from trogdor_bus.messages import Beat, Echo, NodeRow, Stamp
+from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_name
+from trogdor_bus.states import WorkerState
 from trogdor_bus.topology import Node, Topology
 
 SILENT_BEATS = 3
 """A node that misses this many beats is silent."""
+AT_REST = (WorkerState.DONE, WorkerState.STUCK)
+"""The states of a worker that its agent has done all it could for."""
 
 
 class NodeState(msgspec.Struct, kw_only=True):
@@ -28,7 +31,6 @@ class NodeState(msgspec.Struct, kw_only=True):
     heard_ms: int = -1
     revision: int = 0
     published_ms: int = -1
-    left: bool = False
     open: dict[int, str] = {}
     """Worker id to task id of every worker here that has not ended."""
 
@@ -86,7 +88,7 @@ class Fleet:
             return Heard(False, self.once(text))
         node.counters[beat.journal] = beat.counter
         node.stamp, node.heard_ms = beat.stamp, now_ms
-        node.announced, node.left = beat.addresses, beat.leaving
+        node.announced = beat.addresses
         note = ""
         if known and new_journal:
             note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
@@ -98,6 +100,10 @@ class Fleet:
             version=beat.version,
             addresses=node.resolved or node.announced,
             note="its agent ended" if beat.leaving else "",
+            left=beat.leaving,
+            latch=beat.latch,
+            at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
+            dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
         )
         return Heard(True, note, new_journal)
 
@@ -127,7 +133,7 @@ class Fleet:
         nodes = {
             name: Node(
                 name=name,
-                addresses=() if state.left and not state.resolved else state.row.addresses,
+                addresses=() if state.row.left and not state.resolved else state.row.addresses,
                 hostname=state.row.hostname,
                 tags=state.row.tags,
                 agent=state.agent,
@@ -143,3 +149,8 @@ class Fleet:
             return ""
         self._noted.add(note)
         return note
+
+
+def _dirt(report: Report) -> str:
+    by_hand = f"; by hand: {'; '.join(report.by_hand)}" if report.by_hand else ""
+    return f"the undo of task {report.task} is stuck{by_hand}"

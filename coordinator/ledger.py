@@ -22,12 +22,15 @@ from trogdor_bus.coordinator.changes import (
     StoredWorker,
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
-from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, TaskChanged, TaskGone, WorkerChanged
-from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
+from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.view import View
 
 ENDED = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its task no longer waits for."""
+KEEP_DONE = 1_000
+KEEP_DONE_MS = 7 * 86_400_000
+"""Ended tasks beyond this many, or older than this, are forgotten."""
 
 
 class Ledger:
@@ -104,6 +107,16 @@ class Ledger:
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
 
+    def prune(self) -> None:
+        """Forget ended tasks that are too many or too old."""
+        done = [task for task in self.view.tasks.values() if task.state is TaskState.DONE]
+        settled = [task for task in done if not self.has_open(task.id)]
+        settled.sort(key=lambda task: task.done_ms)
+        for index, task in enumerate(settled):
+            if len(settled) - index <= KEEP_DONE and self.now_ms - task.done_ms < KEEP_DONE_MS:
+                break
+            self.drop(task.id, f"task {task.id} ended long ago and is forgotten")
+
     def put_node(self, node: NodeState, text: str = "") -> None:
         """Record a node, new or changed."""
         self.record(NodeChanged(seq=0, at_ms=0, node=node.row, text=text))
@@ -119,7 +132,8 @@ class Ledger:
         self.changes.append(AppendEvent(event))
 
     def _record_row(self, task_id: str, row: WorkerRow) -> None:
-        text = f"task {task_id} on {row.node}: {row.error or row.status}"
+        by_hand = f"; by hand: {'; '.join(row.by_hand)}" if row.by_hand else ""
+        text = f"task {task_id} on {row.node}: {row.error or row.status}{by_hand}"
         self.record(WorkerChanged(seq=0, at_ms=0, task_id=task_id, worker=row, text=text))
 
     def _index(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
@@ -130,6 +144,24 @@ class Ledger:
             node.open.pop(row.id, None)
         else:
             node.open[row.id] = task_id
+
+
+def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
+    """Return the row of a worker as its agent reports it."""
+    return msgspec.structs.replace(
+        row,
+        state=report.state,
+        status=report.status,
+        error=report.error if report.state in ENDED else "",
+        outcome=report.outcome,
+        warnings=report.warnings,
+        disturbed=report.disturbed,
+        residue=report.residue,
+        by_hand=report.by_hand,
+        wanted=row.wanted and report.state not in ENDED,
+        running_ms=now_ms if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
+        done_ms=now_ms if report.state is WorkerState.DONE else -1,
+    )
 
 
 def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:

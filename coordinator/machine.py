@@ -7,12 +7,15 @@ clock.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator.changes import Loaded, PutMeta
+from trogdor_bus.coordinator import latches
+from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.events import (
+    AbortRequested,
     BeatHeard,
     CreateRequested,
     DestroyRequested,
@@ -21,18 +24,26 @@ from trogdor_bus.coordinator.events import (
     Exit,
     HostsResolved,
     Publish,
+    ResumeRequested,
     StopRequested,
     Ticked,
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
-from trogdor_bus.coordinator.ledger import ENDED, Ledger, verdict
+from trogdor_bus.coordinator.ledger import ENDED, Ledger, reported, verdict
 from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
+from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.plan import assign
-from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError, TrogdorBusError
+from trogdor_bus.errors import (
+    ConflictError,
+    InvalidTransitionError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    TrogdorBusError,
+)
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
@@ -40,9 +51,6 @@ from trogdor_bus.topology import Topology
 
 GRACE_MS = 5_000
 """How long past end and lease a silent worker is waited for before it is called unknown."""
-KEEP_DONE = 1_000
-KEEP_DONE_MS = 7 * 86_400_000
-"""Ended tasks beyond this many, or older than this, are forgotten."""
 
 Move = Literal["run", "fail", "stop", "error", "finish", "correct"]
 
@@ -57,22 +65,6 @@ TABLE: dict[tuple[TaskState, Move], TaskState] = {
     (TaskState.DONE, "correct"): TaskState.DONE,
 }
 """Every move that a task can make; a stop in STOPPING or DONE is no move at all (as in Trogdor)."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The coordinator's settings, ms. `lease_ms` is what its agents use unless told otherwise."""
-
-    beat_ms: int = 1_000
-    lease_ms: int = 30_000
-
-
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Who and where this coordinator is: `me` is a uuid made at each start."""
-
-    me: str
-    process: ProcessIdentity | None = None
-    addresses: tuple[str, ...] = ()
-    ports: tuple[int, ...] = ()
 
 
 class CoordinatorMachine:
@@ -118,6 +110,10 @@ class CoordinatorMachine:
                 self._stop(task_id)
             case DestroyRequested(id=task_id):
                 self._destroy(task_id)
+            case AbortRequested(latch=latch, node=name):
+                self._abort(latch, name)
+            case ResumeRequested(node=name):
+                self._resume(name)
             case BeatHeard(beat=beat):
                 self._beat(beat)
             case HostsResolved(addresses=addresses):
@@ -137,6 +133,16 @@ class CoordinatorMachine:
         """Return the cluster as specs see it now."""
         return self.fleet.topology(self.place.addresses, self.place.ports)
 
+    def latch(self, node: str) -> str:
+        """Return the id of the abort that is in force on a node, or ("") on all; "" for none."""
+        return latches.ordered(self._meta, node)
+
+    def check_open(self, nodes: Iterable[str]) -> None:
+        """Raise RefusedError if one of the nodes is aborted."""
+        shut = [name for name in nodes if latches.closed(self._meta, name, self.fleet.ensure(name).row.latch)]
+        if shut:
+            raise RefusedError(f"aborted: nothing may start on {', '.join(shut)} until `trogdor-bus resume`")
+
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _create(self, event: CreateRequested) -> None:
@@ -148,6 +154,8 @@ class CoordinatorMachine:
             if bytes(known.original) == event.wire:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
+        if latches.EVERYWHERE in self._meta.latches:
+            raise RefusedError("aborted: nothing may start anywhere until `trogdor-bus resume`")
         spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
         task = TaskRow(
             id=event.id,
@@ -169,13 +177,13 @@ class CoordinatorMachine:
     def _run(self, task: TaskRow, spec: TaskSpec) -> None:
         try:
             plans = assign(spec, self.topology(), force=task.force)
+            self.check_open(plan.node for plan in plans)
         except TrogdorBusError as error:
             text = error.message if isinstance(error, SpecError) else str(error)
             self._fail(task, f"Unable to find nodes for task: {text}")
             return
         first = self._meta.next_worker
-        self._meta = msgspec.structs.replace(self._meta, next_worker=first + len(plans))
-        self._ledger.changes.append(PutMeta(self._meta))
+        self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(plans)))
         self._move(task, "run", "started", started_ms=self._now)
         for worker_id, plan in enumerate(plans, first):
             journal = self.fleet.ensure(plan.node).row.journal
@@ -208,6 +216,31 @@ class CoordinatorMachine:
         if task_id in self.view.tasks:
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
 
+    def _abort(self, latch: str, name: str) -> None:
+        self._require(name)
+        self._keep(latches.abort(self._meta, latch, name))
+        where = name or "every node"
+        self._ledger.note(f"aborted: everything ends on {where}, and nothing starts there until it is resumed")
+        for task_id, rows in self.view.workers.items():
+            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values()):
+                self._stop(task_id)
+        self._changed.update([name] if name else self.fleet.nodes)
+
+    def _resume(self, name: str) -> None:
+        self._require(name)
+        names = [name] if name else list(self.fleet.nodes)
+        self._keep(latches.resume(self._meta, name, [self.fleet.nodes[node].row.latch for node in names]))
+        self._ledger.note(f"resumed: faults may start again on {name or 'every node'}")
+        self._changed.update(names)
+
+    def _require(self, name: str) -> None:
+        if name and name not in self.fleet.nodes:
+            raise NotFoundError(f"no node is called {name}; `trogdor-bus nodes` lists the nodes")
+
+    def _keep(self, meta: Meta) -> None:
+        self._meta = meta
+        self._ledger.changes.append(PutMeta(meta))
+
     # --- what agents say --------------------------------------------------------------------------------------------
 
     def _beat(self, beat: Beat) -> None:
@@ -234,7 +267,8 @@ class CoordinatorMachine:
             self._absent(node, {report.worker for report in beat.reports})
         waiting = any(self._ledger.row(wid).state is WorkerState.RECEIVING for wid in node.open)
         due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
-        if waiting or due or beat.stamp != self._stamp(node):
+        latched = beat.latch != latches.ordered(self._meta, beat.node)
+        if waiting or due or latched or beat.stamp != self._stamp(node):
             self._answer.add(beat.node)
 
     def _heed_stamp(self, beat: Beat) -> None:
@@ -272,19 +306,7 @@ class CoordinatorMachine:
         final = row.state is WorkerState.DONE and row.outcome is not Outcome.UNKNOWN
         if row.journal != node.row.journal or final:
             return
-        new = msgspec.structs.replace(
-            row,
-            state=report.state,
-            status=report.status,
-            error=report.error if report.state in ENDED else "",
-            outcome=report.outcome,
-            warnings=report.warnings,
-            disturbed=report.disturbed,
-            residue=report.residue,
-            wanted=row.wanted and report.state not in ENDED,
-            running_ms=self._now if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
-            done_ms=self._now if report.state is WorkerState.DONE else -1,
-        )
+        new = reported(row, report, self._now)
         self._describe_task(task_id, report)
         if new != row:
             self._ledger.put_worker(new)
@@ -323,7 +345,7 @@ class CoordinatorMachine:
                 self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
                 self._answer.add(node.row.name)
-        self._prune()
+        self._ledger.prune()
 
     def _lead(self) -> None:
         if self._heard and self._orphans == "refuse":
@@ -331,8 +353,7 @@ class CoordinatorMachine:
             return
         self.listening = False
         self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
-        self._meta = msgspec.structs.replace(self._meta, epoch=self.epoch)
-        self._ledger.changes.append(PutMeta(self._meta))
+        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=self.place.url))
         if self._orphans == "adopt":
             self._adopt()
         self._changed.update(node.row.name for node in self.fleet.nodes.values())
@@ -382,15 +403,6 @@ class CoordinatorMachine:
         if not (known and node.row.alive) and self._now > last_ms + self.limits.lease_ms + GRACE_MS:
             text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
             self._end_worker(row, Outcome.UNKNOWN, text)
-
-    def _prune(self) -> None:
-        done = [task for task in self.view.tasks.values() if task.state is TaskState.DONE]
-        settled = [task for task in done if not self._ledger.has_open(task.id)]
-        settled.sort(key=lambda task: task.done_ms)
-        for index, task in enumerate(settled):
-            if len(settled) - index <= KEEP_DONE and self._now - task.done_ms < KEEP_DONE_MS:
-                break
-            self._ledger.drop(task.id, f"task {task.id} ended long ago and is forgotten")
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
@@ -473,7 +485,8 @@ class CoordinatorMachine:
             node.revision += name in changed
             if not self.listening and not self.ended and node.counter >= 0:
                 node.published_ms = self._now
-                effects.append(Publish(snapshot_of(node, self._ledger, self._stamp(node), self.place.process)))
+                told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
+                effects.append(Publish(told))
         return effects
 
 

@@ -6,19 +6,21 @@ import functools
 
 import msgspec
 
+from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.fleet import NodeState
+from trogdor_bus.coordinator.latches import ordered, resumable
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.messages import Order, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
-from trogdor_bus.spec import Texts
+from trogdor_bus.spec import FaultSpec, Texts
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 
 UNDESCRIBED = b"{}"
 """The spec of an adopted task until an agent has told it."""
 
 
-def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None) -> Snapshot:
+def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, meta: Meta) -> Snapshot:
     """Return the whole desired state of a node: every wanted worker that is addressed to its present journal."""
     orders = []
     for worker_id, task_id in node.open.items():
@@ -31,6 +33,8 @@ def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessI
         echo=node.echo(),
         orders=tuple(orders),
         coordinator=process,
+        abort=ordered(meta, node.row.name),
+        resume=resumable(meta, node.row.name, node.row.latch),
         describe=any(bytes(ledger.view.tasks[task_id].original) == UNDESCRIBED for task_id in node.open.values()),
     )
 
@@ -42,10 +46,13 @@ def _order(ledger: Ledger, task: TaskRow, row: WorkerRow, heard_ms: int) -> Orde
     actions = ledger.actions(row.id)
     if row.state is not WorkerState.RECEIVING or actions is None:
         return order  # the agent has it: the short form keeps it
-    texts = _texts(bytes(task.spec), task.id)
-    return msgspec.structs.replace(order, spec=task.spec, actions=actions, texts=texts, duration_ms=task.duration_ms)
+    texts, reapply = _manner(bytes(task.spec), task.id)
+    return msgspec.structs.replace(
+        order, spec=task.spec, actions=actions, texts=texts, duration_ms=task.duration_ms, reapply=reapply
+    )
 
 
 @functools.lru_cache(maxsize=1024)
-def _texts(spec: bytes, task_id: str) -> Texts:
-    return registry().decode(msgspec.json.decode(spec), checked=False).texts(task_id)
+def _manner(spec: bytes, task_id: str) -> tuple[Texts, bool]:
+    found = registry().decode(msgspec.json.decode(spec), checked=False)
+    return found.texts(task_id), isinstance(found, FaultSpec) and found.on_disturbed == "reapply"

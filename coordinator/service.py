@@ -20,7 +20,8 @@ from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
 from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
-from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
+from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import BusError, HostError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
@@ -64,6 +65,7 @@ class Service:
             process=own_identity(),
             addresses=_reachable_at(where.hostname or ""),
             ports=tuple(range(port, port + 4)) if port else (),
+            url=settings.url,
         )
         self._machine = CoordinatorMachine(
             store.load(),
@@ -73,7 +75,7 @@ class Service:
             self._clock.now_ms(),
             orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
         )
-        self.api = Api(self._machine, self._handle_now, self._clock.now_ms, lambda: self._end("a client asked for it"))
+        self.api = Api(self._machine, self._handle_now, self._clock.now_ms, lambda: self.end("a client asked for it"))
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._exit: int | None = None
         self._garbage = 0
@@ -82,7 +84,7 @@ class Service:
         """Serve until told to end; return the exit code."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._end, f"{number.name} received")
+            loop.add_signal_handler(number, self.end, f"{number.name} received")
         self._greet()
         self._bus.receive(self._on_beat, self._on_request)
         resolving = asyncio.create_task(self._resolve())
@@ -164,7 +166,8 @@ class Service:
                 self._exit = 1
         self._wake.set()
 
-    def _end(self, why: str) -> None:
+    def end(self, why: str) -> None:
+        """End soon; running faults go on to their deadlines."""
         log.info("%s: ending; running faults go on to their deadlines", why)
         self._exit = 0
         self._wake.set()

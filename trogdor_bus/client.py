@@ -15,16 +15,19 @@ from trogdor_bus import errors
 from trogdor_bus.bus import ClientBus
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
+    Abort,
     AskStatus,
     CoordinatorStatus,
     CreateTask,
     DestroyTask,
+    Latch,
     ListNodes,
     ListTasks,
     NodeRow,
     Plan,
     Reply,
     Request,
+    Resume,
     ShowTask,
     Shutdown,
     StopTask,
@@ -117,6 +120,17 @@ class Client:
     async def status(self) -> CoordinatorStatus:
         """Return when the coordinator started, and what it is."""
         return await self._ask(AskStatus(), CoordinatorStatus)
+
+    async def abort(self, latch: str, node: str = "") -> Latch:
+        """End everything on a node, or ("") on all, and let nothing start until `resume`; the latch that is in force.
+
+        `latch` is a new id; asking again with it is harmless. The proof is in `nodes`: see `NodeRow.at_rest`.
+        """
+        return await self._ask(Abort(latch=latch, node=node), Latch)
+
+    async def resume(self, node: str = "") -> tuple[str, ...]:
+        """Let faults start again on a node, or ("") on all; return the nodes that were aborted."""
+        return await self._ask(Resume(node=node), tuple[str, ...])
 
     async def shutdown(self) -> None:
         """Ask the coordinator to end; faults go on to their deadlines."""

@@ -15,7 +15,7 @@ from trogdor_bus.actions import AnyAction
 from trogdor_bus.errors import BusError
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
-from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
+from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
 VERSION = 1
 
@@ -45,6 +45,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One worker that a node should have.
 
     It is addressed to one journal and performed at most once. `actions` None: keep it if you have it, never start it.
+    `reapply`: what somebody changes of it is put back.
     """
 
     worker: int
@@ -56,10 +57,15 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     actions: tuple[AnyAction, ...] | None = None
     texts: Texts = Texts("starting", "active", "stopping", "done")
     force: bool = False
+    reapply: bool = False
 
 
 class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole desired state of one node. A worker that is absent must stop; a finished one may be forgotten."""
+    """The whole desired state of one node. A worker that is absent must stop; a finished one may be forgotten.
+
+    `abort` is the id of a latch that the node must keep: everything ends, and nothing starts. `resume` is the id of one
+    that it may drop.
+    """
 
     node: str
     stamp: Stamp
@@ -67,6 +73,8 @@ class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
     orders: tuple[Order, ...] = ()
     coordinator: ProcessIdentity | None = None
     describe: bool = False
+    abort: str = ""
+    resume: str = ""
 
 
 UNTOLD = msgspec.Raw(b"null")
@@ -83,8 +91,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     warnings: tuple[str, ...] = ()
-    disturbed: tuple[str, ...] = ()
+    disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
     remaining_ms: int = 0
     spec: msgspec.Raw = UNTOLD
 
@@ -92,7 +101,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """An agent's heartbeat and acknowledgement: the stamp it holds and the state of every worker it knows.
 
-    `counter` grows with each beat and over restarts; `leaving` says that the agent ends on purpose.
+    `counter` grows with each beat and over restarts, `latch` is the id of the latch that it keeps on disk, `leaving`
+    says that the agent ends on purpose.
     """
 
     node: str
@@ -104,6 +114,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     version: str = ""
     pid: int = 0
     clash: Stamp | None = None
+    latch: str = ""
     leaving: bool = False
 
 
@@ -166,17 +177,48 @@ class AskStatus(Request, frozen=True, kw_only=True, tag="status"):
     """Ask when the coordinator started and what it is (status and uptime)."""
 
 
+class Abort(Request, frozen=True, kw_only=True, tag="abort"):
+    """End everything, on one node or ("") on all, and let nothing start until `Resume`; the reply is a Latch.
+
+    `latch` is a new id that the client made, so that asking twice is asking once.
+    """
+
+    latch: str
+    node: str = ""
+
+
+class Resume(Request, frozen=True, kw_only=True, tag="resume"):
+    """Let faults start again, on one node or ("") on all; the reply are the nodes that were latched."""
+
+    node: str = ""
+
+
 class Shutdown(Request, frozen=True, kw_only=True, tag="shutdown"):
     """Ask the coordinator to end; faults go on to their deadlines."""
 
 
 AnyRequest = (
-    CreateTask | ValidateSpec | StopTask | DestroyTask | ShowTask | ListTasks | ListNodes | AskStatus | Shutdown
+    CreateTask
+    | ValidateSpec
+    | StopTask
+    | DestroyTask
+    | ShowTask
+    | ListTasks
+    | ListNodes
+    | AskStatus
+    | Abort
+    | Resume
+    | Shutdown
 )
 
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never."""
+    """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never.
+
+    `left`: its agent said that it ends, with everything undone. `latch` is the id of the latch that its agent keeps,
+    `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
+    with what a person would type.
+    """
 
     name: str
     configured: bool = False
@@ -188,6 +230,10 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     tags: tuple[str, ...] = ()
     version: str = ""
     note: str = ""
+    left: bool = False
+    latch: str = ""
+    at_rest: bool = False
+    dirty: tuple[str, ...] = ()
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -212,6 +258,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     spec: msgspec.Raw
     nodes: tuple[NodePlan, ...] = ()
     warnings: tuple[str, ...] = ()
+
+
+class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An abort: its id, its node ("" for all), and the lease (ms) after which a silent agent has ended its faults."""
+
+    id: str
+    node: str = ""
+    lease_ms: int = 0
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -6,7 +6,7 @@ Trogdor's tags. Fields are snake_case here and camelCase on the wire.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -66,7 +66,12 @@ class TaskSpec(
 
 
 class FaultSpec(TaskSpec, frozen=True, kw_only=True):
-    """The base of every fault: something is broken from start to end, and whole again after."""
+    """The base of every fault: something is broken from start to end, and whole again after.
+
+    `on_disturbed` "reapply": what somebody undoes of it before its end is done again; by default that is only told.
+    """
+
+    on_disturbed: Literal["", "reapply"] = ""
 
     def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
         """Return what `node` is asked to do; SpecError if that is impossible in this topology."""

@@ -39,6 +39,7 @@ class Outcome(enum.StrEnum):
     EXPIRED = "expired"
     RESTARTED = "agent-restarted"
     LEASE = "lease-expired"
+    ABORTED = "aborted"
     UNKNOWN = "unknown"
 
 
@@ -49,13 +50,28 @@ EXIT_CODES: dict[Outcome, int] = {
     Outcome.EXPIRED: 1,
     Outcome.RESTARTED: 1,
     Outcome.LEASE: 1,
+    Outcome.ABORTED: 1,
     Outcome.UNKNOWN: 3,
 }
 """The exit code of `submit --wait` for each outcome."""
 
 
+class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
+    """What somebody changed of a fault: seen `after_ms` after it took hold; `mended`: it was put back since."""
+
+    after_ms: int
+    text: str
+    mended: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.after_ms / 1000:.1f} s in{', put back' if self.mended else ''})"
+
+
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never."""
+    """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
+
+    `by_hand` are the commands that a person would type to undo what is stuck.
+    """
 
     id: int
     node: str
@@ -65,8 +81,9 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     warnings: tuple[str, ...] = ()
-    disturbed: tuple[str, ...] = ()
+    disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
+    by_hand: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     wanted: bool = True
     running_ms: int = -1

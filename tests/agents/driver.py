@@ -32,10 +32,10 @@ def order(worker: int = 1, *, remaining_ms: int = 10_000, journal: str = "j1", *
 class Agent:
     """A machine with a clock, and a coordinator that says what it is told to say."""
 
-    def __init__(self, *workers: Worker, **limits: Any) -> None:
+    def __init__(self, *workers: Worker, latch: str = "", **limits: Any) -> None:
         self.now = 100_000
         self.revision = 0
-        self.machine = AgentMachine("n1", "j1", 3, workers, Limits(**limits), now_ms=self.now)
+        self.machine = AgentMachine("n1", "j1", 3, workers, Limits(**limits), now_ms=self.now, latch=latch)
         self.beats: list[Beat] = []
         self.give(Ticked())
 

@@ -19,13 +19,19 @@ from trogdor_bus.agents.events import (
     Healed,
     Inject,
     Injected,
+    KeepLatch,
+    LatchKept,
     Look,
     Looked,
     NotHealed,
     NotInjected,
+    Reapplied,
+    Reapply,
     Ticked,
 )
 from trogdor_bus.agents.machine import (
+    ABORTED,
+    FRESH_MS,
     LONELY_BEAT_MS,
     SOON_MS,
     STUCK_RETRY_MS,
@@ -35,9 +41,9 @@ from trogdor_bus.agents.machine import (
     Worker,
 )
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import Beat, decode, encode
+from trogdor_bus.messages import Beat, Echo, Stamp, decode, encode
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.states import Outcome, WorkerState
+from trogdor_bus.states import Disturbance, Outcome, WorkerState
 
 STATES = [state for state in WorkerState if state is not WorkerState.RECEIVING]
 MOVES: tuple[Move, ...] = ("stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget")
@@ -229,16 +235,98 @@ def test_what_disturbs_a_worker_is_reported_once() -> None:
     agent = Agent()
     agent.run()
     agent.give(Looked({1: ("jump is not first",), 7: ("nobody's",)}))
-    assert agent.report().disturbed == ("jump is not first",)
+    assert agent.report().disturbed == (Disturbance(0, "jump is not first"),)
+    agent.pass_(300)
     beats = len(agent.beats)
     agent.give(Looked({1: ("jump is not first",)}))
     assert len(agent.beats) == beats
     for number in range(20):
         agent.give(Looked({1: (f"thing {number}",)}))
     assert len(agent.report().disturbed) == 10
+    assert {one.after_ms for one in agent.report().disturbed} == {0, 300}
     agent.hear()
     agent.give(Looked({1: ("while it stops",)}))
-    assert "while it stops" not in agent.report().disturbed
+    assert "while it stops" not in [one.text for one in agent.report().disturbed]
+
+
+def test_what_is_disturbed_is_put_back_only_if_the_order_says_so() -> None:
+    agent = Agent()
+    agent.run()
+    assert agent.give(Looked({1: ("no jump",)})) == []
+    agent.run(2, reapply=True)
+    assert agent.give(Looked({1: ("no jump",), 2: ()})) == []
+    assert agent.give(Looked({2: ("no jump",)})) == [Reapply(2)]
+    agent.give(Reapplied(2))
+    assert agent.report(2).disturbed == (Disturbance(0, "no jump", mended=True),)
+    agent.pass_(500)
+    assert agent.give(Looked({2: ("no jump",)})) == [Reapply(2)]
+    agent.give(Reapplied(2, "no iptables"))
+    said = [(one.after_ms, one.mended) for one in agent.report(2).disturbed]
+    assert said == [(0, True), (500, False), (500, False)]
+    agent.hear()
+    agent.give(Reapplied(2, "too late"))
+    assert len(agent.report(2).disturbed) == 3
+
+
+# --- aborts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_latch_ends_everything_and_is_told_once_it_is_kept() -> None:
+    agent = Agent()
+    agent.run()
+    effects = agent.hear(order(), abort="L1")
+    assert effects == [KeepLatch("L1"), Heal(1, Outcome.ABORTED, ABORTED)]
+    assert agent.beats[-1].latch == ""
+    agent.give(LatchKept("L1"))
+    assert agent.beats[-1].latch == "L1"
+    agent.give(Healed(1))
+    assert (agent.report().outcome, agent.report().error) == (Outcome.ABORTED, ABORTED)
+    assert agent.hear(abort="L1") == [Forget(1)]  # the same latch is not written down again
+
+
+def test_a_latch_is_heeded_without_a_fresh_word_and_dropped_only_with_one() -> None:
+    agent = Agent()
+    agent.run()
+    stale = Echo("j1", 1)
+    agent.pass_(FRESH_MS + 1)
+    assert agent.hear(order(), abort="L1", echo=stale) == [KeepLatch("L1"), Heal(1, Outcome.ABORTED, ABORTED)]
+    agent.give(LatchKept("L1"))
+    agent.give(Healed(1))
+    assert agent.hear(resume="L1", echo=stale) == []
+    assert KeepLatch("") in agent.hear(resume="L1")
+    assert agent.beats[-1].latch == "L1"
+    agent.give(LatchKept(""))
+    assert agent.beats[-1].latch == ""
+
+
+def test_under_a_latch_nothing_starts_not_even_by_force_or_another_coordinator() -> None:
+    agent = Agent(latch="L1")
+    assert agent.beats[-1].latch == "L1"
+    agent.hear(order(force=True))
+    assert (agent.worker().state, agent.report().outcome) == (WorkerState.DONE, Outcome.FAILED)
+    assert "resume" in agent.report().error
+    agent.hear(order(2), stamp=Stamp(9, "c9", 1), resume="L0")
+    assert agent.worker(2).state is WorkerState.DONE
+    effects = agent.hear(order(3), stamp=Stamp(9, "c9", 2), resume="L1")
+    assert [type(effect) for effect in effects] == [KeepLatch, Forget, Inject]
+
+
+def test_a_new_latch_takes_the_place_of_the_old_one() -> None:
+    agent = Agent(latch="L1")
+    assert agent.hear(abort="L2") == [KeepLatch("L2")]
+    assert agent.hear(resume="L1") == []
+    assert agent.hear(resume="L2") == [KeepLatch("")]
+
+
+def test_a_stuck_undo_is_told_with_what_a_person_would_type() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(NotHealed(1, "no iptables", ("a chain",), ("iptables -F",)))
+    assert agent.report().by_hand == ("iptables -F",)
+    agent.after(STUCK_RETRY_MS)
+    agent.give(Healed(1))
+    assert agent.report().by_hand == ()
 
 
 # --- beats ------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change
 from trogdor_bus.coordinator.events import BeatHeard, CreateRequested, Event, Exit, Publish, StopRequested, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
-from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
+from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.messages import Beat, Report, Snapshot, Stamp, decode, encode
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import wire

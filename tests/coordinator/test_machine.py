@@ -9,10 +9,11 @@ import pytest
 
 from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, START_MS, Cluster
 from trogdor_bus.coordinator.events import DestroyRequested, HostsResolved
-from trogdor_bus.coordinator.machine import GRACE_MS, KEEP_DONE, KEEP_DONE_MS, TABLE, Move
+from trogdor_bus.coordinator.ledger import KEEP_DONE, KEEP_DONE_MS
+from trogdor_bus.coordinator.machine import GRACE_MS, TABLE, Move
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError
 from trogdor_bus.messages import Report, Stamp
-from trogdor_bus.states import Outcome, TaskState, WorkerState
+from trogdor_bus.states import Disturbance, Outcome, TaskState, WorkerState
 from trogdor_bus.topology import Node
 
 PENDING, RUNNING, STOPPING, DONE = TaskState
@@ -262,9 +263,10 @@ def test_a_stuck_worker_ends_its_task_and_stays_loud(cluster: Cluster) -> None:
 
 
 def test_what_agents_warn_of_is_kept(cluster: Cluster) -> None:
+    moved = Disturbance(1_200, "jump is not first")
     cluster.create(nodes=["a"])
-    cluster.say("a", W.RUNNING, warnings=("no match",), disturbed=("jump is not first",))
-    assert (cluster.row("a").warnings, cluster.row("a").disturbed) == (("no match",), ("jump is not first",))
+    cluster.say("a", W.RUNNING, warnings=("no match",), disturbed=(moved,))
+    assert (cluster.row("a").warnings, cluster.row("a").disturbed) == (("no match",), (moved,))
 
 
 def test_an_older_beat_changes_nothing(cluster: Cluster) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
 from trogdor_bus.coordinator import store as store_module
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
@@ -36,7 +36,7 @@ ACTIONS: tuple[AnyAction, ...] = (
     BlockFrom(peers=(Peer("b", ("10.0.0.2", "fd00::2")),)),
     BlockPorts(ports=(9092, 9093), direction="both"),
     Suspend(match=ProcessMatch(port=9092), required=False),
-    Kill(match=ProcessMatch(pid_file="/run/x"), restart=("true", "é")),
+    Kill(match=ProcessMatch(pid_file="/run/x"), restart=Restart(command=("true", "é"))),
 )
 
 

@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
 from trogdor_bus.coordinator.changes import (
     Change,
     DropTask,
@@ -29,7 +29,7 @@ ACTIONS: tuple[AnyAction, ...] = (
     BlockFrom(peers=(Peer("b", ("10.0.0.2", "fd00::2")),)),
     BlockPorts(ports=(9092, 9093), direction="both"),
     Suspend(match=ProcessMatch(port=9092), required=False),
-    Kill(match=ProcessMatch(pid_file="/run/x"), restart=("true", "é")),
+    Kill(match=ProcessMatch(pid_file="/run/x"), restart=Restart(command=("true", "é"))),
 )
 
 names = st.sampled_from(["a", "b", "ü", "''", "%", "a\nb"])

@@ -19,8 +19,8 @@ from rich.table import Table
 from trogdor_bus.cli import render
 from trogdor_bus.cli.options import Reach
 from trogdor_bus.errors import BusError
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorldView, decode, encode
-from trogdor_bus.states import TaskState
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
+from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
 
 SILENCE_S = 3.0
@@ -209,7 +209,8 @@ def _summary(view: View) -> str:
 
 
 def _print_event(console: Console, event: AnyEvent) -> None:
-    render.print_line(console, f"{render.date(event.at_ms)} {event.text}")
+    stuck = isinstance(event, WorkerChanged) and event.worker.state is WorkerState.STUCK
+    render.print_line(console, f"{render.date(event.at_ms)} {event.text}", "bold red" if stuck else "")
 
 
 def _print_raw(line: bytes) -> None:

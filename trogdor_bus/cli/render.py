@@ -17,7 +17,7 @@ from rich.text import Text
 from trogdor_bus.logs import escape
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
 from trogdor_bus.registry import registry
-from trogdor_bus.states import Outcome, TaskRow, TaskState, trogdor_json
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerState, trogdor_json
 
 PIPE_WIDTH = 200
 _COLOURS = {
@@ -25,6 +25,8 @@ _COLOURS = {
     "RUNNING": "green",
     "STOPPING": "yellow",
     "STUCK": "bold red",
+    "dirty": "bold red",
+    "aborted": "bold yellow",
     "alive": "green",
     "silent": "bold red",
     "never heard": "yellow",
@@ -126,9 +128,12 @@ def workers_table(info: TaskInfo) -> Table:
         notes += [f"warning: {note}" for note in worker.warnings]
         notes += [f"disturbed: {note}" for note in worker.disturbed]
         notes += [f"left behind: {note}" for note in worker.residue]
+        notes += [f"by hand: {note}" for note in worker.by_hand]
         notes += [f"left out: {note}" for note in worker.left_out]
-        state = worker.outcome.value or worker.state.value
-        add_row(result, worker.node, state, worker.status, "\n".join(notes))
+        stuck = worker.state is WorkerState.STUCK
+        state = worker.state.value if stuck else worker.outcome.value or worker.state.value
+        style = _COLOURS["STUCK"] if stuck else ""
+        add_row(result, worker.node, state, worker.status, text("\n".join(notes), style))
     return result
 
 
@@ -138,14 +143,18 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
     for node in nodes:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
-        note = "\n".join(part for part in (node.note, tags) if part)
-        add_row(result, node.name, node_state(node), heard, "\n".join(node.addresses) or node.hostname, note)
+        note = "\n".join(part for part in (node.note, *node.dirty, tags) if part)
+        style = _COLOURS["dirty"] if node.dirty else ""
+        addresses = "\n".join(node.addresses) or node.hostname
+        add_row(result, node.name, node_state(node), heard, addresses, text(note, style))
     return result
 
 
 def node_state(node: NodeRow) -> str:
-    """Return "alive", "silent" or "never heard"."""
-    return "alive" if node.alive else "never heard" if node.heard_ms < 0 else "silent"
+    """Return "alive", "silent" or "never heard"; for a live node also "dirty" or "aborted", the worst first."""
+    if not node.alive:
+        return "never heard" if node.heard_ms < 0 else "silent"
+    return "dirty" if node.dirty else "aborted" if node.latch else "alive"
 
 
 def print_plan(plan: Plan) -> None:

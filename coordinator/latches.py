@@ -1,0 +1,50 @@
+"""Aborts: which nodes must keep a latch, and which latches may be dropped. Pure; kept among the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from trogdor_bus.coordinator.changes import Meta
+from trogdor_bus.errors import RefusedError
+
+EVERYWHERE = ""
+"""The name under which an abort of all nodes is kept."""
+KEEP_RESUMED = 1_000
+"""So many ids are remembered as resumed; an agent that slept for longer is resumed once more by hand."""
+
+
+def ordered(meta: Meta, node: str) -> str:
+    """Return the id of the latch that a node must keep, "" for none."""
+    return meta.latches.get(EVERYWHERE) or meta.latches.get(node, "")
+
+
+def closed(meta: Meta, node: str, held: str) -> bool:
+    """Return whether nothing may start on a node whose agent says that it keeps the latch `held`."""
+    return bool(ordered(meta, node)) or (bool(held) and held not in meta.resumed)
+
+
+def resumable(meta: Meta, node: str, held: str) -> str:
+    """Return the id of the latch that a node may drop, "" for none."""
+    return held if held and held in meta.resumed and not ordered(meta, node) else ""
+
+
+def abort(meta: Meta, latch: str, node: str) -> Meta:
+    """Return the counters with a latch on one node, or on all (""); one that is there already stays."""
+    if ordered(meta, node) and (node != EVERYWHERE or EVERYWHERE in meta.latches):
+        return meta
+    return msgspec.structs.replace(meta, latches={**meta.latches, node: latch})
+
+
+def resume(meta: Meta, node: str, held: Iterable[str]) -> Meta:
+    """Return the counters without the latch of one node, or without any ("").
+
+    `held` are the ids that agents were heard to keep. RefusedError for one node while all are aborted.
+    """
+    if node != EVERYWHERE and EVERYWHERE in meta.latches:
+        raise RefusedError(f"every node is aborted, not {node} alone: resume without --node")
+    kept = {} if node == EVERYWHERE else {name: latch for name, latch in meta.latches.items() if name != node}
+    gone = [latch for name, latch in meta.latches.items() if name not in kept]
+    resumed = dict.fromkeys([*meta.resumed, *gone, *filter(None, held)])
+    return msgspec.structs.replace(meta, latches=kept, resumed=tuple(resumed)[-KEEP_RESUMED:])

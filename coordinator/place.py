@@ -1,0 +1,24 @@
+"""Who and where a coordinator is, and its settings: what the machine is told at its start."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.platform import ProcessIdentity
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The coordinator's settings, ms. `lease_ms` is what its agents use unless told otherwise."""
+
+    beat_ms: int = 1_000
+    lease_ms: int = 30_000
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Who and where this coordinator is: `me` is a uuid made at each start."""
+
+    me: str
+    process: ProcessIdentity | None = None
+    addresses: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    url: str = ""
