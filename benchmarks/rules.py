@@ -15,6 +15,7 @@ from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.lab import namespaces
 from trogdor_bus.lab.cluster import missing
 from trogdor_bus.platform import Surroundings
+from trogdor_bus.testing import unnoted
 
 AIM_PEERS, AIM_TIMES = 1000, 100.0
 
@@ -90,7 +91,7 @@ def _ours(namespace: str, peers: tuple[Peer, ...]) -> tuple[float, float]:
     (step,) = platform.prepare(1, BlockFrom(peers=peers), Surroundings(), ()).steps
     platform.do(step)
     applied = time.perf_counter()
-    platform.undo(step, ())
+    platform.undo(step, (), unnoted)
     left = platform.residue(step, ())
     removed = time.perf_counter()
     assert not left, left

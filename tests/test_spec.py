@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
 from trogdor_bus.errors import SpecError
 from trogdor_bus.registry import Registry, registry
 from trogdor_bus.spec import MAX_DURATION_MS, FaultSpec, TaskSpec, Texts, wire
@@ -183,13 +183,82 @@ def test_process_stop_and_kill() -> None:
     )
     kill = decode("process-kill", nodes="a", pidFile="/run/x", signal="SIGTERM", restart=["systemctl", "start", "x"])
     assert kill.actions("a", CLUSTER) == (
-        Kill(match=ProcessMatch(pid_file="/run/x"), signal="SIGTERM", restart=("systemctl", "start", "x")),
+        Kill(
+            match=ProcessMatch(pid_file="/run/x"),
+            signal="SIGTERM",
+            restart=Restart(command=("systemctl", "start", "x")),
+        ),
     )
     assert refusal("process-kill", nodes="a", port=1, signal="SIGSTOP") == (
         "$.signal",
         "invalid enum value 'SIGSTOP'",
     )
     assert refusal("process-kill", nodes="a", port=1, restart=["x", "\0"])[0] == "$.restart[1]"
+    assert refusal("process-kill", nodes="a", port=1, restart=["", "x"]) == ("$.restart[0]", "names no program")
+
+
+@pytest.mark.parametrize(
+    ("given", "action"),
+    [
+        (None, None),
+        ([], None),
+        ({"unit": "kafka"}, Restart(unit="kafka.service")),
+        ({"unit": "kafka@1.service", "aliveMs": "60000"}, Restart(unit="kafka@1.service", alive_ms=60_000)),
+        (
+            {"container": "broker1", "unless": {"port": 9092}},
+            Restart(container="broker1", unless=ProcessMatch(port=9092)),
+        ),
+        (
+            {"command": ["run", "it"], "unless": {"pidFile": "/run/x"}},
+            Restart(command=("run", "it"), unless=ProcessMatch(pid_file="/run/x")),
+        ),
+        ({"command": ["run"], "unless": {"match": "x"}}, Restart(command=("run",), unless=ProcessMatch(command="x"))),
+    ],
+)
+def test_a_restart_is_a_unit_a_container_or_a_command(given: object, action: Restart | None) -> None:
+    spec = decode("process-kill", nodes="a", port=1, restart=given)
+    assert spec.actions("a", CLUSTER) == (Kill(match=ProcessMatch(port=1), restart=action),)
+    assert registry().decode(json.loads(wire(spec))) == spec
+
+
+@pytest.mark.parametrize(
+    ("given", "path", "message"),
+    [
+        ({}, "$.restart", "exactly one of unit, container and command says how to start; found none of them"),
+        ({"unit": "x", "command": ["x"]}, "$.restart", "found unit and command"),
+        ({"unit": "x y"}, "$.restart.unit", "is not the name of a unit"),
+        ({"unit": "-x"}, "$.restart.unit", "is not the name of a unit"),
+        ({"unit": "../x"}, "$.restart.unit", "is not the name of a unit"),
+        ({"unit": "x\n"}, "$.restart.unit", "is not the name of a unit"),
+        ({"unit": "x" * 256}, "$.restart.unit", "is not the name of a unit"),
+        ({"unit": "kafka.socket"}, "$.restart.unit", "is not a service"),
+        ({"container": "-f"}, "$.restart.container", "is not the name of a container"),
+        ({"command": [" "]}, "$.restart.command[0]", "names no program"),
+        ({"unit": "x", "unless": {}}, "$.restart.unless", "found none of them"),
+        ({"unit": "x", "unless": {"port": 1, "match": "x"}}, "$.restart.unless", "found match and port"),
+        ({"unit": "x", "unless": {"pidFile": "run/x"}}, "$.restart.unless.pidFile", "is not an absolute path"),
+        ({"unit": "x", "unless": {"match": " "}}, "$.restart.unless.match", "is blank"),
+        ({"unit": "x", "unles": {}}, "$.restart.unles", "unknown field"),
+    ],
+)
+def test_a_restart_that_cannot_be_meant_is_refused(given: object, path: str, message: str) -> None:
+    found = refusal("process-kill", nodes="a", port=1, restart=given)
+    assert found[0] == path
+    assert message in found[1]
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ({"unit": "x", "aliveMs": 99}, "restart.aliveMs: expected int >= 100"),
+        ({"unit": "x", "aliveMs": 60_001}, "restart.aliveMs: expected int <= 60000"),
+        (7, "restart: expected "),
+        ("systemctl start x", "restart: expected "),
+    ],
+)
+def test_a_restart_of_another_type_or_size_is_refused(given: object, error: str) -> None:
+    with pytest.raises(SpecError, match=f"^{error}"):
+        decode("process-kill", nodes="a", port=1, restart=given)
 
 
 @pytest.mark.parametrize("cls", registry().by_tag.values(), ids=lambda cls: cls.__name__)

@@ -6,9 +6,13 @@ them, and the platform of the agent lowers each to steps (see `trogdor_bus.platf
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal
 
 import msgspec
+
+DEFAULT_ALIVE_MS = 10_000
+"""How long a restarted process may take until it is found."""
 
 Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
@@ -88,17 +92,41 @@ class Suspend(Action, frozen=True, tag="suspend"):
         return f"freeze {self.match.describe()}", "let the same processes run again"
 
 
+class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a killed process is started again: exactly one of `unit`, `container` and `command` is set.
+
+    `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. Nothing is started
+    if `unless` finds a process (None: the match of the kill), and what was started must be found so within `alive_ms`.
+    """
+
+    unit: str = ""
+    container: str = ""
+    command: tuple[str, ...] = ()
+    unless: ProcessMatch | None = None
+    alive_ms: int = DEFAULT_ALIVE_MS
+
+    def describe(self) -> str:
+        """Return the restart in words."""
+        if self.unit:
+            what = f"start the unit {self.unit}"
+        elif self.container:
+            what = f"start the container {self.container}"
+        else:
+            what = f"run {shlex.join(self.command)}"
+        return f"{what}, unless there is {self.unless.describe()}" if self.unless else what
+
+
 class Kill(Action, frozen=True, tag="kill"):
-    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo runs `restart`, if given."""
+    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo is the `restart`, if given."""
 
     match: ProcessMatch
     signal: str = "SIGKILL"
-    restart: tuple[str, ...] = ()
+    restart: Restart | None = None
     required: bool = True
 
     def describe(self) -> tuple[str, str]:
         """Return do and undo as text."""
-        undo = f"run {' '.join(self.restart)}" if self.restart else "nothing (no restart given)"
+        undo = self.restart.describe() if self.restart else "nothing (no restart given)"
         return f"send {self.signal} to {self.match.describe()}", undo
 
 

@@ -7,6 +7,7 @@ reads; the journal writes it down before it is done and hands the same undo back
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import msgspec
@@ -64,6 +65,13 @@ class Platform(Protocol):
         """Return an id that changes at each boot of the machine."""
         ...
 
+    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+        """Hold the lock of what the node and the steps act on, so that two healers never fight.
+
+        Entering waits for another holder; HostError names it if that takes too long. It cannot be nested.
+        """
+        ...
+
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         ...
@@ -72,15 +80,24 @@ class Platform(Protocol):
         """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
         ...
 
-    def undo(self, step: Step, held: Sequence[Step]) -> str:
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         """Take the step back; calling it twice is harmless. `held` are the live steps of every other worker.
 
-        Returns "" or a note for people, such as "gone: the process ended". CannotHealError if it is still there.
+        An undo that starts something hands `note` what a later life must know of it, as the undo from then on; when
+        `note` returns, that was written down, as far as it can be. Returns "" or a note for people, such as "gone: the
+        process ended". CannotHealError if it is still there.
         """
         ...
 
     def disturbance(self, step: Step) -> str:
         """Return "" while the step still holds, else what changed it."""
+        ...
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        """Return the steps that make a disturbed step hold again, () if there is nothing to do; nothing is changed.
+
+        It may be the same step, or new ones beside it, for what has taken the place of the old.
+        """
         ...
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:

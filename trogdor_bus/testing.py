@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction
 from trogdor_bus.clock import ManualClock
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 
-__all__ = ["ManualClock", "RecordingPlatform"]
+__all__ = ["ManualClock", "RecordingPlatform", "unnoted"]
+
+
+def unnoted(operation: Operation) -> None:
+    """Take the third argument of `Platform.undo` where no journal keeps what it is told."""
 
 
 class RecordingPlatform:
@@ -34,6 +39,10 @@ class RecordingPlatform:
         """Return the boot id that it was made with."""
         return self._boot_id
 
+    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+        """Hold nothing: there is nobody else."""
+        return nullcontext()
+
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Record the action and return one step for it, numbered from 1; its `do` holds the action as JSON would."""
         self.asked.append(action)
@@ -47,7 +56,7 @@ class RecordingPlatform:
         if step not in self.in_force:
             self.in_force.append(step)
 
-    def undo(self, step: Step, held: Sequence[Step]) -> str:
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         """Take the step back, if it is in force."""
         self.calls.append(("undo", step.undo["step"]))
         if step in self.in_force:
@@ -57,6 +66,10 @@ class RecordingPlatform:
     def disturbance(self, step: Step) -> str:
         """Return "" if the step is in force."""
         return "" if step in self.in_force else "the step is not in force"
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        """Return the same step."""
+        return (step,)
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         """Return a line if the step is in force."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import AnyAction, BlockPorts, ProcessMatch, Suspend
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 
 FOREIGN = frozenset({"foreign-rule", "stopped-9"})
 """What was there before us: somebody's rule, and a process that somebody stopped."""
@@ -34,12 +35,23 @@ class Machine:
         self.sticky: set[str] = set()
         self.extra: object = None
         self.on_prepare: Callable[[], object] = lambda: None
+        self.held = False
 
     def addresses(self) -> tuple[str, ...]:
         return ()
 
     def boot_id(self) -> str:
         return "boot"
+
+    @contextlib.contextmanager
+    def alone(self, steps: Sequence[Step]) -> Iterator[None]:
+        self._may_fail("alone")
+        assert not self.held, "the lock cannot be taken twice"
+        self.held = True
+        try:
+            yield
+        finally:
+            self.held = False
 
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         name = action.__struct_config__.tag
@@ -61,6 +73,7 @@ class Machine:
         return Prepared((Step(do, undo),), self.warnings)
 
     def do(self, step: Step) -> None:
+        assert self.held
         effect = step.do["effect"]
         self.points.visit(f"before do {effect}")
         self.done[step.do["worker"], effect] += 1
@@ -68,20 +81,24 @@ class Machine:
         self._may_fail("do")
         self.points.visit(f"after do {effect}")
 
-    def undo(self, step: Step, held: Sequence[Step]) -> str:
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
+        assert self.held
         effect = step.undo["effect"]
         self.points.visit(f"before undo {effect}")
         self._may_fail("undo")
-        note = "" if effect in self.effects else f"gone: {effect}"
+        said = "" if effect in self.effects else f"gone: {effect}"
         if step.undo["ours"] and not _holds(held, effect):
             self.effects -= {effect} - self.sticky
         self.points.visit(f"after undo {effect}")
-        return note
+        return said
 
     def disturbance(self, step: Step) -> str:
         self._may_fail("disturbance")
         effect = step.do["effect"]
         return "" if effect in self.effects else f"{effect} is gone"
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        return (step,)
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         self._may_fail("residue")

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -61,8 +62,8 @@ class Cluster:
         self.addresses[name] = (v4, v6)
 
     def start_agent(self, name: str) -> None:
-        config = self.lab.directory / "agents.yaml"
-        config.write_text(json.dumps({"agent": {"allowCommands": [["docker", "start", name] for name in BROKERS]}}))
+        config = self.lab.directory / f"{name}.yaml"
+        config.write_text(json.dumps({"agent": {"allowCommands": [["docker", "start", name]]}}))
         self._agents[name] = self.lab.begin(
             COORDINATOR,
             *("sh", "-c", 'exec "$@" >"$0" 2>&1', str(self._log(name)), "env"),
@@ -306,6 +307,39 @@ def test_pid_1_of_a_container_is_killed_from_outside_and_docker_starts_it_again(
     await_active(lab, task)
     wait_until(lambda: docker.pid("broker1") == 0, what="Docker to see that the container ended")
     assert docker.run("inspect", "--format", "{{.State.ExitCode}}", "broker1") == str(128 + signal.SIGKILL)
+    assert state(before) == ""
+    stop(lab, task)
+    assert docker.pid("broker1") not in (0, before)
+    assert docker.pid("broker2") == other
+    cluster.plug("broker1")
+
+
+def test_a_container_is_started_again_because_what_was_killed_was_of_it(cluster: Cluster) -> None:
+    lab, docker, task = cluster.lab, cluster.docker, new_id("kill")
+    kill = {"class": "process-kill", "durationMs": 60_000, "nodes": ["broker1"], "pidFile": "/run/service.pid"}
+    refused = lab.trogdor(
+        "submit", "-", "--wait", "--json", given=json.dumps(kill | {"restart": {"container": "broker2"}})
+    )
+    assert refused.returncode == 1, refused.stdout + refused.stderr
+    assert re.search(
+        r'is not of the container broker2, .*lists \["docker", "start", "broker2"\] under allowCommands',
+        json.loads(refused.stdout)["error"],
+    )
+    before, other = docker.pid("broker1"), docker.pid("broker2")
+    submit(lab, task, kill | {"restart": {"container": "broker1", "unless": {"match": WORKER}}})
+    await_active(lab, task)
+    entry = next(
+        path
+        for path in (lab.directory / "broker1").glob("worker-*.json")
+        if json.loads(path.read_text())["task"] == task
+    )
+    (step,) = json.loads(entry.read_text())["steps"]
+    assert step["undo"]["how"] == {
+        "by": "container",
+        "engine": shutil.which("docker"),
+        "id": docker.run("inspect", "--format", "{{.Id}}", "broker1"),
+        "name": "broker1",
+    }
     assert state(before) == ""
     stop(lab, task)
     assert docker.pid("broker1") not in (0, before)

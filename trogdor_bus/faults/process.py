@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from trogdor_bus.actions import AnyAction, Kill, ProcessMatch, Suspend
+import msgspec
+
+from trogdor_bus.actions import DEFAULT_ALIVE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
+AliveMs = Annotated[int, msgspec.Meta(ge=100, le=60_000)]
+UNIT = r"(?=.{1,255}\Z)[A-Za-z0-9_][A-Za-z0-9_:.\\@-]*"
+CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+OTHER_UNITS = ("socket", "target", "timer", "mount", "automount", "swap", "path", "slice", "scope", "device")
+"""The kinds of units that are no services (systemd.unit(5))."""
 
 
 class TrogdorProcessStopFaultSpec(
@@ -66,18 +75,7 @@ class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raise SpecError unless there are nodes and exactly one way to find the process."""
         require_nodes(self.nodes, "$.nodes")
-        given = [
-            name for name, value in (("match", self.match), ("pidFile", self.pid_file), ("port", self.port)) if value
-        ]
-        if len(given) != 1:
-            found = " and ".join(given) or "none of them"
-            raise SpecError(
-                f"exactly one of match, pidFile and port says which process; found {found}", remedy="keep one"
-            )
-        if self.match and not self.match.strip():
-            raise SpecError("is blank and would match nearly everything", path="$.match", remedy="be more precise")
-        if self.pid_file and not self.pid_file.startswith("/"):
-            raise SpecError("is not an absolute path", path="$.pidFile", remedy="start it with '/'")
+        _check_process(self, "$")
 
     def targets(self, topology: Topology) -> frozenset[str]:
         """Return the nodes."""
@@ -85,7 +83,7 @@ class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
 
     def process(self) -> ProcessMatch:
         """Return which process is meant."""
-        return ProcessMatch(command=self.match, pid_file=self.pid_file, port=self.port or 0)
+        return _process(self)
 
 
 class ProcessStopFaultSpec(
@@ -107,16 +105,62 @@ class ProcessStopFaultSpec(
         return Texts(f"stopping {name}", f"stopped {name}", f"resuming {name}", f"resumed {name}")
 
 
+class UnlessSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """Which process makes a restart needless; exactly one of the fields."""
+
+    match: str = ""
+    pid_file: str = ""
+    port: Port | None = None
+
+
+class RestartSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """How a killed process is started again: exactly one of `unit`, `container` and `command`.
+
+    `unless`: which process must be there afterwards, and makes it needless if it is there before; the fault's own match
+    if left out. `alive_ms`: how long that may take.
+    """
+
+    unit: str = ""
+    container: str = ""
+    command: tuple[str, ...] = ()
+    unless: UnlessSpec | None = None
+    alive_ms: AliveMs = DEFAULT_ALIVE_MS
+
+    def check(self) -> None:
+        """Raise SpecError unless there is exactly one way to start, and what it names can exist."""
+        _only_one(
+            {"unit": self.unit, "container": self.container, "command": self.command}, "how to start", "$.restart"
+        )
+        if self.unit and not re.fullmatch(UNIT, self.unit):
+            raise SpecError("is not the name of a unit", path="$.restart.unit", remedy="such as kafka or kafka.service")
+        if self.unit.rpartition(".")[2] in OTHER_UNITS:
+            raise SpecError("is not a service", path="$.restart.unit", remedy="name a service, such as kafka.service")
+        if self.container and not re.fullmatch(CONTAINER, self.container):
+            raise SpecError("is not the name of a container", path="$.restart.container", remedy="such as broker1")
+        _check_command(self.command, "$.restart.command")
+        if self.unless is not None:
+            _check_process(self.unless, "$.restart.unless")
+
+    def action(self) -> Restart:
+        """Return the same in neutral words; a unit's name is full."""
+        unit = f"{self.unit.removesuffix('.service')}.service" if self.unit else ""
+        unless = _process(self.unless) if self.unless else None
+        return Restart(unit=unit, container=self.container, command=self.command, unless=unless, alive_ms=self.alive_ms)
+
+
 class ProcessKillFaultSpec(
     _ProcessFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.process.ProcessKillFaultSpec"
 ):
-    """Send a signal to processes found by command line, pid file or port; `restart` (argv) is the undo.
+    """Send a signal to processes found by command line, pid file or port; `restart` is the undo.
 
-    The agent runs `restart` only if its own configuration lists that command.
+    `restart` is a command (a list of words), or an object with one of `unit` (a systemd service), `container` (its
+    name) and `command`; with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run
+    afterwards and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent
+    runs a command only if its own configuration lists it, and starts only the unit or the container that it killed in.
     """
 
     signal: Signal = "SIGKILL"
-    restart: tuple[str, ...] = ()
+    restart: tuple[str, ...] | RestartSpec = ()
 
     aliases = ("process-kill",)
     summary = "Kill processes, and start them again at the end."
@@ -126,14 +170,54 @@ class ProcessKillFaultSpec(
         "nodes": ["node1"],
         "pidFile": "/run/kafka.pid",
         "signal": "SIGKILL",
-        "restart": ["systemctl", "start", "kafka"],
+        "restart": {"unit": "kafka", "aliveMs": 20000},
     }
+
+    def check(self) -> None:
+        """Raise SpecError unless the process and the restart are each told in exactly one way."""
+        super().check()
+        if isinstance(self.restart, RestartSpec):
+            self.restart.check()
+        else:
+            _check_command(self.restart, "$.restart")
 
     def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
         """Return one kill."""
-        return (Kill(match=self.process(), signal=self.signal, restart=self.restart),)
+        if isinstance(self.restart, RestartSpec):
+            restart: Restart | None = self.restart.action()
+        else:
+            restart = Restart(command=self.restart) if self.restart else None
+        return (Kill(match=self.process(), signal=self.signal, restart=restart),)
 
     def texts(self, task_id: str) -> Texts:
         """Return texts in Trogdor's manner."""
         name = self.process().describe()
         return Texts(f"killing {name}", f"killed {name}", f"restarting {name}", f"ended the fault on {name}")
+
+
+def _check_process(given: _ProcessFaultSpec | UnlessSpec, path: str) -> None:
+    _only_one({"match": given.match, "pidFile": given.pid_file, "port": given.port}, "which process", path)
+    if given.match and not given.match.strip():
+        raise SpecError("is blank and would match nearly everything", path=f"{path}.match", remedy="be more precise")
+    if given.pid_file and not given.pid_file.startswith("/"):
+        raise SpecError("is not an absolute path", path=f"{path}.pidFile", remedy="start it with '/'")
+
+
+def _process(given: _ProcessFaultSpec | UnlessSpec) -> ProcessMatch:
+    return ProcessMatch(command=given.match, pid_file=given.pid_file, port=given.port or 0)
+
+
+def _check_command(command: tuple[str, ...], path: str) -> None:
+    if command and not command[0].strip():
+        raise SpecError("names no program", path=f"{path}[0]", remedy="put the program first")
+
+
+def _only_one(fields: Mapping[str, object], what: str, path: str) -> None:
+    given = [name for name, value in fields.items() if value]
+    if len(given) != 1:
+        *names, last = fields
+        raise SpecError(
+            f"exactly one of {', '.join(names)} and {last} says {what}; found {' and '.join(given) or 'none of them'}",
+            path=path,
+            remedy="keep one",
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
+from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Table
 from trogdor_bus.agents.platforms.linux.rules import (
@@ -19,19 +19,33 @@ from trogdor_bus.agents.platforms.linux.rules import (
 )
 from trogdor_bus.errors import HostError
 
+PACKAGE = "iptables"
 LOCK_WAIT_S = 5
+"""How long the legacy iptables may wait for its lock; an undo is tried three times, and holds our own meanwhile."""
+LOCK_IS_HELD = 4
+"""The exit code of iptables for it, among other things (RESOURCE_PROBLEM in its xshared.h)."""
 ATTEMPTS = 3
 NAMES: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
 
 
+class LockHeldError(HostError):
+    """Somebody else held the lock of the legacy iptables all the time; nothing was changed."""
+
+
 def choose_tool(namespace: Namespace, family: Family) -> str:
-    """Return the absolute path of the iptables whose rules the namespace uses; HostError if there is none.
+    """Return the absolute path of the iptables whose rules the namespace uses; HostError if it is not whole.
 
     That is the default one, unless it has no rules and the other backend (nft or legacy) has some.
     """
-    name = NAMES[family]
-    default = _pinned(require_tool(name, "iptables"))
-    if not has_rules(namespace.call(lambda: run([f"{default}-save"]))):
+    tool = _pick_tool(namespace, NAMES[family])
+    for needed in (f"{tool}-save", f"{tool}-restore"):
+        require_tool(needed, PACKAGE)
+    return tool
+
+
+def _pick_tool(namespace: Namespace, name: str) -> str:
+    default = _pinned(require_tool(name, PACKAGE))
+    if not has_rules(_run(namespace, [f"{default}-save"])):
         for other in filter(None, (find_tool(f"{name}-nft"), find_tool(f"{name}-legacy"))):
             if other != default and _shows_rules(namespace, other):
                 return other
@@ -81,7 +95,7 @@ def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:
 
 
 def _read(namespace: Namespace, tool: str) -> Ruleset:
-    return parse(namespace.call(lambda: run([f"{tool}-save", "-t", "filter"])))
+    return parse(_run(namespace, [f"{tool}-save", "-t", "filter"]))
 
 
 def _change(namespace: Namespace, tool: str, render: Callable[[Ruleset], str]) -> None:
@@ -92,19 +106,31 @@ def _change(namespace: Namespace, tool: str, render: Callable[[Ruleset], str]) -
         try:
             _restore(namespace, tool, text)
             return
-        except HostError:  # held by somebody else, or changed between the reading and the writing
-            if attempt == ATTEMPTS:
+        except HostError as error:  # changed between the reading and the writing?
+            if attempt == ATTEMPTS or isinstance(error, LockHeldError):
                 raise
 
 
 def _restore(namespace: Namespace, tool: str, text: str) -> None:
-    argv: Sequence[str] = [f"{tool}-restore", "--noflush", "-w", str(LOCK_WAIT_S)]
-    namespace.call(lambda: run(argv, stdin=text))
+    try:
+        _run(namespace, [f"{tool}-restore", "--noflush", "-w", str(LOCK_WAIT_S)], text)
+    except ToolFailedError as error:
+        if error.code == LOCK_IS_HELD and "holding the xtables lock" in str(error):
+            raise LockHeldError(
+                f"another program held the lock of iptables (xtables.lock) for {LOCK_WAIT_S} s, so that no rule can be "
+                "changed; lslocks names it"
+            ) from None
+        raise
+
+
+def _run(namespace: Namespace, argv: Sequence[str], stdin: str = "") -> str:
+    require_tool(argv[0], PACKAGE)
+    return namespace.call(lambda: run(argv, stdin=stdin))
 
 
 def _shows_rules(namespace: Namespace, tool: str) -> bool:
     try:
-        return has_rules(namespace.call(lambda: run([f"{tool}-save"])))
+        return has_rules(_run(namespace, [f"{tool}-save"]))
     except HostError:
         return False
 

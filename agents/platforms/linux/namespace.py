@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import os
 import re
+import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ from trogdor_bus.host import boot_id
 SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
 OWN = "/proc/self/ns/net"
+MACHINE = "/proc/1/ns/net"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _T = TypeVar("_T")
@@ -133,7 +135,7 @@ def open_attached(attachment: Attachment) -> Namespace:
         case "pid":
             return Namespace(f"/proc/{attachment.name}/ns/net", root_pid=int(attachment.name))
         case "container":
-            identity, pid = _container(attachment.name)
+            identity, pid = find_container(attachment.name)
             return Namespace(f"/proc/{pid}/ns/net", container=identity, root_pid=pid)
 
 
@@ -143,11 +145,11 @@ def open_again(identity: NamespaceIdentity) -> Namespace | None:
         return None
     seen: set[tuple[int, int]] = set()
     for path in (identity.path, *_known_paths()):
+        inode = _inode_of(path)
+        if inode is None or inode in seen:
+            continue
+        seen.add(inode)
         try:
-            inode = _inode(os.stat(path))  # noqa: PTH116 - a Path would be made for each process
-            if inode in seen:
-                continue
-            seen.add(inode)
             namespace = Namespace(path)
         except (OSError, HostError):
             continue
@@ -157,6 +159,28 @@ def open_again(identity: NamespaceIdentity) -> Namespace | None:
     return None
 
 
+def typed_prefix(identity: NamespaceIdentity) -> str | None:
+    """Return the words that a person types before a command to run it in that namespace; None if it is no more.
+
+    "" if it is that of the machine itself (of pid 1), where people type; who may not look at that one enters any.
+    """
+    namespace = open_again(identity)
+    if namespace is None:
+        return None
+    with namespace:
+        if _inode_of(MACHINE) == namespace.inode:
+            return ""
+        path = next((path for path in _known_paths() if _inode_of(path) == namespace.inode), identity.path)
+        return f"nsenter --net={shlex.quote(path)} "
+
+
+def _inode_of(path: str) -> tuple[int, int] | None:
+    try:
+        return _inode(os.stat(path))  # noqa: PTH116 - a Path would be made for each process
+    except OSError:
+        return None
+
+
 def _known_paths() -> Iterator[str]:
     for folder in ("/run/netns", "/run/docker/netns"):
         if Path(folder).is_dir():
@@ -164,7 +188,8 @@ def _known_paths() -> Iterator[str]:
     yield from (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal())  # noqa: PTH208
 
 
-def _container(name: str) -> tuple[str, int]:
+def find_container(name: str) -> tuple[str, int]:
+    """Return the id of a running container and the pid of its first process; HostError says why there is none."""
     engine = find_tool("docker") or find_tool("podman")
     if engine is None:
         raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")

@@ -18,6 +18,10 @@ from trogdor_bus.platform import Operation, ProcessIdentity, Step
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 ChainName = Annotated[str, msgspec.Meta(pattern=r"\ATB-[0-9a-f]{16}\Z")]
 Tool = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/ip6?tables(-nft|-legacy)?\Z")]
+Systemctl = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/systemctl\Z")]
+UnitName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_:.\\@-]*\.service\Z")]
+Engine = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/(docker|podman)\Z")]
+ContainerId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]+\Z")]
 Hook = Literal["INPUT", "OUTPUT"]
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 
@@ -80,12 +84,20 @@ class Unblock(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     tables: tuple[OwnedChains, ...]
 
 
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Who takes the place of a process of a fault: what matches and was started after `since_ticks` (since boot)."""
+
+    match: ProcessMatch
+    since_ticks: int
+
+
 class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="freeze"):
     """Stop a process; `leave`: it was already stopped by somebody else, and stays so afterwards."""
 
     process: ProcessIdentity
     name: str
     leave: bool
+    watch: Watch | None = None
 
 
 class Thaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="thaw"):
@@ -97,19 +109,60 @@ class Thaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
 
 
 class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="signal"):
-    """Send a signal to a process."""
+    """Send a signal to a process. Of several that one fault kills, one carries the `watch` for all."""
 
     process: ProcessIdentity
     name: str
     signal: Signal
+    watch: Watch | None = None
 
 
-class Restart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
-    """Run a command, unless a process that matches runs already or the machine was booted anew."""
+class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="systemd"):
+    """Have systemd start a service; `systemctl` is the absolute path of the tool."""
+
+    systemctl: Systemctl
+    name: UnitName
+
+
+class Container(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="container"):
+    """Have the engine (an absolute path) start a container; `name` is for people."""
+
+    engine: Engine
+    id: ContainerId
+    name: str
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a process was started with. The texts stand for bytes, one character for each (ISO 8859-1)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    cwd: str
+    environment: tuple[str, ...]
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="command"):
+    """Run a program (an absolute path) in a namespace, as the process of `origin` ran; None: as the agent itself."""
+
+    program: str
+    argv: tuple[str, ...]
+    namespace: NamespaceIdentity
+    origin: Origin | None = None
+
+
+class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
+    """Start again what was killed, in the same boot, unless there is a process that `unless` matches.
+
+    `dying`: who was told to end, and may still be at it. `started`: who was started already, on disk before it ran.
+    """
 
     boot_id: str
-    match: ProcessMatch
-    argv: tuple[str, ...]
+    how: Unit | Container | Command
+    unless: ProcessMatch
+    alive_ms: int
+    dying: tuple[ProcessIdentity, ...] = ()
+    started: ProcessIdentity | None = None
 
 
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="nothing"):
@@ -121,7 +174,7 @@ AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Restart | Nothing
 
 def step(do: AnyOperation, undo: AnyOperation) -> Step:
     """Return the step exactly as the journal gives it back."""
-    return Step(do=_plain(do), undo=_plain(undo))
+    return Step(do=plain(do), undo=plain(undo))
 
 
 def read(operation: Operation) -> AnyOperation:
@@ -132,7 +185,8 @@ def read(operation: Operation) -> AnyOperation:
         raise HostError(f"not an operation of the Linux platform: {error}") from None
 
 
-def _plain(operation: AnyOperation) -> Operation:
+def plain(operation: AnyOperation) -> Operation:
+    """Return the operation as JSON has it."""
     return msgspec.json.decode(msgspec.json.encode(operation), type=Operation)
 
 

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import shlex
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from signal import Signals
 from typing import get_args
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Suspend
-from trogdor_bus.agents.platforms.linux import firewall, processes, rules, signals
-from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again, open_attached, parse_attachment
+from trogdor_bus.agents.platforms.linux import firewall, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux.namespace import (
+    Namespace,
+    open_again,
+    open_attached,
+    parse_attachment,
+    typed_prefix,
+)
 from trogdor_bus.agents.platforms.linux.operations import (
     Block,
     Chain,
+    Command,
     Deliver,
     Freeze,
     Hook,
+    NamespaceIdentity,
     Nothing,
     OwnedChains,
     Restart,
@@ -30,10 +39,10 @@ from trogdor_bus.agents.platforms.linux.operations import (
     read,
     step,
 )
-from trogdor_bus.agents.platforms.linux.restart import check_command, restart
+from trogdor_bus.agents.platforms.linux.restart import Restarts, prepare, typed
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Step, Surroundings
 
 FAMILIES: tuple[rules.Family, ...] = (4, 6)
 
@@ -47,6 +56,7 @@ class LinuxPlatform:
 
     def __init__(self, attach: str = "", allow_commands: Sequence[Sequence[str]] = ()) -> None:
         self._attachment = parse_attachment(attach)
+        self._restarts = Restarts(self._attachment)
         self._allowed = {tuple(command) for command in allow_commands}
 
     def addresses(self) -> tuple[str, ...]:
@@ -57,6 +67,13 @@ class LinuxPlatform:
     def boot_id(self) -> str:
         """Return the id of this boot of the machine."""
         return boot_id()
+
+    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+        """Hold the locks of the namespaces that the steps act on, or of the attached one; a lost one has none.
+
+        HostError names the process that does not give one back.
+        """
+        return locking.hold(self._concerned(steps))
 
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
@@ -86,7 +103,7 @@ class LinuxPlatform:
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
 
-    def undo(self, step: Step, held: Sequence[Step]) -> str:
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         """Take the step back; calling it twice is harmless. Returns a note for people; CannotHealError if it stays."""
         try:
             match read(step.undo):
@@ -94,8 +111,8 @@ class LinuxPlatform:
                     return _unblock(unblock)
                 case Thaw() as thaw:
                     return signals.thaw(thaw, freezes(thaw.process, held))
-                case Restart() as command:
-                    return restart(command, self._attachment)
+                case Restart() as restart:
+                    return self._restarts.undo(restart, note)
                 case Nothing():
                     return ""
                 case other:
@@ -115,10 +132,25 @@ class LinuxPlatform:
                 with namespace:
                     found = (firewall.disturbance(namespace, table) for table in block.tables)
                     return next(filter(None, found), "")
-            case Freeze() as freeze:
-                return signals.frozen_disturbance(freeze)
+            case Freeze() | Deliver() as signalled:
+                return newcomers.disturbance(signalled, self._attachment)
             case _:
                 return ""
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.
+
+        Rules and a process that lives are done again as they were; what took the place of a process gets new steps.
+        """
+        match read(step.do):
+            case Freeze() as freeze if processes.thread_states(freeze.process):
+                return (step,)
+            case Freeze() | Deliver() as signalled:
+                return newcomers.again(signalled, self._attachment, surroundings)
+            case Block():
+                return (step,)
+            case _:
+                return ()
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         """Return what is left of an undone step; () is what everybody wants."""
@@ -135,57 +167,81 @@ class LinuxPlatform:
                 return ()
 
     def by_hand(self, step: Step) -> str:
-        """Return what a person would type to undo the step, in the node's namespace; "" if there is nothing to type."""
+        """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
         match read(step.do), read(step.undo):
             case Block() as block, _:
-                chains = [(table.tool, chain) for table in block.tables for chain in table.chains]
+                inside = typed_prefix(block.namespace)
+                chains = [(f"{inside}{table.tool}", chain) for table in block.tables for chain in table.chains]
                 return "; ".join(
-                    f"{tool} -D {chain.hook} -j {chain.name}; {tool} -F {chain.name}; {tool} -X {chain.name}"
-                    for tool, chain in chains
+                    f"{tool} -D {chain.hook} -j {chain.name} -w; {tool} -F {chain.name} -w; {tool} -X {chain.name} -w"
+                    for tool, chain in (chains if inside is not None else ())
                 )
             case _, Thaw(leave=False) as thaw:
                 return f"kill -CONT {thaw.process.pid}"
-            case _, Restart() as command:
-                return shlex.join(command.argv)
+            case _, Restart(how=Command() as command):
+                return f"{self._typed_prefix()}{typed(command)}"
+            case _, Restart() as restart:
+                return typed(restart.how)
             case _:
                 return ""
+
+    def _typed_prefix(self) -> str:
+        """Return the words before a command of the node; "" if its container is down, which the command brings back."""
+        with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
+            return typed_prefix(namespace.identity) or ""
+        return ""
+
+    def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
+        """Yield the namespaces that the steps act on; the attached one if a step (or no step at all) names none."""
+        attached = not steps
+        for one in steps:
+            operation: object = None
+            with contextlib.suppress(HostError):  # it cannot be read: its undo says so
+                operation = read(one.undo)
+            match operation:
+                case object(namespace=NamespaceIdentity() as identity):
+                    yield identity
+                case object(process=ProcessIdentity(pid=pid)):
+                    with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
+                        yield namespace.identity
+                case _:
+                    attached = True
+        if attached:
+            with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
+                yield namespace.identity
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):
             raise RefusedError(
                 f"{action.signal} is not a signal that can be sent; use one of {', '.join(get_args(Signal))}"
             )
-        if action.restart:
-            if action.restart not in self._allowed:
-                raise RefusedError(
-                    f"this agent may not run the command {list(action.restart)}; "
-                    "list exactly that under allowCommands in the agent's own configuration"
-                )
-            check_command(action.restart)
+        watch = newcomers.watch(action.match)
         found = _find(namespace, action, surroundings)
         for process in found.processes:
             if why := signals.deaf_to(process.pid, Signals[action.signal]):
                 raise HostError(f"process {process.pid} ({process.name}) {why}")
-        undo = Restart(boot_id(), action.match, action.restart) if action.restart else Nothing()
-        return Prepared(
-            tuple(
-                step(Deliver(process.identity, process.name, action.signal), undo)  # type: ignore[arg-type]
-                for process in found.processes
-            ),
-            (found.why_none,) if found.why_none else (),
-        )
+        undo: Restart | Nothing = Nothing()
+        if action.restart and found.processes:
+            undo = prepare(action, found.processes, namespace, self._allowed)
+        steps: list[Step] = []
+        for process in found.processes:  # the first speaks for all: it is undone last
+            watched, undone = (None, Nothing()) if steps else (watch, undo)
+            steps.append(step(Deliver(process.identity, process.name, action.signal, watched), undone))  # type: ignore[arg-type]
+        return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 
 def _prepare_suspend(
     namespace: Namespace, action: Suspend, surroundings: Surroundings, held: Sequence[Step]
 ) -> Prepared:
+    watch = newcomers.watch(action.match)
     found = _find(namespace, action, surroundings)
     steps: list[Step] = []
     for process in found.processes:
         others = freezes(process.identity, held)
         already = signals.is_stopped(process.identity)
         leave = already and (not others or any(other.leave for other in others))
-        steps.append(step(Freeze(process.identity, process.name, leave), Thaw(process.identity, process.name, leave)))
+        do = Freeze(process.identity, process.name, leave, watch)
+        steps.append(step(do, Thaw(process.identity, process.name, leave)))
     return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 
@@ -267,6 +323,16 @@ def _unblock(operation: Unblock) -> str:
     if namespace is None:
         return "gone: the network namespace is no more, and the rules went with it"
     with namespace:
-        for table in operation.tables:
-            firewall.remove(namespace, table)
+        failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
+    if failures:
+        raise HostError("; ".join(failures))
+    return ""
+
+
+def _remove(namespace: Namespace, table: OwnedChains) -> str:
+    """Remove our chains of one family; return why that failed, so that the other family is healed all the same."""
+    try:
+        firewall.remove(namespace, table)
+    except HostError as error:
+        return str(error)
     return ""

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from trogdor_bus.platform import ProcessIdentity, Surroundings
 
 OURS = ("trogdor_bus", "trogdor_bus.agents", "trogdor_bus.agents.guard", "trogdor_bus.cli", "trogdor_bus.coordinator")
 """What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
+LAUNCHER = str(Path(__file__).with_name("launch.py"))
+"""The program that a restarted command is, until it is released to run."""
+DEAD = "ZXx"
+"""The states of what has ended (proc(5))."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
 LISTEN = "0A"
@@ -28,10 +33,11 @@ LISTEN = "0A"
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """What /proc/PID/stat says: state letter, parent, kernel flags, start in clock ticks since boot (proc(5))."""
+    """What /proc/PID/stat says: state, parent, session, kernel flags, start in clock ticks since boot (proc(5))."""
 
     state: str
     parent: int
+    session: int
     flags: int
     start_ticks: int
 
@@ -68,7 +74,7 @@ def read_stat(path: str) -> Stat | None:
     except OSError:
         return None
     fields = text[text.rindex(")") + 2 :].split()
-    return Stat(fields[0], int(fields[1]), int(fields[6]), int(fields[19]))
+    return Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[6]), int(fields[19]))
 
 
 def identify(pid: int) -> ProcessIdentity | None:
@@ -85,9 +91,44 @@ def thread_states(process: ProcessIdentity) -> dict[int, str]:
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{process.pid}/task"):  # noqa: PTH208 - names only, once per beat
             stat = read_stat(f"/proc/{process.pid}/task/{task}")
-            if stat is not None and stat.state not in "ZXx":
+            if stat is not None and stat.state not in DEAD:
                 states[int(task)] = stat.state
     return states if identify(process.pid) == process else {}
+
+
+def session_lives(leader: ProcessIdentity) -> bool:
+    """Return whether any process of the session that `leader` began is alive; it may itself have ended."""
+    if identify(leader.pid) not in (None, leader):  # the number is given anew only when the session is empty
+        return False
+    return any(stat.session == leader.pid and stat.state not in DEAD for stat in _all_stats().values())
+
+
+def now_ticks() -> int:
+    """Return the time since boot in the unit of start times, which are rounded down as well."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") // 1_000_000_000
+
+
+def age_s(process: ProcessIdentity) -> float:
+    """Return how many seconds ago a process of this boot was started."""
+    return (now_ticks() - process.start_ticks) / os.sysconf("SC_CLK_TCK")
+
+
+def unit_of(pid: int) -> str:
+    """Return the unit of the machine's systemd that a process belongs to, "" if it is of none.
+
+    Units of users and those inside a container stand below a unit that is not theirs, and are none.
+    """
+    for line in _lines(f"/proc/{pid}/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        parts = [part for part in path.split("/") if part and not part.endswith(".slice")]
+        if controllers in ("", "name=systemd") and parts:
+            return parts[0]
+    return ""
+
+
+def mounts_of(pid: int) -> str:
+    """Return the mount namespace of a process, which all of a container share; "" if it is gone."""
+    return _link(f"/proc/{pid}/ns/mnt")
 
 
 def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) -> Found:
@@ -121,21 +162,26 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
 
 def signal_mask(pid: int, name: str) -> int:
     """Return a signal mask (SigIgn, SigCgt ...) from /proc/PID/status; bit N-1 is signal N."""
-    return int(_status(pid).get(name, "0"), 16)
+    return int(status(pid).get(name, "0"), 16)
 
 
 def is_init_of_namespace(pid: int) -> bool:
     """Return whether the process is pid 1 of a pid namespace below ours."""
-    pids = _status(pid).get("NSpid", "").split()
+    pids = status(pid).get("NSpid", "").split()
     return len(pids) > 1 and pids[-1] == "1"
 
 
-def _status(pid: int) -> dict[str, str]:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
-    except OSError:
-        return {}
+def status(pid: int) -> dict[str, str]:
+    """Return the lines of /proc/PID/status by name; {} if the process is gone."""
+    lines = _lines(f"/proc/{pid}/status")
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def _all_stats() -> dict[int, Stat]:
@@ -170,6 +216,8 @@ def _untouchable(process: Process, stats: dict[int, Stat]) -> str:
         return "this agent or one of its parents"
     if own in _ancestors(process.pid, stats):
         return "a child of this agent"
+    if any(word == LAUNCHER for word in process.argv):
+        return "about to be started by trogdor-bus"
     modules = (after for word, after in itertools.pairwise(process.argv) if word == "-m")
     if any(name in OURS for name in modules) or any(word.rpartition("/")[2] == "trogdor-bus" for word in process.argv):
         return "trogdor-bus itself"
@@ -223,14 +271,18 @@ def _pid_in(pid_file: str, root_pid: int) -> int:
 
 
 def _pid_namespace(pid: int) -> str:
+    return _link(f"/proc/{pid}/ns/pid")
+
+
+def _link(path: str) -> str:
     try:
-        return os.readlink(f"/proc/{pid}/ns/pid")  # noqa: PTH115
+        return os.readlink(path)  # noqa: PTH115
     except OSError:
         return ""
 
 
 def _inner_pid(pid: int) -> int:
-    pids = _status(pid).get("NSpid", "").split()
+    pids = status(pid).get("NSpid", "").split()
     return int(pids[-1]) if pids else 0
 
 

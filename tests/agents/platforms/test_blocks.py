@@ -16,6 +16,7 @@ from trogdor_bus.agents.platforms.linux import commands, firewall
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.platform import Endpoint, Step, Surroundings
+from trogdor_bus.testing import unnoted
 
 Pair = tuple[Node, Node]
 FOREIGN = """*filter
@@ -45,7 +46,7 @@ def test_a_cut_is_complete_and_heals(pair: Pair) -> None:
     assert not there.reaches(here.v6)
     assert here.platform.disturbance(step) == ""
     assert len(here.platform.residue(step, [])) == 2
-    assert here.platform.undo(step, []) == ""
+    assert here.platform.undo(step, [], unnoted) == ""
     assert here.platform.residue(step, []) == ()
     assert there.reaches(here.v4)
     assert there.reaches(here.v6)
@@ -68,7 +69,7 @@ def test_an_established_connection_is_cut_and_foreign_rules_stay_in_order(pair: 
             client.sendall(b"b")
             with pytest.raises(TimeoutError):
                 accepted.recv(1)
-            here.platform.undo(step, [])
+            here.platform.undo(step, [], unnoted)
             accepted.settimeout(10)
             assert accepted.recv(1) == b"b"
     assert (here.rules(), here.rules("ip6tables")) == before
@@ -83,7 +84,7 @@ def test_doing_and_undoing_twice_is_the_same_as_once(pair: Pair) -> None:
     here.platform.do(step)
     assert here.rules() == once
     for _ in range(2):
-        assert here.platform.undo(step, []) == ""
+        assert here.platform.undo(step, [], unnoted) == ""
         assert here.rules() == before
 
 
@@ -104,7 +105,7 @@ def test_undoing_what_was_never_done_changes_nothing(pair: Pair) -> None:
     before = here.rules()
     (step,) = prepare(here, BlockFrom(peers=(there.peer,)))
     assert here.rules() == before
-    assert here.platform.undo(step, []) == ""
+    assert here.platform.undo(step, [], unnoted) == ""
     assert here.rules() == before
 
 
@@ -113,10 +114,10 @@ def test_two_workers_on_the_same_peer_do_not_disturb_each_other(pair: Pair, firs
     here, there = pair
     steps = [cut(here, there, worker=1), cut(here, there, worker=2)]
     assert [here.platform.disturbance(step) for step in steps] == ["", ""]
-    here.platform.undo(steps[first_to_end], [steps[1 - first_to_end]])
+    here.platform.undo(steps[first_to_end], [steps[1 - first_to_end]], unnoted)
     assert not there.reaches(here.v4)
     assert here.platform.disturbance(steps[1 - first_to_end]) == ""
-    here.platform.undo(steps[1 - first_to_end], [])
+    here.platform.undo(steps[1 - first_to_end], [], unnoted)
     assert there.reaches(here.v4)
 
 
@@ -126,7 +127,7 @@ def test_half_removed_rules_are_still_removed(pair: Pair) -> None:
     here.run("iptables", "-D", "INPUT", "-j", chain(step))
     here.run("ip6tables", "-F", chain(step))
     here.run("ip6tables", "-A", "INPUT", "-j", chain(step))  # a second jump
-    here.platform.undo(step, [])
+    here.platform.undo(step, [], unnoted)
     assert here.platform.residue(step, []) == ()
     assert here.rules() == here.rules("ip6tables") == ""
 
@@ -136,10 +137,10 @@ def test_a_foreign_rule_that_leads_to_our_chain_does_not_keep_the_fault(pair: Pa
     step = cut(here, there)
     here.run("iptables", "-A", "INPUT", "-p", "icmp", "-j", chain(step))
     with pytest.raises(CannotHealError, match=r"rule of somebody else leads to it: .*-p icmp"):
-        here.platform.undo(step, [])
+        here.platform.undo(step, [], unnoted)
     assert there.reaches(here.v4)
     here.run("iptables", "-D", "INPUT", "-p", "icmp", "-j", chain(step))
-    assert here.platform.undo(step, []) == ""
+    assert here.platform.undo(step, [], unnoted) == ""
 
 
 def test_a_recreated_namespace_of_the_same_name_is_left_alone(fresh_pair: Pair) -> None:
@@ -151,7 +152,7 @@ def test_a_recreated_namespace_of_the_same_name_is_left_alone(fresh_pair: Pair) 
     here.run("iptables", "-I", "INPUT", "-j", chain(step))
     before = here.rules()
     assert here.platform.disturbance(step) == "the network namespace is gone"
-    assert here.platform.undo(step, []).startswith("gone:")
+    assert here.platform.undo(step, [], unnoted).startswith("gone:")
     assert here.platform.residue(step, []) == ()
     assert here.rules() == before
     with pytest.raises(HostError, match="gone"):
@@ -163,7 +164,7 @@ def test_after_a_reboot_nothing_is_touched(pair: Pair) -> None:
     step = cut(here, there)
     before = here.rules()
     earlier = {**step.undo, "namespace": {**step.undo["namespace"], "boot_id": "another"}}
-    assert here.platform.undo(Step(do={}, undo=earlier), []).startswith("gone:")
+    assert here.platform.undo(Step(do={}, undo=earlier), [], unnoted).startswith("gone:")
     assert here.rules() == before
 
 
@@ -173,7 +174,7 @@ def test_a_namespace_that_lost_its_name_is_still_healed(fresh_pair: Pair) -> Non
     step = cut(here, there)
     subprocess.run(["ip", "netns", "del", here.name], check=True)
     assert len(here.platform.residue(step, [])) == 2
-    assert here.platform.undo(step, []) == ""
+    assert here.platform.undo(step, [], unnoted) == ""
     assert there.reaches(here.v4)
 
 
@@ -195,7 +196,7 @@ print(msgspec.json.encode(step).decode())
     assert not there.reaches(here.v4)
     assert not there.reaches(here.v6)
     assert f"-d {here.v4}/32 -p tcp -m multiport --dports 7300 -j RETURN" in here.rules()
-    assert LinuxPlatform().undo(step, []) == ""
+    assert LinuxPlatform().undo(step, [], unnoted) == ""
     assert there.reaches(here.v4)
     assert here.rules() == here.rules("ip6tables") == ""
 
@@ -210,7 +211,7 @@ def test_the_backend_that_the_host_uses_is_chosen_and_kept(fresh_pair: Pair) -> 
     here.platform.do(step)
     assert not there.reaches(here.v4)
     here.run("iptables-nft", "-A", "INPUT", "-s", "10.9.9.8", "-j", "ACCEPT")
-    here.platform.undo(step, [])
+    here.platform.undo(step, [], unnoted)
     assert here.rules("iptables-legacy") == before
     assert there.reaches(here.v4)
 
@@ -221,7 +222,7 @@ def test_a_reload_is_noticed_and_still_undone(pair: Pair) -> None:
     here.run("iptables-restore", stdin=FOREIGN)
     assert here.platform.disturbance(step).startswith("firewall rules were reloaded: chain TB-")
     before = here.rules()
-    assert here.platform.undo(step, []) == ""
+    assert here.platform.undo(step, [], unnoted) == ""
     assert here.rules() == before
     assert here.platform.residue(step, []) == ()
 
@@ -253,7 +254,7 @@ def test_a_thousand_peers_are_one_restore(pair: Pair, monkeypatch: pytest.Monkey
     assert not there.reaches(here.v4)
     assert here.platform.disturbance(step) == ""
     calls.clear()
-    here.platform.undo(step, [])
+    here.platform.undo(step, [], unnoted)
     assert len([argv for argv in calls if argv[0].endswith("-restore")]) == 2
     assert there.reaches(here.v4)
 
@@ -311,7 +312,7 @@ def test_ports_are_blocked_in_the_direction_asked(
         assert there.connects(ours, 9093)
         assert _outward(here, theirs) is outward
         assert here.connects(loopback, 9092)
-        here.platform.undo(step, [])
+        here.platform.undo(step, [], unnoted)
         assert there.connects(ours, 9092)
         assert here.connects(theirs, 9092)
 
@@ -338,7 +339,7 @@ def test_more_ports_than_one_rule_can_hold(pair: Pair) -> None:
     here.platform.do(step)
     with here.listen(here.v4, 9039):
         assert not there.connects(here.v4, 9039)
-        here.platform.undo(step, [])
+        here.platform.undo(step, [], unnoted)
         assert there.connects(here.v4, 9039)
 
 
@@ -358,10 +359,10 @@ def test_a_tampered_journal_does_not_reach_the_kernel(pair: Pair) -> None:
     for bad in ("INPUT", "TB-0123456789abcdef\n-F INPUT", "TB-0123456789ABCDEF"):
         tables = [{**table, "chains": [bad]} for table in step.undo["tables"]]
         with pytest.raises(CannotHealError, match="not an operation"):
-            here.platform.undo(Step(do={}, undo={**step.undo, "tables": tables}), [])
+            here.platform.undo(Step(do={}, undo={**step.undo, "tables": tables}), [], unnoted)
     tables = [{**table, "tool": "/bin/sh"} for table in step.undo["tables"]]
     with pytest.raises(CannotHealError, match="not an operation"):
-        here.platform.undo(Step(do={}, undo={**step.undo, "tables": tables}), [])
+        here.platform.undo(Step(do={}, undo={**step.undo, "tables": tables}), [], unnoted)
     assert here.rules() == before
 
 

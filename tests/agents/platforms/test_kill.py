@@ -1,19 +1,18 @@
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, inside, known, prepare
+from tests.agents.platforms.nodes import SLEEP, Node, from_journal, inside, known, prepare
 from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch
-from trogdor_bus.agents.platforms.linux import processes, restart
-from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
-from trogdor_bus.errors import CannotHealError, HostError, RefusedError
-from trogdor_bus.platform import Step, Surroundings
+from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.errors import HostError, RefusedError
+from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.testing import unnoted
 
 HANDLER = f"""
 import pathlib, signal, sys
@@ -29,7 +28,7 @@ def test_kill_takes_and_without_restart_nothing_comes_back(node: Node) -> None:
     node.platform.do(step)
     assert processes.thread_states(identity) == {}
     assert node.platform.disturbance(step) == ""
-    assert node.platform.undo(step, []) == ""
+    assert node.platform.undo(step, [], unnoted) == ""
     assert node.platform.residue(step, []) == ()
     node.platform.do(step)  # what is gone is gone: one of several matches may take others with it
 
@@ -68,42 +67,50 @@ def test_a_process_that_is_deaf_to_the_signal_is_a_failure_with_the_reason(node:
         prepare(node, Kill(match=ProcessMatch(command="init-of-its-own"), signal="SIGTERM"))
 
 
-def test_restart_runs_only_what_the_agent_allows(node: Node) -> None:
-    node.sleeper("victim")
-    action = Kill(match=ProcessMatch(command="victim"), restart=("systemctl", "start", "kafka"))
-    for allowed in ([], [["systemctl"]], [["systemctl", "start", "kafka", "now"]]):
-        with pytest.raises(RefusedError, match="allowCommands"):
-            LinuxPlatform(f"netns:{node.name}", allowed).prepare(1, action, Surroundings(), [])
+def test_what_somebody_starts_again_is_seen_and_killed_again(node: Node) -> None:
+    victims = [known(node.sleeper("watched")) for _ in range(2)]
+    first, second = prepare(node, Kill(match=ProcessMatch(command="watched")))
+    for step in (first, second):
+        node.platform.do(step)
+    assert [processes.thread_states(victim) for victim in victims] == [{}, {}]
+    assert [node.platform.disturbance(step) for step in (first, second)] == ["", ""]
+    assert node.platform.again(first, Surroundings(), []) == ()
+    risen = known(node.sleeper("watched"))
+    name = Path(sys.executable).name
+    assert node.platform.disturbance(first) == f"started again by somebody: pid {risen.pid} ({name})"
+    assert node.platform.disturbance(second) == ""  # one speaks for all
+    (again,) = from_journal(Prepared(node.platform.again(first, Surroundings(), [])))
+    assert again.undo == {"op": "nothing"}
+    node.platform.do(again)
+    assert processes.thread_states(risen) == {}
+    assert [node.platform.disturbance(step) for step in (first, again)] == ["", ""]
 
 
-def test_restart_brings_the_process_back_in_its_namespace_once(node: Node) -> None:
-    pid = node.sleeper("service")
-    command = (sys.executable, "-c", SLEEP, "service")
-    platform = LinuxPlatform(f"netns:{node.name}", [command])
-    action = Kill(match=ProcessMatch(command="service"), restart=command)
-    (step,) = from_journal(platform.prepare(1, action, Surroundings(), []))
-    platform.do(step)
-    assert platform.undo(step, []) == ""
-    (again,) = from_journal(platform.prepare(1, action, Surroundings(), []))
-    reborn = again.do["process"]["pid"]
-    node.own(reborn)
-    assert reborn != pid
-    assert processes.read_stat(f"/proc/{reborn}").parent != os.getpid()  # type: ignore[union-attr]
-    assert platform.undo(step, []).startswith("already running")
-    assert len(platform.prepare(1, action, Surroundings(), []).steps) == 1
-    end(known(reborn))
-    rebooted = Step(do=step.do, undo={**step.undo, "boot_id": "another"})
-    assert platform.undo(rebooted, []).startswith("gone: the machine was booted")
+def test_what_a_process_that_lives_on_starts_is_not_somebody_elses(node: Node, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    pid = node.sleeper(str(seen), HANDLER)
+    wait_until(lambda: processes.signal_mask(pid, "SigCgt") & (1 << signal.SIGUSR1 - 1), what="the handler")
+    (step,) = prepare(node, Kill(match=ProcessMatch(command=str(seen)), signal="SIGUSR1"))
+    node.platform.do(step)
+    node.sleeper(str(seen))
+    assert node.platform.disturbance(step) == ""
 
 
-def test_a_restart_that_brings_nothing_is_loud(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(restart, "APPEAR_S", 0.2)
-    node.sleeper("service")
-    platform = LinuxPlatform(f"netns:{node.name}", [["true"], ["no-such-program"]])
-    match = ProcessMatch(command="service")
-    (step,) = from_journal(platform.prepare(1, Kill(match=match, restart=("true",)), Surroundings(), []))
-    platform.do(step)
-    with pytest.raises(CannotHealError, match="ran true, but no process matches"):
-        platform.undo(step, [])
-    with pytest.raises(HostError, match="does not exist on this machine"):
-        platform.prepare(1, Kill(match=match, restart=("no-such-program",)), Surroundings(), [])
+def test_the_coordinator_is_not_killed_again_in_place_of_another(node: Node) -> None:
+    node.sleeper("mistaken")
+    (step,) = prepare(node, Kill(match=ProcessMatch(command="mistaken")))
+    node.platform.do(step)
+    coordinator = known(node.sleeper("mistaken"))
+    with pytest.raises(RefusedError, match="is the coordinator"):
+        node.platform.again(step, Surroundings(coordinator=coordinator), [])
+
+
+def test_a_pid_file_that_went_with_its_process_is_no_disturbance(node: Node, tmp_path: Path) -> None:
+    file = tmp_path / "it.pid"
+    file.write_text(str(node.sleeper("filed")))
+    (step,) = prepare(node, Kill(match=ProcessMatch(pid_file=str(file))))
+    node.platform.do(step)
+    assert node.platform.disturbance(step) == ""
+    file.unlink()
+    assert node.platform.disturbance(step) == ""
+    assert node.platform.again(step, Surroundings(), []) == ()

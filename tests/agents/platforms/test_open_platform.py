@@ -11,7 +11,7 @@ from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import SpecError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Platform, Surroundings
-from trogdor_bus.testing import ManualClock, RecordingPlatform
+from trogdor_bus.testing import ManualClock, RecordingPlatform, unnoted
 
 
 def recording(settings: object) -> Platform:
@@ -61,7 +61,7 @@ def test_a_recording_platform_remembers() -> None:
     assert platform.in_force == [step]
     assert platform.disturbance(step) == ""
     assert platform.residue(step, []) == ("step 1 is in force",)
-    assert platform.undo(step, []) == platform.undo(step, []) == ""
+    assert platform.undo(step, [], unnoted) == platform.undo(step, [], unnoted) == ""
     assert platform.residue(step, []) == ()
     assert platform.calls == [("do", 1), ("do", 1), ("undo", 1), ("undo", 1)]
     assert ManualClock(5).advance(1) == 6

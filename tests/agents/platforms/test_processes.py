@@ -18,7 +18,8 @@ from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Step, Surroundings
+from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.testing import unnoted
 
 THREADS = f"""
 import threading
@@ -53,10 +54,10 @@ def test_a_process_stops_with_all_its_threads_and_runs_again(node: Node) -> None
     assert stopped(pid)
     assert node.platform.disturbance(step) == ""
     assert len(node.platform.residue(step, [])) == 1
-    assert node.platform.undo(step, []) == ""
+    assert node.platform.undo(step, [], unnoted) == ""
     assert not stopped(pid)
     assert node.platform.disturbance(step).endswith("runs again: somebody else let it")
-    assert node.platform.undo(step, []) == ""
+    assert node.platform.undo(step, [], unnoted) == ""
     assert node.platform.residue(step, []) == ()
 
 
@@ -80,8 +81,8 @@ def test_what_was_already_stopped_stays_stopped(node: Node) -> None:
     node.platform.do(first)
     (second,) = prepare(node, freeze_of("foreign"), held=[first], worker=2)
     node.platform.do(second)
-    node.platform.undo(first, [second])
-    assert "left so" in node.platform.undo(second, [])
+    node.platform.undo(first, [second], unnoted)
+    assert "left so" in node.platform.undo(second, [], unnoted)
     assert stopped(pid)
     assert node.platform.residue(second, []) == ()
 
@@ -104,14 +105,14 @@ def test_a_process_stands_as_long_as_any_worker_wants_it(lone: Node, moves: list
         for worker in [*moves, *range(4)]:
             if worker in live:
                 step = live.pop(worker)
-                lone.platform.undo(step, list(live.values()))
+                lone.platform.undo(step, list(live.values()), unnoted)
                 assert lone.platform.residue(step, list(live.values())) == ()
             else:
                 (live[worker],) = prepare(lone, freeze_of("counted"), held=list(live.values()), worker=worker)
                 lone.platform.do(live[worker])
             assert stopped(pid) is (foreign or bool(live))
         for worker in list(live):
-            lone.platform.undo(live.pop(worker), list(live.values()))
+            lone.platform.undo(live.pop(worker), list(live.values()), unnoted)
         assert stopped(pid) is foreign
     finally:
         end(known(pid))
@@ -123,7 +124,7 @@ def test_another_process_under_the_same_pid_is_not_touched(node: Node) -> None:
     (step,) = prepare(node, freeze_of("reused"))
     earlier = {**step.undo["process"], "start_ticks": step.undo["process"]["start_ticks"] - 1}
     undo, do = ({**part, "process": earlier, "leave": False} for part in (step.undo, step.do))
-    assert node.platform.undo(Step(do={}, undo=undo), []).startswith("gone:")
+    assert node.platform.undo(Step(do={}, undo=undo), [], unnoted).startswith("gone:")
     assert stopped(pid)
     os.kill(pid, signal.SIGCONT)  # still the pid that this test started
     with pytest.raises(HostError, match="ended, or its pid belongs to another"):
@@ -138,8 +139,39 @@ def test_a_process_that_ends_while_it_stands_is_gone(node: Node) -> None:
     node.platform.do(step)
     end(known(pid))
     assert node.platform.disturbance(step).endswith("ended")
-    assert node.platform.undo(step, []).startswith("gone:")
+    assert node.platform.undo(step, [], unnoted).startswith("gone:")
     assert node.platform.residue(step, []) == ()
+
+
+def test_a_process_that_took_the_place_of_a_frozen_one_is_seen_and_frozen(node: Node) -> None:
+    victims = [node.sleeper("replaced") for _ in range(2)]
+    steps = prepare(node, freeze_of("replaced"))
+    for step in steps:
+        node.platform.do(step)
+    end(known(victims[0]))
+    first = next(step for step in steps if step.do["process"]["pid"] == victims[0])
+    assert node.platform.disturbance(first).endswith("ended")  # the other victim stands, and is no newcomer
+    assert node.platform.again(first, Surroundings(), []) == ()
+    risen = node.sleeper("replaced")
+    assert f"was replaced: pid {risen} (python" in node.platform.disturbance(first)
+    (again,) = from_journal(Prepared(node.platform.again(first, Surroundings(), [])))
+    node.platform.do(again)
+    assert stopped(risen)
+    assert [node.platform.disturbance(step) for step in [*steps, again]] == ["", "", ""]
+    assert node.platform.undo(again, [], unnoted) == ""
+    assert not stopped(risen)
+    assert node.platform.residue(again, []) == ()
+
+
+def test_a_process_that_somebody_let_run_is_frozen_again(node: Node) -> None:
+    pid = node.sleeper("let-go")
+    (step,) = prepare(node, freeze_of("let-go"))
+    node.platform.do(step)
+    os.kill(pid, signal.SIGCONT)  # a pid that this test started and holds alive
+    assert node.platform.disturbance(step)
+    assert node.platform.again(step, Surroundings(), []) == (step,)
+    node.platform.do(step)
+    assert stopped(pid)
 
 
 def test_we_and_our_parents_and_children_are_never_hit() -> None:
@@ -254,7 +286,7 @@ def test_attached_to_a_pid_the_pid_file_speaks_its_language(node: Node, tmp_path
     assert step.do["process"]["pid"] == pid
     platform.do(step)
     assert stopped(pid)
-    platform.undo(step, [])
+    platform.undo(step, [], unnoted)
     assert not stopped(pid)
 
 

@@ -1,0 +1,70 @@
+"""Becomes the command that it is told to run, in a session of its own, when it is released; `starter.py` runs it.
+
+It reads one line of JSON from standard input, forks, and the child writes its pid and waits. The byte "g" releases it;
+the end of the input, which is the death of whoever holds the other end, ends it. It writes why the command cannot run.
+It imports nothing of ours, so that it starts fast and without the environment of the agent.
+"""
+
+import json
+import os
+import signal
+from typing import Any, NoReturn
+
+
+def main() -> NoReturn:
+    """Fork, wait, and run; never returns."""
+    order = json.loads(_line())
+    if os.fork():
+        os._exit(0)  # the child is nobody's child
+    try:
+        os.setsid()
+        report = os.dup(1)  # not inherited: its end says that the command runs
+        os.write(report, b"%d\n" % os.getpid())
+        if os.read(0, 1) != b"g":
+            os._exit(0)
+        try:
+            _become(order)
+        except OSError as error:
+            os.write(report, b"%s: %s" % (error.filename or b"the process", (error.strerror or "").encode()))
+    finally:
+        os._exit(127)
+
+
+def _line() -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        part = os.read(0, 65536)
+        if not part:
+            os._exit(1)
+        line += part
+    return line
+
+
+def _become(order: dict[str, Any]) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.chdir(_bytes(order["cwd"]))
+    _be(*order["who"])
+    environment = dict(_bytes(entry).split(b"=", 1) for entry in order["environment"])
+    os.execve(_bytes(order["program"]), [_bytes(word) for word in order["argv"]], environment)  # noqa: S606
+
+
+def _be(uid: int, gid: int, groups: list[int]) -> None:
+    same = os.getresuid() == (uid,) * 3 and os.getresgid() == (gid,) * 3 and sorted(os.getgroups()) == sorted(groups)
+    if not same:
+        os.setgroups(groups)
+        os.setresgid(gid, gid, gid)
+        os.setresuid(uid, uid, uid)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1")
+
+
+if __name__ == "__main__":
+    main()

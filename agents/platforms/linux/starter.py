@@ -1,0 +1,144 @@
+"""Starting a command that lives on by itself, so that its identity is known before it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trogdor_bus.agents.platforms.linux.operations import Command, Origin
+from trogdor_bus.agents.platforms.linux.processes import LAUNCHER, identify, status
+from trogdor_bus.errors import HostError
+from trogdor_bus.platform import ProcessIdentity
+
+Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+"""Calls a function somewhere else, in a namespace, and returns what it returns."""
+PATIENCE_S = 10.0
+"""How long a launcher may take to answer; its Python starts in some 20 ms."""
+
+
+class Waiting:
+    """A process in a session of its own, nobody's child, that becomes the command when it is released."""
+
+    def __init__(self, launcher: subprocess.Popen[bytes], identity: ProcessIdentity) -> None:
+        self.identity = identity
+        self._launcher = launcher
+
+    def release(self) -> None:
+        """Let it run the command; HostError says why it cannot."""
+        with _translated():
+            _write(self._launcher, b"g")
+            why = _read(self._launcher, b"")
+        if why:
+            raise HostError(f"it cannot be run: {why.decode(errors='replace')}")
+
+
+@contextlib.contextmanager
+def waiting(command: Command, enter: Door) -> Iterator[Waiting]:
+    """Hold a process that waits to become the command; it ends if it is not released, or if we die.
+
+    `enter` calls what it is given inside the namespace of the command. HostError if there can be no such process.
+    """
+    with _translated(), enter(_launch) as launcher:
+        try:
+            _write(launcher, _order(command))
+            said = _read(launcher, b"\n")
+            identity = identify(int(said)) if said.strip().isdigit() else None
+            if identity is None:
+                raise HostError("it was killed before it ran")
+            yield Waiting(launcher, identity)
+        except BaseException:
+            launcher.kill()  # the first process only; the second sees the end of its input
+            raise
+
+
+def origin(process: ProcessIdentity) -> Origin | None:
+    """Return what a living process was started with; None if that is not to be known, or not of our file system.
+
+    A process in a container has a root directory, users and programs of its own, which mean nothing outside.
+    """
+    folder = Path(f"/proc/{process.pid}")
+    try:
+        ours, theirs = Path("/").stat(), (folder / "root").stat()
+        cwd = os.fsencode((folder / "cwd").readlink())
+        environment = (folder / "environ").read_bytes().split(b"\0")
+        told = status(process.pid)
+        uid, gid = (int(told[key].split()[0]) for key in ("Uid", "Gid"))
+        groups = tuple(map(int, told["Groups"].split()))
+    except (OSError, KeyError):
+        return None
+    if identify(process.pid) != process or (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
+        return None
+    cwd = cwd if os.path.isdir(cwd) else b"/"  # noqa: PTH112 - bytes
+    return Origin(uid, gid, groups, _text(cwd), tuple(_text(entry) for entry in environment if b"=" in entry))
+
+
+def _launch() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", LAUNCHER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        bufsize=0,
+    )
+
+
+def _order(command: Command) -> bytes:
+    started = command.origin or Origin(
+        os.geteuid(),
+        os.getegid(),
+        tuple(os.getgroups()),
+        "/",
+        tuple(_text(key + b"=" + value) for key, value in os.environb.items()),
+    )
+    order = {
+        "program": _text(os.fsencode(command.program)),
+        "argv": [_text(os.fsencode(word)) for word in command.argv],
+        "cwd": started.cwd,
+        "who": [started.uid, started.gid, started.groups],
+        "environment": started.environment,
+    }
+    return json.dumps(order).encode() + b"\n"
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("latin-1")
+
+
+def _write(launcher: subprocess.Popen[bytes], data: bytes) -> None:
+    assert launcher.stdin is not None
+    left = memoryview(data)
+    while left:
+        left = left[launcher.stdin.write(left) :]
+
+
+def _read(launcher: subprocess.Popen[bytes], until: bytes) -> bytes:
+    """Return what it says up to `until` or the end of it."""
+    assert launcher.stdout is not None
+    poll = select.poll()
+    poll.register(launcher.stdout, select.POLLIN)
+    deadline = time.monotonic() + PATIENCE_S
+    said = b""
+    while not (until and said.endswith(until)):
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise HostError(f"it did not answer within {PATIENCE_S:g} s")
+        part = launcher.stdout.read(4096)
+        if not part:
+            break
+        said += part
+    return said
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise HostError(f"it cannot be started: {error}") from None

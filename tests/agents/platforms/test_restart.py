@@ -1,0 +1,343 @@
+"""Restart as an undo: who may be started, as whom, exactly once, and what is said when nothing comes of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known
+from tests.support import wait_until
+from trogdor_bus.actions import Kill, ProcessMatch, Restart
+from trogdor_bus.agents.platforms.linux import processes, restart
+from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.errors import CannotHealError, HostError, RefusedError
+from trogdor_bus.platform import Operation, ProcessIdentity, Step, Surroundings
+from trogdor_bus.testing import unnoted
+
+SERVICE = """
+import os, socket, sys, time
+with open(sys.argv[1] + "/starts", "a") as starts:
+    starts.write(f"{os.getpid()}\\n")
+time.sleep(float(sys.argv[2]))
+server = socket.create_server(("", 9092))
+time.sleep(600)
+"""
+"""Notes that it was started, and listens after a while."""
+STARTER = """
+import json, os, signal, sys
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.platform import Step
+attach, argv, undo, noted, dies = json.load(sys.stdin)
+def note(operation):
+    with open(noted, "w") as file:
+        json.dump(operation, file)
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+LinuxPlatform(attach, [argv]).undo(Step({"op": "nothing"}, undo), [], note)
+"""
+"""An agent that undoes, and may die when what it starts was noted and is not yet released."""
+DROPPED = f"import os; os.setgroups([1234, 4321]); os.setresgid(*[65533] * 3); os.setresuid(*[65534] * 3); {SLEEP}"
+
+
+class Service:
+    """A service on a node, and how it is to be started again; `slow_s` until it listens on port 9092."""
+
+    def __init__(self, node: Node, folder: Path, slow_s: float = 0.0) -> None:
+        self.node, self.folder = node, folder
+        self.argv: tuple[str, ...] = (sys.executable, "-c", SERVICE, str(folder), str(slow_s))
+        self.match = ProcessMatch(command=str(folder))
+        self.platform = self.another_life()
+
+    def another_life(self) -> LinuxPlatform:
+        return LinuxPlatform(f"netns:{self.node.name}", [self.argv])
+
+    def killed(self, **how: Any) -> Step:
+        """Start a victim that matches, prepare its end with a restart, and kill it."""
+        self.node.sleeper(str(self.folder))
+        return self.kill(Restart(command=self.argv, **how))
+
+    def kill(self, restart: Restart, signal: str = "SIGKILL") -> Step:
+        action = Kill(match=self.match, restart=restart, signal=signal)
+        (step,) = from_journal(self.platform.prepare(1, action, Surroundings(), []))
+        self.platform.do(step)
+        return step
+
+    def starts(self) -> list[int]:
+        """Return the pids of all that were started; they are ended with the node."""
+        file = self.folder / "starts"
+        return [int(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def running(self) -> list[ProcessIdentity]:
+        with Namespace(f"/run/netns/{self.node.name}") as namespace:
+            found = processes.find(self.match, namespace, Surroundings()).processes
+        for process in found:
+            self.node.own(process.pid)
+        return [process.identity for process in found]
+
+
+@pytest.fixture
+def service(node: Node, tmp_path: Path) -> Service:
+    return Service(node, tmp_path)
+
+
+@pytest.fixture
+def slow(node: Node, tmp_path: Path) -> Service:
+    return Service(node, tmp_path, slow_s=6)
+
+
+LISTENING = ProcessMatch(port=9092)
+
+
+def test_a_command_is_run_only_if_the_agent_lists_exactly_that(service: Service) -> None:
+    service.node.sleeper(str(service.folder))
+    action = Kill(match=service.match, restart=Restart(command=("systemctl", "start", "kafka")))
+    for allowed in ([], [["systemctl"]], [["systemctl", "start", "kafka", "now"]]):
+        with pytest.raises(RefusedError, match="allowCommands"):
+            LinuxPlatform(f"netns:{service.node.name}", allowed).prepare(1, action, Surroundings(), [])
+
+
+def test_a_command_that_does_not_exist_is_no_restart(service: Service, tmp_path: Path) -> None:
+    service.node.sleeper(str(service.folder))
+    (tmp_path / "no-program").touch()
+    for program in ("no-such-program", str(tmp_path / "no-program"), str(tmp_path), "./no-such-program"):
+        platform = LinuxPlatform(f"netns:{service.node.name}", [[program]])
+        action = Kill(match=service.match, restart=Restart(command=(program,)))
+        with pytest.raises(HostError, match="does not exist on this machine"):
+            platform.prepare(1, action, Surroundings(), [])
+
+
+def test_a_command_runs_as_what_was_killed_and_lives_on_by_itself(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.setenv("OF_THE_SERVICE", "caf\udcff = é\n")
+    pid = node.spawn(sys.executable, "-c", DROPPED, "86754.25", cwd=str(tmp_path))
+    monkeypatch.setenv("OF_THE_SERVICE", "of the agent")
+    wait_until(lambda: processes.status(pid)["Uid"].startswith("65534"), what="another user")
+    before, environment = processes.status(pid), Path(f"/proc/{pid}/environ").read_bytes()
+    argv = ("sleep", "86754.25")
+    platform = LinuxPlatform(f"netns:{node.name}", [argv])
+    action = Kill(match=ProcessMatch(command="86754.25"), restart=Restart(command=argv))
+    (step,) = from_journal(platform.prepare(1, action, Surroundings(), []))
+    platform.do(step)
+    assert platform.by_hand(step).endswith("sleep 86754.25")
+    noted: list[Operation] = []
+    assert platform.undo(step, [], noted.append) == ""
+    (identity,) = (known(operation["started"]["pid"]) for operation in noted)
+    node.own(identity.pid)
+    proc = Path(f"/proc/{identity.pid}")
+    assert noted[0]["started"] == msgspec.to_builtins(identity)
+    assert proc.joinpath("cmdline").read_bytes() == b"sleep\x0086754.25\x00"
+    after = processes.status(identity.pid)
+    assert [after[key] for key in ("Uid", "Gid", "Groups", "CapEff")] == [
+        *("\t".join(["65534"] * 4), "\t".join(["65533"] * 4), "1234 4321", before["CapEff"])
+    ]
+    assert proc.joinpath("cwd").readlink() == tmp_path
+    assert sorted(proc.joinpath("environ").read_bytes().split(b"\0")) == sorted(environment.split(b"\0"))
+    assert proc.joinpath("ns/net").stat().st_ino == Path(f"/run/netns/{node.name}").stat().st_ino
+    stat = processes.read_stat(str(proc))
+    assert stat is not None
+    assert stat.session == identity.pid
+    assert stat.parent != os.getpid()
+    assert {str(file.readlink()) for file in proc.joinpath("fd").iterdir()} == {"/dev/null"}
+    assert int(after["SigIgn"], 16) == int(after["SigBlk"], 16) == 0
+    assert platform.undo(step, [], unnoted).startswith("already running")
+    end(identity)
+    rebooted = Step(do=step.do, undo={**step.undo, "boot_id": "another"})
+    assert platform.undo(rebooted, [], unnoted).startswith("gone: the machine was booted")
+
+
+def test_what_was_killed_under_another_root_is_started_as_the_agent(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = node.sleeper("76543.25", f"import os, time; os.chroot({str(tmp_path)!r}); time.sleep(600)")
+    wait_until(lambda: str(Path(f"/proc/{pid}/root").readlink()) == str(tmp_path), what="another root")
+    argv = ("sleep", "76543.25")
+    platform = LinuxPlatform(f"netns:{node.name}", [argv])
+    action = Kill(match=ProcessMatch(command="76543.25"), restart=Restart(command=argv))
+    (step,) = from_journal(platform.prepare(1, action, Surroundings(), []))
+    platform.do(step)
+    monkeypatch.setenv("OF_THE_AGENT", "yes")  # its own environment as it is then, which may say where a daemon is
+    noted: list[Operation] = []
+    assert platform.undo(step, [], noted.append) == ""
+    reborn = noted[0]["started"]["pid"]
+    node.own(reborn)
+    assert b"OF_THE_AGENT=yes" in Path(f"/proc/{reborn}/environ").read_bytes().split(b"\0")
+    assert Path(f"/proc/{reborn}/cwd").readlink() == Path("/")
+    assert processes.status(reborn)["Uid"] == "\t".join([str(os.getuid())] * 4)
+
+
+def test_of_several_that_are_killed_one_restart_speaks_for_all(service: Service) -> None:
+    for _ in range(3):
+        service.node.sleeper(str(service.folder))
+    action = Kill(match=service.match, restart=Restart(command=service.argv))
+    steps = from_journal(service.platform.prepare(1, action, Surroundings(), []))
+    for step in steps:
+        service.platform.do(step)
+    assert [service.platform.undo(step, [], unnoted) for step in reversed(steps)] == ["", "", ""]
+    wait_until(service.starts, what="the start")
+    assert len(service.running()) == len(service.starts()) == 1
+
+
+def starter(service: Service, step: Step, *, dies: bool) -> subprocess.Popen[bytes]:
+    """Undo in a process of its own."""
+    process = subprocess.Popen([sys.executable, "-c", STARTER], stdin=subprocess.PIPE)
+    told = [f"netns:{service.node.name}", service.argv, step.undo, str(service.folder / "noted"), dies]
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(json.dumps(told).encode())
+    return process
+
+
+def noted(service: Service, step: Step) -> Step:
+    return Step(step.do, json.loads((service.folder / "noted").read_text()))
+
+
+def test_if_the_agent_dies_before_the_release_nothing_was_started(service: Service) -> None:
+    step = service.killed()
+    assert starter(service, step, dies=True).wait(20) == -signal.SIGKILL
+    step = noted(service, step)
+    waiting = ProcessIdentity(**step.undo["started"])
+    wait_until(lambda: not processes.session_lives(waiting), what="the end of what waited")
+    assert (service.starts(), service.running()) == ([], [])
+    assert service.another_life().undo(step, [], unnoted) == ""
+    wait_until(service.starts, what="the start")
+    assert service.starts() == [process.pid for process in service.running()]
+    assert len(service.starts()) == 1
+
+
+def test_if_the_agent_dies_after_the_release_it_is_not_started_twice(slow: Service) -> None:
+    step = slow.killed(unless=LISTENING)
+    agent = starter(slow, step, dies=False)
+    try:
+        wait_until(slow.starts, what="the start")
+    finally:
+        agent.kill()
+        agent.wait(5)
+    step = noted(slow, step)
+    (started,) = slow.running()
+    assert step.undo["started"] == msgspec.to_builtins(started)
+    assert ":9092" not in slow.node.run("ss", "-Hltn")
+    assert slow.another_life().undo(step, [], lambda _: pytest.fail("started again")) == ""
+    assert ":9092" in slow.node.run("ss", "-Hltn")
+    assert slow.starts() == [started.pid]
+
+
+def test_a_slow_service_is_waited_for(slow: Service) -> None:
+    assert slow.platform.undo(slow.killed(unless=LISTENING), [], unnoted) == ""
+    assert len(slow.running()) == len(slow.starts()) == 1
+
+
+def test_what_never_comes_alive_is_loud_and_started_again_later(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service.argv = (sys.executable, "-c", SERVICE.replace("600", "0"), str(service.folder), "0")
+    service.platform = service.another_life()
+    step = service.killed(unless=ProcessMatch(port=7), alive_ms=800)
+    said = r"(?s)ran .*python.* 0, but the process that listens on TCP port 7 did not appear within 0.8 s"
+    undos: list[Operation] = [step.undo]
+    for _ in range(3):  # as the agent tries, at once
+        with pytest.raises(CannotHealError, match=said):
+            service.platform.undo(Step(step.do, undos[-1]), [], undos.append)
+    assert len(service.starts()) == len(undos) - 1 == 1
+    monkeypatch.setattr(restart, "REST_S", 0)
+    for starts in (2, 3):  # another life, and later in the same
+        service.platform = service.another_life() if starts == 2 else service.platform
+        with pytest.raises(CannotHealError, match=said):
+            service.platform.undo(Step(step.do, undos[-1]), [], undos.append)
+        assert len(service.starts()) == starts
+
+
+def test_what_runs_and_is_not_what_is_waited_for_is_loud_and_not_started_again(service: Service) -> None:
+    step = service.killed(unless=ProcessMatch(port=7), alive_ms=800)
+    undos: list[Operation] = [step.undo]
+    for platform in (service.platform, service.platform, service.another_life()):
+        with pytest.raises(CannotHealError, match="did not appear"):
+            platform.undo(Step(step.do, undos[-1]), [], undos.append)
+    assert len(service.running()) == len(service.starts()) == 1
+
+
+def test_what_goes_on_in_the_background_counts_as_started(service: Service) -> None:
+    script = '"$@" >/dev/null 2>&1 </dev/null & exit 0'  # as kafka-server-start.sh -daemon
+    service.argv = ("sh", "-c", script, "sh", *service.argv[:-1], "3")
+    service.platform = service.another_life()
+    step = service.killed(unless=LISTENING, alive_ms=1000)
+    undos: list[Operation] = [step.undo]
+    with pytest.raises(CannotHealError):
+        service.platform.undo(step, [], undos.append)
+    assert processes.thread_states(ProcessIdentity(**undos[-1]["started"])) == {}
+    for platform in (service.platform, service.another_life()):
+        with pytest.raises(CannotHealError):
+            platform.undo(Step(step.do, undos[-1]), [], undos.append)
+    assert len(service.running()) == len(service.starts()) == 1
+
+
+def test_a_program_that_cannot_be_run_says_why(service: Service) -> None:
+    program = service.folder / "program"
+    program.write_text("#!/no/such/interpreter\n")
+    program.chmod(0o755)
+    service.argv = (str(program),)
+    service.platform = service.another_life()
+    step = service.killed()
+    program.chmod(0o755)
+    with pytest.raises(CannotHealError, match=r"program: it cannot be run: /.*program: No such file"):
+        service.platform.undo(step, [], unnoted)
+
+
+@pytest.mark.parametrize("way", ["match", "pid_file", "port"])
+def test_what_runs_already_is_not_started(service: Service, way: str) -> None:
+    file = service.folder / "it.pid"
+    matches = {
+        "match": ProcessMatch(command="the-other-one"),
+        "pid_file": ProcessMatch(pid_file=str(file)),
+        "port": LISTENING,
+    }
+    step = service.killed(unless=matches[way])
+    code = f"import socket; server = socket.create_server(('', 9092)); {SLEEP}"
+    file.write_text(str(service.node.sleeper("the-other-one", code)))
+    wait_until(lambda: ":9092" in service.node.run("ss", "-Hltn"), what="the listener")
+    assert service.platform.undo(step, [], unnoted) == f"already running: {matches[way].describe()}"
+    assert service.starts() == []
+
+
+def test_whether_it_runs_is_looked_at_directly_before_the_start(service: Service) -> None:
+    step = service.killed()
+    waiting: list[ProcessIdentity] = []
+
+    def note(operation: Operation) -> None:
+        waiting.append(ProcessIdentity(**operation["started"]))
+        service.node.sleeper(str(service.folder))
+
+    assert service.platform.undo(step, [], note).startswith("already running")
+    wait_until(lambda: not processes.session_lives(waiting[0]), what="the end of what waited")
+    assert service.starts() == []
+
+
+def test_who_is_still_ending_does_not_run_already(service: Service) -> None:
+    code = f"import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit())); {SLEEP}"
+    pid = service.node.sleeper(str(service.folder), code)
+    wait_until(lambda: processes.signal_mask(pid, "SigCgt") & (1 << signal.SIGTERM - 1), what="the handler")
+    step = service.kill(Restart(command=service.argv), signal="SIGTERM")
+    assert service.platform.disturbance(step) == ""
+    assert service.platform.undo(step, [], unnoted) == ""
+    wait_until(service.starts, what="the start")
+    assert [process.pid for process in service.running()] == service.starts()
+    assert len(service.starts()) == 1
+
+
+def test_in_a_node_of_the_same_name_nothing_is_started(service: Service) -> None:
+    step = service.killed()
+    subprocess.run(["ip", "netns", "del", service.node.name], check=True)
+    assert service.platform.undo(step, [], unnoted).startswith("gone: the node is another one")
+    subprocess.run(["ip", "netns", "add", service.node.name], check=True)
+    assert service.platform.undo(step, [], unnoted).startswith("gone: the node is another one")
+    assert service.starts() == []
