@@ -7,10 +7,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
 BIN := .venv/bin
 READY := .venv/.ready
-SEEDS ?= 5000
+SEEDS ?= 10000
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test check fmt sim bench test-all reference clean system
+.PHONY: help demo test matrix check fmt sim bench test-all reference clean system
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,9 +18,12 @@ help: ## Show this list
 demo: $(READY) system ## Cut a small cluster in two and freeze a process, and watch both heal
 	$(BIN)/trogdor-bus demo
 
-test: $(READY) system ## Run all tests but the long simulation (under five minutes)
-	$(PYTEST) -n auto -m "not e2e"
+test: $(READY) system ## Run all tests but the long simulation and the crash matrix (under five minutes)
+	$(PYTEST) -n auto -m "not e2e and not matrix"
 	$(PYTEST) -n 2 -m e2e
+
+matrix: $(READY) system ## Crash every fault at every step of its life, and measure how soon it is healed
+	$(PYTEST) -s -m matrix
 
 check: $(READY) ## Lint, format, types, who may import whom
 	$(BIN)/ruff check .
@@ -32,13 +35,13 @@ fmt: $(READY) ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-sim: $(READY) ## Simulate whole clusters, SEEDS=5000 different ones
+sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
 bench: $(READY) system ## Measure, print tables, write JSON to benchmarks/results
 	$(BIN)/python -m benchmarks
 
-test-all: test sim ## Run the tests and the long simulation
+test-all: test sim matrix ## Run the tests, the long simulation and the crash matrix
 
 reference: $(READY) ## Write the generated parts of docs/reference
 	$(BIN)/python -m tests.house.reference

@@ -1,8 +1,7 @@
-"""`python -m trogdor_bus.agents run|heal START [FD]`: what the guard spawns, without the command line's libraries."""
+"""`python -m trogdor_bus.agents run START [FD]`: the agent as its guard spawns it, without the command line."""
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -32,19 +31,12 @@ def become_guard(start: Start) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents.guard", text, form])  # noqa: S606 (no shell)
 
 
-def main(verb: str, text: str, guard_fd: str = "-1") -> int:
-    """Run the agent, or heal what it left; return the exit code."""
+def main(text: str, guard_fd: str = "-1") -> int:
+    """Run the agent; return the exit code."""
     start = msgspec.json.decode(text, type=Start, dec_hook=_path)
     logs.set_up(start.log_level, start.log_json)
     leash = Leash(int(guard_fd))
     try:
-        if verb == "heal":
-            from trogdor_bus.agents.heal import heal
-
-            lines, code = heal(start.settings.state_dir)
-            for line in lines:
-                logging.getLogger("trogdor_bus.heal").warning("%s", line)
-            return code
         from trogdor_bus.agents.service import run
 
         code = run(start.settings, leash)
@@ -59,4 +51,4 @@ def _path(kind: type[Any], value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(*sys.argv[2:]))

@@ -33,7 +33,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Guard:
-    """One guard and the agent under it. `start` is the JSON that `python -m trogdor_bus.agents` understands."""
+    """One guard and the agent under it. `start` is the JSON that `trogdor_bus.agents` and its `heal` understand."""
 
     def __init__(self, start: str, *, log_json: bool = False) -> None:
         self._start, self._log_json = start, log_json
@@ -94,9 +94,14 @@ class Guard:
                 if self._ending and now - self._ending > END_S:
                     return 1, f"the agent (pid {self._agent}) did not end within {END_S:g} s"
 
+    def _command(self, verb: str, fd: int) -> list[str]:
+        if verb == "heal":
+            return [sys.executable, "-m", "trogdor_bus.agents.heal", self._start]
+        return [sys.executable, "-m", "trogdor_bus.agents", verb, self._start, str(fd)]
+
     def _spawn(self, verb: str, fd: int = -1) -> int:
-        """Start `python -m trogdor_bus.agents VERB` in a session of its own and return its pid."""
-        argv = [sys.executable, "-m", "trogdor_bus.agents", verb, self._start, str(fd)]
+        """Start an agent or a healer in a session of its own and return its pid."""
+        argv = self._command(verb, fd)
         pid = os.fork()
         if pid == 0:  # the child: nothing but system calls until exec
             try:
@@ -144,9 +149,10 @@ class Guard:
         deadline = time.monotonic() + GONE_S
         while left := _members(session):
             for pid in left:
-                _thaw(pid)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            for pid in left:
+                _thaw(pid)  # only now: what runs again before it is killed could go on with what it was about to do
             self._reap()
             if time.monotonic() > deadline:
                 self._say(f"still there after {GONE_S:g} s: {', '.join(map(str, left))}; undoing all the same")

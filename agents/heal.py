@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
+from trogdor_bus import logs
 from trogdor_bus.agents.disk import FileDisk, lock
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.errors import HostError, NotFoundError, TrogdorBusError
+from trogdor_bus.exits import report
 
 log = logging.getLogger("trogdor_bus.heal")
 LOOK_AGAIN_S = 1.0
@@ -27,6 +30,18 @@ class AgentNote(msgspec.Struct, frozen=True, kw_only=True):
 
     platform: str = "basic"
     attach: str = ""
+
+
+class _Settings(msgspec.Struct, frozen=True):
+    state_dir: str
+
+
+class _Start(msgspec.Struct, frozen=True):
+    """What a healer reads of the agent's START; the rest would cost it the import of the configuration."""
+
+    settings: _Settings
+    log_level: str = "info"
+    log_json: bool = False
 
 
 def leave_note(disk: FileDisk, note: AgentNote) -> None:
@@ -94,3 +109,20 @@ def _alone(directory: Path) -> Iterator[None]:
         yield
     finally:
         held.close()
+
+
+def main(text: str) -> int:
+    """Heal for the guard, which gives the agent's START; return the exit code."""
+    start = msgspec.json.decode(text, type=_Start)
+    logs.set_up(start.log_level, start.log_json)
+    try:
+        lines, code = heal(Path(start.settings.state_dir))
+    except TrogdorBusError as error:
+        return report(error)
+    for line in lines:
+        log.warning("%s", line)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -33,6 +32,8 @@ def open_platform(name: str, settings: Mapping[str, Any]) -> Platform:
             text, _, path = str(error).partition(" - at `")
             raise SpecError(text, path=path.rstrip("`") or "$", remedy="correct the agent's configuration") from None
         return LinuxPlatform(linux.attach, linux.allow_commands)
+    from importlib.metadata import entry_points  # late: a healer must start fast
+
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if name not in installed:
         known = ", ".join([*LINUX_NAMES[:2], *sorted(installed)])

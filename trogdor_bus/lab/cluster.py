@@ -37,6 +37,8 @@ TOOLS = {
     "ip6tables-restore": "iptables",
 }
 READY_S = 30.0
+DAEMONS = ("agent", "coordinator")
+"""The roles of our own processes, which are no part of a node's state."""
 
 
 class LabState(msgspec.Struct):
@@ -66,14 +68,18 @@ class Lab:
         on_step: Callable[[str], None] = lambda step: None,
         *,
         daemons: bool = True,
+        backend: str = "",
     ) -> None:
-        """Choose the size and the name; without `daemons` there are no coordinator and no agents."""
+        """Choose the size and the name; without `daemons` there are no coordinator and no agents.
+
+        `backend` of iptables holds the foreign rules: "-nft", "-legacy", or "" for what the host uses.
+        """
         self.members = namespaces.members(name, nodes)
         self.name = name
         self.directory = ROOT / f"lab-{name}"
         now_ms = time.time_ns() // 1_000_000
         self.state = LabState(name, nodes, secrets.token_hex(16), boot_id(), now_ms, ourselves())
-        self._step, self._daemons = on_step, daemons
+        self._step, self._daemons, self._backend = on_step, daemons, backend
         self._children: dict[int, subprocess.Popen[Any]] = {}
 
     @property
@@ -98,11 +104,11 @@ class Lab:
         try:
             self._make_network()
             for name in self.nodes:
-                add_foreign(self.member(name))
+                add_foreign(self.member(name), self._backend)
             for member in self.members:
                 self.start_echo(member.name)
             for name in self.nodes:
-                self._start("sleeper", name, SLEEPER)
+                self.start_sleeper(name)
             if self._daemons:
                 self.start_coordinator()
                 self._wait_keys()
@@ -165,6 +171,18 @@ class Lab:
             (self.directory / member.name).mkdir(mode=0o700)
         self._step(f"{len(self.members) + 1} network namespaces made, {namespaces.SUBNET4} and {namespaces.SUBNET6}")
 
+    def remake(self, node: str) -> None:
+        """Kill all that runs on a node and make its namespace anew with what is foreign in it, as a reboot would."""
+        member, bridge = self.member(node), namespaces.bridge(self.name)
+        for process in self.state.processes_of(node):
+            if process.send(signal.SIGKILL) and process.pid in self._children:
+                self._children[process.pid].wait()
+        namespaces.remove_member(member, bridge)
+        self._make(member.namespace, functools.partial(namespaces.add_member, member, bridge))
+        add_foreign(member, self._backend)
+        for other in self.members:
+            namespaces.forget_neighbours(other)
+
     def _make(self, namespace: str, make: Callable[[], None]) -> None:
         self.state.namespaces[namespace] = ""
         self._save()
@@ -204,19 +222,24 @@ class Lab:
     def start_echo(self, member: str) -> LabProcess:
         """Start the echo service of a member; its pid is in `echo.pid` in the member's directory."""
         pid_file = self.directory / member / "echo.pid"
-        return self._start("echo", member, [sys.executable, "-m", "trogdor_bus.lab.echo", "::", "9092", str(pid_file)])
+        argv = [sys.executable, "-m", "trogdor_bus.lab.echo", "::", "9092", str(pid_file)]
+        return self.start_process("echo", member, argv)
+
+    def start_sleeper(self, member: str) -> LabProcess:
+        """Start the process of a member that stops itself, as if somebody had stopped it before any fault."""
+        return self.start_process("sleeper", member, SLEEPER)
 
     def start_coordinator(self, *options: str) -> LabProcess:
         """Start the coordinator on its own member; what it stored there before is picked up."""
         state = self.directory / COORDINATOR
         argv = ["coordinator", "--bind", self.member(COORDINATOR).ipv4, "--state-dir", str(state), *options]
-        return self._start("coordinator", COORDINATOR, [*_TROGDOR, *argv])
+        return self.start_process("coordinator", COORDINATOR, [*_TROGDOR, *argv])
 
     def start_agent(self, node: str, *options: str) -> LabProcess:
         """Start the agent of a node; what an earlier one left in its state directory is picked up."""
         state = self.directory / node
         argv = ["agent", "--node", node, "--coordinator", self.member(COORDINATOR).ipv4, "--state-dir", str(state)]
-        return self._start("agent", node, [*_TROGDOR, *argv, *options])
+        return self.start_process("agent", node, [*_TROGDOR, *argv, *options])
 
     def log(self, role: str, member: str) -> str:
         """Return what the process wrote so far."""
@@ -233,7 +256,8 @@ class Lab:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(_PACKAGES), os.environ.get("PYTHONPATH", "")])),
         }
 
-    def _start(self, role: str, member: str, argv: Sequence[str]) -> LabProcess:
+    def start_process(self, role: str, member: str, argv: Sequence[str]) -> LabProcess:
+        """Start a command on a member as its process of that role; it ends with the lab at the latest."""
         log = self.directory / member / f"{role}.log"
         entered = namespaces.inside(self.member(member).namespace, argv)
         process, child = start(role, member, entered, self.environment(), log)
@@ -303,7 +327,7 @@ class Lab:
         """Return when the coordinator hears every agent; HostError with the end of the logs if it does not in time."""
         deadline = time.monotonic() + timeout_s
         while (silent := set(self.nodes) - self.alive()) and time.monotonic() < deadline:
-            daemons = [one for one in self.state.processes if one.role in ("agent", "coordinator")]
+            daemons = [one for one in self.state.processes if one.role in DAEMONS]
             if ended := [one for one in daemons if one.state() == "gone"]:
                 raise HostError(f"the {ended[0].role} of {ended[0].member} ended at once:\n{_tail(ended[0])}")
         if silent:
@@ -340,7 +364,7 @@ class Lab:
 
     def snapshot(self, member: str) -> NodeState:
         """Return the normalised state of a member: rules, queueing disciplines, process states, mounts."""
-        ours = [one for one in self.state.processes if one.member == member and one.role in ("echo", "sleeper")]
+        ours = [one for one in self.state.processes if one.member == member and one.role not in DAEMONS]
         return take(self.member(member), ours, self.directory)
 
     def snapshots(self) -> dict[str, NodeState]:

@@ -16,10 +16,13 @@ SLEEPER = [sys.executable, "-c", _STOP_AND_SLEEP, "a-process-stopped-before"]
 """The command line of the process that is already stopped before any fault."""
 
 
-def add_foreign(member: Member) -> None:
-    """Give the member filter rules for IPv4 and IPv6 and a tbf queueing discipline that no fault made."""
-    run(inside(member.namespace, ["iptables-restore", "--noflush", "-w"]), _rules("192.0.2.0/24"))
-    run(inside(member.namespace, ["ip6tables-restore", "--noflush", "-w"]), _rules("2001:db8::/32"))
+def add_foreign(member: Member, backend: str = "") -> None:
+    """Give the member filter rules for IPv4 and IPv6 and a tbf queueing discipline that no fault made.
+
+    `backend` is "-nft", "-legacy", or "" for what the host uses.
+    """
+    run(inside(member.namespace, [f"iptables{backend}-restore", "--noflush", "-w"]), _rules("192.0.2.0/24"))
+    run(inside(member.namespace, [f"ip6tables{backend}-restore", "--noflush", "-w"]), _rules("2001:db8::/32"))
     qdisc = "tc qdisc add dev eth0 root handle 77: tbf rate 1gbit burst 1mb latency 50ms"
     run(inside(member.namespace, qdisc.split()))
 

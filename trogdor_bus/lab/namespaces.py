@@ -125,6 +125,17 @@ def add_member(member: Member, bridge_namespace: str) -> None:
     )
 
 
+def remove_member(member: Member, bridge_namespace: str) -> None:
+    """Unplug the member from the bridge and remove its namespace."""
+    _ip(bridge_namespace, f"link delete {member.name}")  # the kernel would, but only when it gets to it
+    delete(member.namespace)
+
+
+def forget_neighbours(member: Member) -> None:
+    """Have the member learn again which link address belongs to whom."""
+    _ip(member.namespace, "neighbour flush all")
+
+
 def delete(namespace: str) -> None:
     """Remove the namespace and with it everything that is inside."""
     run(["ip", "netns", "delete", namespace])

@@ -36,13 +36,18 @@ def take(member: Member, processes: Iterable[LabProcess], directory: Path) -> No
     savers = [saver for saver in SAVERS if shutil.which(saver)] or ["iptables-save", "ip6tables-save"]
     saved = {saver: normal_rules(run(inside(member.namespace, [saver]))) for saver in savers}
     qdiscs = run(inside(member.namespace, ["tc", "qdisc", "show"])).splitlines()
-    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
     return NodeState(
         rules={saver: lines for saver, lines in saved.items() if lines},
         qdiscs=tuple(sorted(re.sub(r" refcnt \d+", "", line.strip()) for line in qdiscs)),
         processes={process.role: process.state() for process in processes},
-        mounts=tuple(sorted(fields[4] for fields in mounts if Path(fields[4]).is_relative_to(directory))),
+        mounts=mounts_below(directory),
     )
+
+
+def mounts_below(directory: Path) -> tuple[str, ...]:
+    """Return where something is mounted in a directory, sorted."""
+    mounts = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return tuple(sorted(fields[4] for fields in mounts if Path(fields[4]).is_relative_to(directory)))
 
 
 def normal_rules(saved: str) -> tuple[str, ...]:

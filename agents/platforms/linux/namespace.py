@@ -17,7 +17,6 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 import msgspec
-import psutil
 
 from trogdor_bus.agents.platforms.linux.commands import find_tool, run
 from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
@@ -101,6 +100,8 @@ class Namespace:
 
     def addresses(self) -> tuple[str, ...]:
         """Return its IP addresses, loopback and link-local excluded."""
+        import psutil  # late: a healer, which must start fast, asks for no address
+
         found: dict[str, None] = {}
         for entries in self.call(psutil.net_if_addrs).values():
             for entry in entries:

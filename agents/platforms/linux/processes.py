@@ -20,7 +20,14 @@ from trogdor_bus.errors import HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
 
-OURS = ("trogdor_bus", "trogdor_bus.agents", "trogdor_bus.agents.guard", "trogdor_bus.cli", "trogdor_bus.coordinator")
+OURS = (
+    "trogdor_bus",
+    "trogdor_bus.agents",
+    "trogdor_bus.agents.guard",
+    "trogdor_bus.agents.heal",
+    "trogdor_bus.cli",
+    "trogdor_bus.coordinator",
+)
 """What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
 LAUNCHER = str(Path(__file__).with_name("launch.py"))
 """The program that a restarted command is, until it is released to run."""

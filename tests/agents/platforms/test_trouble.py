@@ -123,11 +123,11 @@ def test_a_family_that_somebody_keeps_from_healing_does_not_keep_the_other(node:
     us = performer(node, tmp_path)
     inject(us, 1, BlockFrom(peers=(Peer("peer", ("10.77.0.2", "fd77::2")),)))
     kept = our_chain(node, "iptables")
-    node.run("iptables", "-A", "OUTPUT", "-j", kept)
+    node.run("iptables", "-A", "OUTPUT", "-p", "tcp", "-j", kept)
     with pytest.raises(CannotHealError, match=kept):
         us.heal(1, Outcome.DONE, "")
     assert "TB-" not in node.rules("ip6tables")
-    node.run("iptables", "-D", "OUTPUT", "-j", kept)
+    node.run("iptables", "-D", "OUTPUT", "-p", "tcp", "-j", kept)
     us.heal(1, Outcome.DONE, "")
     assert "TB-" not in node.rules("iptables")
 
