@@ -85,7 +85,7 @@ def heal(
 def _note(disk: FileDisk) -> AgentNote:
     try:
         return msgspec.json.decode(disk.read(SURROUNDINGS), type=AgentNote)
-    except (NotFoundError, msgspec.DecodeError):
+    except (NotFoundError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return AgentNote()
 
 

@@ -303,9 +303,10 @@ class AgentMachine:
     def _refusal(self, order: Order) -> str:
         if self.latch:
             return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
-        if order.duration_ms > self.limits.ceiling_ms:
+        longest_ms = max(order.duration_ms, order.remaining_ms)
+        if longest_ms > self.limits.ceiling_ms:
             return (
-                f"durationMs {order.duration_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
+                f"durationMs {longest_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
                 "shorten it, or start the agent with a higher ceiling"
             )
         stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]

@@ -94,6 +94,8 @@ class Store:
         kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in tasks}
         for worker, task, row, actions in workers:
             what = f"worker {worker}"
+            if task not in kept:
+                raise HostError(f"{self._path}: {what} is of no task; {_REMEDIES['SQLITE_CORRUPT']}")
             stored = StoredWorker(row=self._read(row, WorkerRow, what), actions=self._read(actions, _ACTIONS, what))
             kept[task].append(stored)
         return Loaded(
@@ -174,7 +176,7 @@ class Store:
     def _read(self, body: bytes | None, kind: Any, what: str) -> Any:
         try:
             return msgspec.json.decode(body or b"", type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
             raise HostError(f"{self._path}: {what} cannot be read: {error}; {_REMEDIES['SQLITE_CORRUPT']}") from None
 
     @contextlib.contextmanager
@@ -185,6 +187,8 @@ class Store:
             name = getattr(error, "sqlite_errorname", "")
             remedy = next((remedy for prefix, remedy in _REMEDIES.items() if name.startswith(prefix)), "")
             raise HostError(f"{self._path}: {error}" + (f"; {remedy}" if remedy else "")) from None
+        except OverflowError as error:
+            raise HostError(f"{self._path}: {error}") from None
         except OSError as error:
             text = f"{error.filename or self._path}: {error.strerror}"
             raise HostError(f"{text}; let this user write to the directory, or choose another --state-dir") from None

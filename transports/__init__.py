@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus
 from trogdor_bus.errors import BusError
@@ -48,7 +47,7 @@ class Transport(Protocol):
 
 def transport(url: str) -> Transport:
     """Return the transport of `url`; BusError if there is none of that name."""
-    scheme = urlsplit(url).scheme
+    scheme = url.partition("://")[0]
     if scheme not in TRANSPORTS:
         raise BusError(f"no transport is called {scheme!r}; there are {', '.join(sorted(TRANSPORTS))}")
     module: Transport = importlib.import_module(TRANSPORTS[scheme])

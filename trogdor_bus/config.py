@@ -13,7 +13,7 @@ import msgspec
 
 from trogdor_bus import document
 from trogdor_bus.errors import NotFoundError, SpecError
-from trogdor_bus.names import check_name
+from trogdor_bus.names import check_name, shown
 from trogdor_bus.topology import Node
 
 AGENT_PORT = "trogdor.agent.port"
@@ -136,7 +136,7 @@ class _TrogdorForm:
         )
 
     def node(self, name: str, value: object) -> Node:
-        path = f"$.nodes.{name}"
+        path = f"$.nodes.{shown(name)}"
         check_name(name, "node name", path)
         if not isinstance(value, dict):
             raise _wrong(self.file, path, "Expected the node to be a JSON object.")
@@ -165,7 +165,7 @@ class _OurForm:
         return ClusterConfig(platform, {name: self.node(name, value) for name, value in nodes.items()})
 
     def node(self, name: str, value: object) -> Node:
-        path = f"$.nodes.{name}"
+        path = f"$.nodes.{shown(name)}"
         check_name(name, "node name", path)
         if value is None:
             return Node(name=name)
@@ -217,7 +217,7 @@ def _only(value: Mapping[str, Any], known: Collection[str], path: str, file: str
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
-            raise _wrong(file, f"{path}.{key}", "unknown key", remedy=hint)
+            raise _wrong(file, f"{path}.{shown(key)}", "unknown key", remedy=hint)
 
 
 def _tags(value: object, path: str, file: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trogdor_bus.errors import NotFoundError, SpecError
+from trogdor_bus.names import shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
@@ -172,7 +173,7 @@ def _unique(pairs: Iterable[tuple[str, Any]], source: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise SpecError(f"{source}: the name {key!r} stands twice in one object", remedy="keep one")
+            raise SpecError(f"{source}: the name {shown(repr(key))} stands twice in one object", remedy="keep one")
         result[key] = value
     return result
 
@@ -211,7 +212,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         return _YamlValue(source).read(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = " ".join((error.problem or error.context or "not YAML").split())
+        problem = shown(" ".join((error.problem or error.context or "not YAML").split()))
         if mark is None:
             raise SpecError(f"{source}: {problem}") from None
         raise _at_mark(source, mark.line + 1, mark.column + 1, problem) from None
@@ -219,7 +220,7 @@ def _parse_yaml(text: str, source: str) -> Any:
         position = getattr(error, "position", None)
         if isinstance(position, int):
             raise _at(source, text, position, "a character that YAML does not allow") from None
-        raise SpecError(f"{source}: {' '.join(str(error).split())}") from None
+        raise SpecError(f"{source}: {shown(' '.join(str(error).split()))}") from None
 
 
 class _YamlValue:
@@ -239,7 +240,7 @@ class _YamlValue:
             if kind == "DocumentStartEvent" and self._roots:
                 raise self._error(event, "a second document begins; one is expected")
             if kind in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent") and event.ctag is not None:
-                raise self._error(event, f"tags are not accepted, found {event.ctag}")
+                raise self._error(event, f"tags are not accepted, found {shown(str(event.ctag))}")
             if kind == "ScalarEvent":
                 self._add(event, self._scalar(event) if event.implicit[0] else event.value)
             elif kind in ("MappingStartEvent", "SequenceStartEvent"):
@@ -270,7 +271,7 @@ class _YamlValue:
             if type(event).__name__ != "ScalarEvent":
                 raise self._error(event, "a name must be text, not a list or an object")
             if event.value in parent:
-                raise self._error(event, f"the name {event.value!r} stands twice in one object")
+                raise self._error(event, f"the name {shown(repr(event.value))} stands twice in one object")
             self._keys[-1] = event.value
 
     def _scalar(self, event: Any) -> Any:

@@ -7,8 +7,11 @@ pair that members share. The text of `member.json` is also what travels to other
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,9 +19,12 @@ from typing import Annotated, TypeVar
 import msgspec
 
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, RefusedError, SpecError
+from trogdor_bus.names import shown
 
 COORDINATOR_FILE = "coordinator.json"
 MEMBER_FILE = "member.json"
+MAX_BYTES = 4096
+"""No key file is larger: what stands behind that is not read, and so it is not JSON."""
 GET_KEYS = "run `trogdor-bus keys export` on the coordinator's machine and `trogdor-bus keys import` here"
 
 Key = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -104,7 +110,7 @@ def import_(directory: Path, text: str, *, force: bool = False) -> None:
         member = msgspec.json.decode(text, type=MemberKeys)
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise SpecError(
-            f"this is no text of trogdor-bus keys: {error}",
+            f"this is no text of trogdor-bus keys: {_words(error)}",
             remedy="pass the whole line that `trogdor-bus keys export` prints on the coordinator's machine",
         ) from None
     _make_directory(directory)
@@ -150,7 +156,7 @@ def _read(path: Path, kind: type[Keys]) -> Keys:
         for place, forbidden, mode in ((path.parent, 0o022, 700), (path, 0o077, 600)):
             if place.stat().st_mode & forbidden:
                 raise RefusedError(f"others may use the keys in {place}: run `chmod {mode} {place}`")
-        return msgspec.json.decode(path.read_bytes(), type=kind)
+        return msgspec.json.decode(_content(path), type=kind)
     except FileNotFoundError:
         raise NotFoundError(f"there are no keys at {path}: {GET_KEYS}, or use --insecure on both sides") from None
     except PermissionError:
@@ -158,4 +164,21 @@ def _read(path: Path, kind: type[Keys]) -> Keys:
     except OSError as error:
         raise HostError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise SpecError(f"{path} holds no keys: {error}", remedy=f"remove it, then {GET_KEYS}") from None
+        raise SpecError(f"{path} holds no keys: {_words(error)}", remedy=f"remove it, then {GET_KEYS}") from None
+    except ValueError as error:  # a path with U+0000
+        raise SpecError(f"{str(path)!r} is not a path: {error}", remedy=GET_KEYS) from None
+
+
+def _content(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
+        return os.read(descriptor, MAX_BYTES)
+    finally:
+        os.close(descriptor)
+
+
+def _words(error: Exception) -> str:
+    """Return what is wrong, without anything that may be a secret."""
+    return re.sub("[0-9A-Fa-f]{16,}", "...", shown(str(error)))

@@ -7,17 +7,20 @@ Peers are read leniently (unknown fields are ignored) and carry a version. Durat
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction
 from trogdor_bus.errors import BusError
+from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
 VERSION = 1
+Number = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
+"""What every implementation can hold, add one to, and write."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,16 +32,16 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Stamp(msgspec.Struct, frozen=True):
     """Which word of which coordinator: epochs grow with each start, revisions with each change of a node's state."""
 
-    epoch: int
+    epoch: Number
     coordinator: str
-    revision: int
+    revision: Number
 
 
 class Echo(msgspec.Struct, frozen=True):
     """The last beat that a snapshot answers."""
 
     journal: str
-    counter: int
+    counter: Number
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -48,11 +51,11 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     `reapply`: what somebody changes of it is put back.
     """
 
-    worker: int
+    worker: Number
     task: str
     journal: str
-    remaining_ms: int
-    duration_ms: int = 0
+    remaining_ms: Number
+    duration_ms: Number = 0
     spec: msgspec.Raw = msgspec.Raw(b"null")
     actions: tuple[AnyAction, ...] | None = None
     texts: Texts = Texts("starting", "active", "stopping", "done")
@@ -84,7 +87,7 @@ UNTOLD = msgspec.Raw(b"null")
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent says of one worker; `spec` only when it was asked to describe itself."""
 
-    worker: int
+    worker: Number
     task: str
     state: WorkerState
     status: str = ""
@@ -94,7 +97,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
-    remaining_ms: int = 0
+    remaining_ms: Number = 0
     spec: msgspec.Raw = UNTOLD
 
 
@@ -107,12 +110,12 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
 
     node: str
     journal: str
-    counter: int
+    counter: Number
     stamp: Stamp | None = None
     reports: tuple[Report, ...] = ()
     addresses: tuple[str, ...] = ()
     version: str = ""
-    pid: int = 0
+    pid: Number = 0
     clash: Stamp | None = None
     latch: str = ""
     leaving: bool = False
@@ -163,10 +166,10 @@ class ListTasks(Request, frozen=True, kw_only=True, tag="tasks"):
 
     ids: tuple[str, ...] = ()
     state: str = ""
-    first_start_ms: int = 0
-    last_start_ms: int = 0
-    first_end_ms: int = 0
-    last_end_ms: int = 0
+    first_start_ms: Number = 0
+    last_start_ms: Number = 0
+    first_end_ms: Number = 0
+    last_end_ms: Number = 0
 
 
 class ListNodes(Request, frozen=True, kw_only=True, tag="nodes"):
@@ -224,7 +227,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     configured: bool = False
     alive: bool = False
     journal: str = ""
-    heard_ms: int = -1
+    heard_ms: Number = -1
     addresses: tuple[str, ...] = ()
     hostname: str = ""
     tags: tuple[str, ...] = ()
@@ -265,15 +268,15 @@ class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     id: str
     node: str = ""
-    lease_ms: int = 0
+    lease_ms: Number = 0
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When the coordinator started, its own time (epoch ms), and its stamp."""
 
-    server_start_ms: int
-    now_ms: int
-    epoch: int = 0
+    server_start_ms: Number
+    now_ms: Number
+    epoch: Number = 0
     coordinator: str = ""
     version: str = ""
     listening: bool = False
@@ -298,8 +301,8 @@ class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults
     `at_ms` is epoch ms on the coordinator's clock, `text` one line for people.
     """
 
-    seq: int
-    at_ms: int
+    seq: Number
+    at_ms: Number
     text: str = ""
 
 
@@ -338,8 +341,8 @@ AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | Noted
 class WorldView(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):
     """Everything a late monitor needs, as of event `seq`; sent each beat."""
 
-    seq: int
-    at_ms: int
+    seq: Number
+    at_ms: Number
     status: CoordinatorStatus
     nodes: tuple[NodeRow, ...] = ()
     tasks: tuple[TaskInfo, ...] = ()
@@ -359,7 +362,7 @@ def decode(frame: bytes, kind: Any) -> Any:
     try:
         message = _decoder(kind).decode(frame)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BusError(f"not a frame of ours: {error}") from None
+        raise BusError(f"not a frame of ours: {shown(str(error))}") from None
     if message.v > VERSION:
         raise BusError(f"the peer speaks version {message.v} of the protocol, we speak {VERSION}: upgrade this side")
     return message

@@ -23,3 +23,9 @@ def check_name(name: str, what: str, path: str = "$") -> str:
     if "/" in name:
         raise SpecError(f"the {what} {name!r} holds a slash", path=path, remedy="use '-' or '.' instead")
     return name
+
+
+def shown(text: str) -> str:
+    """Return what somebody wrote fit for an error: at most 120 characters of it, none that steers a terminal."""
+    cut = text if len(text) <= 120 else text[:117] + "..."
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 
@@ -42,8 +42,8 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
     """A process that cannot be confused with a later one: boot, pid, and start time in clock ticks since boot."""
 
     boot_id: str
-    pid: int
-    start_ticks: int
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+    start_ticks: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):

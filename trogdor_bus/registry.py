@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from trogdor_bus.errors import DuplicateSpecError, SpecError
+from trogdor_bus.names import shown
 from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
@@ -84,7 +85,7 @@ class Registry:
         near = difflib.get_close_matches(name, [*self._by_alias, *self.by_tag], n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SpecError(
-            f"unknown class '{_shown(name)}'", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
+            f"unknown class '{shown(name)}'", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
         )
 
     def schema(self) -> dict[str, Any]:
@@ -178,25 +179,20 @@ def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> Sp
     text, _, path = str(error).partition(" - at `")
     path = path.rstrip("`") or "$"
     if path.startswith("key` in `"):
-        where = _shown(path.removeprefix("key` in `"))
+        where = shown(path.removeprefix("key` in `"))
         return SpecError("a field name is not text", path=where, remedy="put it in quotes")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.S)
     if unknown:
         near = difflib.get_close_matches(unknown[1], fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(fields)}"
-        return SpecError("unknown field", path=f"{path}.{_shown(unknown[1])}", remedy=hint)
+        return SpecError("unknown field", path=f"{path}.{shown(unknown[1])}", remedy=hint)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text, re.S)
     if missing:
         return SpecError("the field is missing", path=f"{path}.{missing[1]}", remedy="add it")
     field = fields.get(path.removeprefix("$."))
     choices = typing.get_args(field.type) if field and typing.get_origin(field.type) is typing.Literal else ()
     remedy = f"one of {', '.join(map(str, choices))}" if choices else ""
-    return SpecError(_shown(text[:1].lower() + text[1:].replace("`", "")), path=_shown(path), remedy=remedy)
-
-
-def _shown(text: str) -> str:
-    cut = text if len(text) <= 120 else text[:117] + "..."
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return SpecError(shown(text[:1].lower() + text[1:].replace("`", "")), path=shown(path), remedy=remedy)
 
 
 def _json_type(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -59,7 +59,7 @@ EXIT_CODES: dict[Outcome, int] = {
 class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
     """What somebody changed of a fault: seen `after_ms` after it took hold; `mended`: it was put back since."""
 
-    after_ms: int
+    after_ms: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
     text: str
     mended: bool = False
 

@@ -162,8 +162,69 @@ def test_an_unreadable_identity_does(disk: Disk, tmp_path: Path) -> None:
         Journal(disk)
 
 
+def test_a_latch_is_kept_over_lives_until_it_is_dropped(disk: Disk) -> None:
+    journal = Journal(disk)
+    assert journal.latch == ""
+    journal.keep_latch("L1")
+    journal.keep_latch("L2")
+    assert (journal.latch, Journal(disk).latch, Journal.read_only(disk).latch) == ("L2", "L2", "L2")
+    with pytest.raises(HostError, match="for reading only"):
+        Journal.read_only(disk).keep_latch("")
+    journal.keep_latch("")
+    journal.keep_latch("")
+    assert (journal.latch, Journal(disk).latch, disk.names()) == ("", "", ("journal.json",))
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"id":""}', b'{"id":5}', b"\xff", b"[" * 100_000])
+def test_a_latch_that_cannot_be_read_is_one(disk: Disk, data: bytes) -> None:
+    disk.create("latch.json", data)
+    journal = Journal(disk)
+    assert (journal.latch, journal.broken) == ("unreadable", ())
+    journal.keep_latch("")
+    assert Journal(disk).latch == ""
+
+
+def test_a_latch_whose_file_is_no_file_is_one(tmp_path: Path) -> None:
+    disk = FileDisk(tmp_path)
+    (tmp_path / "latch.json").symlink_to("/etc/hostname")
+    assert Journal(disk).latch == "unreadable"
+
+
+@pytest.mark.parametrize("op", ["create", "sync", "rename", "sync_directory"])
+def test_a_latch_that_cannot_be_written_counts_for_this_life(op: str) -> None:
+    disk = SimDisk(Random(1))
+    journal = Journal(disk)
+    disk.fail(op)
+    with pytest.raises(HostError, match=op):
+        journal.keep_latch("L1")
+    assert journal.latch == "L1"
+    journal.keep_latch("L1")
+    assert Journal(disk).latch == "L1"
+
+
+def test_a_latch_on_a_full_disk_leaves_no_half_file() -> None:
+    disk = SimDisk(Random(1))
+    journal = Journal(disk)
+    disk.full = True
+    with pytest.raises(HostError, match="No space left"):
+        journal.keep_latch("L1")
+    assert (journal.latch, disk.names()) == ("L1", ("journal.json",))
+
+
+def test_a_latch_that_was_kept_survives_a_power_cut_and_one_that_was_dropped_does_not() -> None:
+    for seed in range(50):
+        disk = SimDisk(Random(seed))
+        journal = Journal(disk)
+        journal.keep_latch("L1")
+        disk.crash()
+        assert Journal(disk).latch == "L1"
+        journal.keep_latch("")
+        disk.crash()
+        assert Journal(disk).latch == ""
+
+
 def test_leftovers_are_removed_at_open_and_foreign_files_are_not(disk: Disk) -> None:
-    for name in ("worker-1.json.tmp", "journal.json.tmp", "notes.tmp", "lock"):
+    for name in ("worker-1.json.tmp", "journal.json.tmp", "latch.json.tmp", "notes.tmp", "lock"):
         disk.create(name, b"")
     assert Journal(disk).entries == {}
     assert disk.names() == ("journal.json", "lock", "notes.tmp")

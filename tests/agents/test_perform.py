@@ -1,17 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
 import pytest
 
 from tests.agents.model import FOREIGN, Machine, order
-from tests.agents.simdisk import SimDisk
+from tests.agents.simdisk import CrashPoints, SimDisk
 from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.agents.perform import RESTARTED, NotInjectedError, Performer
+from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, RefusedError
-from trogdor_bus.platform import Surroundings
+from trogdor_bus.platform import Step, Surroundings
 from trogdor_bus.states import Outcome
 
 AROUND = Surroundings()
@@ -322,6 +323,91 @@ def test_disturbances_are_of_applied_workers_only(agent: Agent) -> None:
     assert agent.performer.disturbances(1) == ("rule-1 is gone", "cannot look whether it holds: no /proc")
     agent.performer.heal(1, Outcome.DONE, "")
     assert agent.performer.disturbances(1) == ()
+
+
+def test_reapply_does_again_what_no_longer_holds_and_nothing_else(agent: Agent) -> None:
+    agent.inject()
+    before = agent.on_disk()
+    agent.performer.reapply(1)
+    assert set(agent.machine.done.values()) == {1}
+    agent.machine.effects -= {"rule-1", "stopped-7"}
+    agent.performer.reapply(1)
+    assert agent.machine.done == {(1, "rule-1"): 2, (1, "stopped-7"): 2, (1, "stopped-9"): 1}
+    assert agent.performer.disturbances(1) == () and agent.on_disk() == before
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.machine.effects == FOREIGN
+
+
+@pytest.mark.parametrize("state", [state for state in JournalState if state is not JournalState.APPLIED])
+def test_reapply_is_of_applied_workers_only(agent: Agent, state: JournalState) -> None:
+    agent.performer.reapply(1)
+    agent.inject()
+    agent.journal.put(msgspec.structs.replace(agent.journal.entries[1], state=state))
+    agent.machine.effects.discard("rule-1")
+    agent.performer.reapply(1)
+    assert "rule-1" not in agent.machine.effects
+
+
+class Replacing(Machine):
+    """A machine on which rule 1 never comes back: something new, with a number, takes its place."""
+
+    number = 0
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        assert surroundings is AROUND
+        self.number += 1
+        effect = f"{step.do['effect']}-{self.number}"
+        return (Step({"worker": 1, "effect": effect}, {"effect": effect, "ours": True}),)
+
+
+def test_what_reapply_does_newly_is_on_disk_before_it_is_done(agent: Agent) -> None:
+    agent.machine = agent.performer.platform = Replacing()
+    agent.inject()
+    agent.machine.effects.discard("rule-1")
+    points = agent.machine.points = agent.disk.points = CrashPoints()
+    agent.performer.reapply(1)
+    put, do = points.passed.index("after rename worker-1.json"), points.passed.index("before do rule-1-1")
+    assert points.passed.index("after sync_directory .") < do and put < do
+    assert [step.do["effect"] for step in agent.on_disk().steps] == ["rule-1", "stopped-7", "stopped-9", "rule-1-1"]
+    agent.start()
+    agent.performer.recover()
+    assert agent.machine.effects == FOREIGN
+
+
+def test_what_cannot_be_written_down_is_not_done_again(agent: Agent) -> None:
+    agent.machine = agent.performer.platform = Replacing()
+    agent.inject()
+    agent.machine.effects.discard("rule-1")
+    agent.disk.full = True
+    with pytest.raises(HostError, match="No space left"):
+        agent.performer.reapply(1)
+    assert not [effect for effect in agent.machine.effects if effect.startswith("rule")]
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.machine.effects == FOREIGN
+
+
+def test_reapply_without_end_ends(agent: Agent) -> None:
+    agent.machine = agent.performer.platform = Replacing()
+    agent.inject()
+    with pytest.raises(HostError, match="who undoes it"):
+        for _ in range(MAX_STEPS):
+            agent.machine.effects = {effect for effect in agent.machine.effects if not effect.startswith("rule")}
+            agent.performer.reapply(1)
+    assert len(agent.on_disk().steps) == MAX_STEPS
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.machine.effects == FOREIGN
+
+
+@pytest.mark.parametrize("method", ["alone", "do"])
+def test_reapply_that_fails_says_why_and_the_undo_is_the_same(agent: Agent, method: str) -> None:
+    agent.inject()
+    agent.machine.effects.discard("rule-1")
+    agent.machine.failures[method] = [HostError("not now")]
+    with pytest.raises(HostError, match="not now"):
+        agent.performer.reapply(1)
+    assert agent.on_disk().state is JournalState.APPLIED
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.machine.effects == FOREIGN
 
 
 def test_recover_undoes_everything_newest_first_and_goes_on_after_a_problem(agent: Agent) -> None:

@@ -152,7 +152,7 @@ def open_again(identity: NamespaceIdentity) -> Namespace | None:
         seen.add(inode)
         try:
             namespace = Namespace(path)
-        except (OSError, HostError):
+        except (OSError, ValueError, HostError):  # a path with NUL is a ValueError
             continue
         if namespace.identity.cookie == identity.cookie:
             return namespace

@@ -6,6 +6,7 @@ kernel.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ import msgspec
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.errors import HostError
+from trogdor_bus.names import shown
 from trogdor_bus.platform import Operation, ProcessIdentity, Step
 
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
@@ -182,7 +184,7 @@ def read(operation: Operation) -> AnyOperation:
     try:
         return msgspec.convert(operation, AnyOperation)  # type: ignore[no-any-return]
     except msgspec.ValidationError as error:
-        raise HostError(f"not an operation of the Linux platform: {error}") from None
+        raise HostError(f"not an operation of the Linux platform: {shown(str(error))}") from None
 
 
 def plain(operation: AnyOperation) -> Operation:
@@ -191,6 +193,11 @@ def plain(operation: AnyOperation) -> Operation:
 
 
 def freezes(process: ProcessIdentity, held: Sequence[Step]) -> list[Freeze]:
-    """Return the operations among the held steps that stop this very process."""
-    operations = (read(other.do) for other in held)
-    return [operation for operation in operations if isinstance(operation, Freeze) and operation.process == process]
+    """Return the operations among the held steps that stop this very process; one that cannot be read holds nothing."""
+    found = []
+    for other in held:
+        with contextlib.suppress(HostError):
+            operation = read(other.do)
+            if isinstance(operation, Freeze) and operation.process == process:
+                found.append(operation)
+    return found

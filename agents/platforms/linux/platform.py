@@ -10,6 +10,8 @@ from contextlib import AbstractContextManager
 from signal import Signals
 from typing import get_args
 
+import msgspec
+
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Suspend
 from trogdor_bus.agents.platforms.linux import firewall, locking, newcomers, processes, rules, signals
 from trogdor_bus.agents.platforms.linux.namespace import (
@@ -144,7 +146,7 @@ class LinuxPlatform:
         """
         match read(step.do):
             case Freeze() as freeze if processes.thread_states(freeze.process):
-                return (step,)
+                return (_stop_again(freeze),)
             case Freeze() | Deliver() as signalled:
                 return newcomers.again(signalled, self._attachment, surroundings)
             case Block():
@@ -161,7 +163,7 @@ class LinuxPlatform:
                     return ()
                 with namespace:
                     return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
-            case Thaw(leave=False) as thaw if not freezes(thaw.process, held) and signals.is_stopped(thaw.process):
+            case Thaw(leave=False) as thaw if not _held(thaw, held) and signals.is_stopped(thaw.process):
                 return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
             case _:
                 return ()
@@ -230,6 +232,16 @@ class LinuxPlatform:
         return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 
+def _held(thaw: Thaw, held: Sequence[Step]) -> bool:
+    """Return whether a fault that found the process running still wants it stopped."""
+    return any(not other.leave for other in freezes(thaw.process, held))
+
+
+def _stop_again(freeze: Freeze) -> Step:
+    """Return the stop of a process that runs: its undo lets it run, whatever it did before the fault."""
+    return step(msgspec.structs.replace(freeze, leave=False), Thaw(freeze.process, freeze.name, leave=False))
+
+
 def _prepare_suspend(
     namespace: Namespace, action: Suspend, surroundings: Surroundings, held: Sequence[Step]
 ) -> Prepared:
@@ -239,7 +251,7 @@ def _prepare_suspend(
     for process in found.processes:
         others = freezes(process.identity, held)
         already = signals.is_stopped(process.identity)
-        leave = already and (not others or any(other.leave for other in others))
+        leave = already and all(other.leave for other in others)
         do = Freeze(process.identity, process.name, leave, watch)
         steps.append(step(do, Thaw(process.identity, process.name, leave)))
     return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())

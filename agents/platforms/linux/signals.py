@@ -51,7 +51,7 @@ def thaw(operation: Thaw, held: Sequence[Freeze]) -> str:
     process = operation.process
     try:
         with _opened(process, operation.name) as pidfd:
-            if held:
+            if any(not other.leave for other in held):
                 return f"{_called(operation)} stays stopped: another fault holds it"
             if operation.leave:
                 return f"{_called(operation)} was already stopped before the fault, and is left so"

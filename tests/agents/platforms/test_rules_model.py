@@ -34,7 +34,7 @@ FOREIGN = st.sampled_from(
         "-s 10.0.0.2/32 -j DROP",
         "-s 10.0.0.0/24 -j ACCEPT",
         "-p tcp -m multiport --dports 22 -j ACCEPT",
-        "-i lo -j ACCEPT",
+        "-d 10.0.0.9/32 -j ACCEPT",
         "-j MINE",
         "-p udp -j MINE",
     ]

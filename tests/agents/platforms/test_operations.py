@@ -1,0 +1,24 @@
+"""Operations as data: what the journal hands back is ours, or it is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from trogdor_bus.agents.platforms.linux.operations import Freeze, Thaw, freezes, read, step
+from trogdor_bus.errors import HostError
+from trogdor_bus.platform import ProcessIdentity, Step
+
+PROCESS = ProcessIdentity("boot", 42, 99)
+FREEZE = step(Freeze(PROCESS, "java", leave=False), Thaw(PROCESS, "java", leave=False))
+
+
+def test_what_is_not_ours_is_refused_in_words_that_can_be_shown() -> None:
+    with pytest.raises(HostError, match="not an operation") as caught:
+        read({"op": "\x1b[2J" + "x" * 1000})
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+def test_a_step_that_cannot_be_read_does_not_keep_other_processes_from_running_again() -> None:
+    strange = Step(do={"op": "of a newer version"}, undo={})
+    assert freezes(PROCESS, (strange, FREEZE)) == [read(FREEZE.do)]
+    assert freezes(ProcessIdentity("boot", 43, 99), (strange, FREEZE)) == []

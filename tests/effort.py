@@ -1,0 +1,25 @@
+"""How hard the property tests try: TROGDOR_EFFORT=20 makes twenty times the examples, new ones at each run."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, Phase, settings
+
+EFFORT = int(os.environ.get("TROGDOR_EFFORT", "1"))
+
+
+def examples(number: int, *, steps: int = 30, shrink: bool = True) -> settings:
+    """Return settings for `number` examples; without TROGDOR_EFFORT they are the same at each run."""
+    phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else []))
+    return settings(
+        max_examples=number * EFFORT,
+        stateful_step_count=steps,
+        derandomize=EFFORT == 1,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        phases=phases,
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
