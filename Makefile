@@ -8,9 +8,10 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 BIN := .venv/bin
 READY := .venv/.ready
 SEEDS ?= 10000
+EFFORT ?= 10
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test matrix check fmt sim bench test-all reference clean system
+.PHONY: help demo test matrix check fmt sim fuzz bench test-all reference clean system
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -38,10 +39,14 @@ fmt: $(READY) ## Format the code
 sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 
+fuzz: $(READY) system ## Fuzz every decoder and model, EFFORT=10 times the examples of make test, new ones each time
+	TROGDOR_EFFORT=$(EFFORT) $(PYTEST) -n auto --timeout 900 tests/fuzz tests/agents/test_journal_model.py \
+		tests/agents/test_stops_model.py tests/agents/platforms/test_rules_model.py
+
 bench: $(READY) system ## Measure, print tables, write JSON to benchmarks/results
 	$(BIN)/python -m benchmarks
 
-test-all: test sim matrix ## Run the tests, the long simulation and the crash matrix
+test-all: test fuzz sim matrix ## Run all of them
 
 reference: $(READY) ## Write the generated parts of docs/reference
 	$(BIN)/python -m tests.house.reference
