@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import msgspec
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
-from trogdor_bus.errors import FencedError
+from trogdor_bus.errors import ConflictError, FencedError
 from trogdor_bus.messages import Latch, NodeRow, TaskInfo
 from trogdor_bus.transports import transport
 
@@ -21,27 +22,43 @@ from trogdor_bus.transports import transport
 class Errand:
     """The one-shot coordinator as a client sees it, without a bus between them."""
 
-    def __init__(self, service: Service) -> None:
-        self._api = service.api
+    def __init__(self, service: Service, running: asyncio.Task[int]) -> None:
+        self._api, self._running = service.api, running
 
     async def abort(self, latch: str, node: str = "") -> Latch:
         """End everything; as `Client.abort`."""
         return self._api.abort(latch, node)
 
     async def nodes(self) -> tuple[NodeRow, ...]:
-        """Return the nodes that were heard, or had something to do."""
+        """Return the nodes that were heard, or had something to do; FencedError if another coordinator took over."""
+        self.check()
         return tuple(self._api.nodes())
 
     async def tasks(self) -> tuple[TaskInfo, ...]:
         """Return every task."""
         return tuple(self._api.all_tasks())
 
+    def check(self) -> None:
+        """Raise FencedError, or KeyboardInterrupt, if the coordinator ended before its errand."""
+        if self._running.done():
+            if self._running.result() == 0:
+                raise KeyboardInterrupt  # by a signal, which its service has caught
+            raise FencedError("another coordinator took over before the proof: abort again, to ask it")
+
 
 def last_url(state_dir: Path) -> str:
     """Return where the last coordinator with that state listened, "" if none did; ConflictError while one runs."""
-    if not (state_dir / "coordinator.db").exists():
+    if not os.path.exists(state_dir / "coordinator.db"):  # noqa: PTH110 (no error where the directory is closed)
         return ""
-    with contextlib.closing(Store(state_dir)) as store:
+    try:
+        store = Store(state_dir)
+    except ConflictError:
+        pid = (state_dir / "coordinator.lock").read_text().strip()
+        raise ConflictError(
+            f"the coordinator with its state in {state_dir} runs (process {pid}), but does not answer: "
+            f"is it at another address? If it hangs: kill -KILL {pid}, then abort again"
+        ) from None
+    with contextlib.closing(store):
         return store.load().meta.url
 
 
@@ -57,11 +74,11 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
             service = Service(msgspec.structs.replace(settings, abort_all=True), store, bus)
             running = asyncio.create_task(service.run())
             try:
+                errand = Errand(service, running)
                 while service.api.status().listening:
-                    if running.done():
-                        raise FencedError("another coordinator is in charge of these agents")
+                    errand.check()
                     await asyncio.sleep(0.02)
-                yield Errand(service)
+                yield errand
             finally:
                 service.end("the errand is done")
                 await running

@@ -106,6 +106,9 @@ class Machine:
         left = step.undo["ours"] and effect in self.effects and not _holds(held, effect)
         return (effect,) if left else ()
 
+    def by_hand(self, step: Step) -> str:
+        return f"remove {step.undo['effect']}" if step.undo["ours"] else ""
+
     def _may_fail(self, method: str) -> None:
         failures = self.failures.get(method)
         error = failures.pop(0) if failures else None

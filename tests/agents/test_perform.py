@@ -243,6 +243,19 @@ def test_one_stuck_step_does_not_keep_the_others(agent: Agent) -> None:
         agent.performer.forget(1)
 
 
+def test_what_a_person_would_type_is_of_what_may_be_left_newest_first(agent: Agent) -> None:
+    assert agent.performer.by_hand(1) == ()
+    agent.inject()
+    assert agent.performer.by_hand(1) == ("remove stopped-7", "remove rule-1")
+    agent.machine.sticky = {"rule-1"}
+    with pytest.raises(CannotHealError):
+        agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.performer.by_hand(1) == ("remove rule-1",)
+    agent.machine.sticky = set()
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.performer.by_hand(1) == ()
+
+
 def test_a_stuck_worker_keeps_only_what_is_left_and_its_first_cause(agent: Agent) -> None:
     agent.inject()
     agent.machine.sticky = {"rule-1"}

@@ -134,8 +134,10 @@ def test_nothing_shown_holds_a_control_character(tmp_path: Path) -> None:
 def test_schema_describes_every_class() -> None:
     ran = run("schema")
     schema = json.loads(ran.out)
-    tags = {entry["properties"]["class"]["enum"][0] for entry in schema["$defs"].values() if "properties" in entry}
-    assert tags == set(registry().by_tag)
+    classes = [entry["properties"] for entry in schema["$defs"].values() if "class" in entry.get("properties", {})]
+    assert {properties["class"]["enum"][0] for properties in classes} == set(registry().by_tag)
+    restart = schema["$defs"]["RestartSpec"]["properties"]
+    assert {"unit", "container", "command", "unless", "aliveMs"} == set(restart)
 
 
 def test_faults_lists_every_class_and_its_example_is_valid() -> None:

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from trogdor_bus.cli import render
-from trogdor_bus.messages import NodeRow, TaskInfo
+from trogdor_bus.cli import live, render
+from trogdor_bus.messages import CoordinatorStatus, NodeRow, TaskInfo, WorkerChanged, WorldView
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
 SPEC = msgspec.Raw(b'{"class":"org.apache.kafka.trogdor.task.NoOpTaskSpec","startMs":0,"durationMs":3661000}')
@@ -100,6 +100,77 @@ def _columns_joined(text: str) -> str:
     starts = [match.start() for match in re.finditer(r"\S+", lines[0])]
     bounds = list(zip(starts, [*starts[1:], None], strict=True))
     return "\n".join("".join(line[a:b].rstrip() for line in lines[1:]) for a, b in bounds)
+
+
+RED = "\x1b[1;31m"
+COMMAND = "nsenter --net=/run/netns/a-long-name iptables -D INPUT -j TB-0856b5e4822354ad -w; iptables -F x -w"
+STUCK = WorkerRow(
+    id=1,
+    node="node3",
+    state=WorkerState.STUCK,
+    outcome=Outcome.FAILED,
+    status="undoing",
+    error="it stays",
+    residue=("chain TB-0856b5e4822354ad in iptables",),
+    by_hand=(COMMAND, "kill -CONT 7"),
+)
+
+
+STUCK_NO_MORE = msgspec.structs.replace(STUCK, state=WorkerState.DONE, by_hand=(), residue=())
+
+
+def terminal(width: int = 60) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    colours = Console(file=out, width=width, force_terminal=True, color_system="standard", markup=False, emoji=False)
+    return colours, out
+
+
+def test_what_is_stuck_is_red_with_commands_that_can_be_copied() -> None:
+    to, out = terminal()
+    task = row(TaskState.DONE, outcome=Outcome.FAILED, error="e", started_ms=START_MS, done_ms=START_MS)
+    render.print_workers(to, TaskInfo(task=task, workers=(STUCK,)))
+    assert f"{RED}STUCK" in out.getvalue()
+    lines = out.getvalue().splitlines()
+    assert all("\x1b[1;31m" in line for line in lines if "left" in line or "error:" in line)
+    assert [line for line in lines if "by hand" in line] == [
+        f"{RED}node3, by hand: {command}\x1b[0m" for command in STUCK.by_hand
+    ]
+
+
+def test_a_dirty_node_is_red_with_what_to_type() -> None:
+    to, out = terminal()
+    dirty = f"the undo of task t is stuck; by hand: {COMMAND}"
+    nodes = [
+        NodeRow(name="clean", alive=True, heard_ms=0),
+        NodeRow(name="latched", alive=True, heard_ms=0, latch="L1"),
+        NodeRow(name="both", alive=True, heard_ms=0, latch="L1", dirty=(dirty,)),
+        NodeRow(name="gone", heard_ms=0, latch="L1", dirty=("the undo of task u is stuck",)),
+    ]
+    render.print_nodes(to, nodes, 1000)
+    written = out.getvalue()
+    for coloured in ("\x1b[32malive", "\x1b[1;33maborted", f"{RED}dirty", f"{RED}silent"):
+        assert coloured in written
+    assert written.splitlines()[-2:] == [
+        f"{RED}both: {dirty}\x1b[0m",
+        f"{RED}gone: the undo of task u is stuck\x1b[0m",
+    ]
+
+
+def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
+    to, out = terminal(80)
+    screen = live._LiveScreen(to, "here")
+    dirty = NodeRow(name="node3", alive=True, heard_ms=0, dirty=("the undo of task t is stuck; by hand: kill -CONT 7",))
+    status = CoordinatorStatus(server_start_ms=0, now_ms=0)
+    with screen.live:
+        screen.view(WorldView(seq=1, at_ms=0, status=status, nodes=(dirty,)))
+        screen.event(WorkerChanged(seq=2, at_ms=0, task_id="t", worker=STUCK, text="task t on node3: it stays"))
+        screen.event(WorkerChanged(seq=3, at_ms=0, task_id="u", worker=STUCK_NO_MORE, text="task u on node3: done"))
+        screen.tick()
+    written = out.getvalue()
+    assert f"{RED}1970-01-01T00:00:00Z task t on node3: it stays" in written
+    assert f"{RED}dirty" in written
+    assert f"{RED}node3: the undo of task t is stuck; by hand: kill -CONT 7" in written
+    assert "task u on node3: done" in written and f"{RED}1970-01-01T00:00:00Z task u" not in written
 
 
 def test_nothing_is_markup_and_nothing_is_raw() -> None:

@@ -100,7 +100,7 @@ def test_the_table_of_outcomes_is_complete_and_right() -> None:
         body = json.loads(shown)
         assert body["state"] == "DONE"
         assert ("error" in body) == (name not in ("done", "cancelled"))
-        assert body["cancelled"] == (name == "cancelled")
+        assert body["cancelled"] == (name in ("cancelled", "aborted"))
     assert RESTARTED in text
 
 

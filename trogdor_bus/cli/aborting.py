@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import socket
 import time
 import uuid
 from pathlib import Path
@@ -15,7 +18,7 @@ from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.options import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.config import DEFAULT_LEASE_MS, CoordinatorSettings
-from trogdor_bus.errors import BusError, ConflictError, FencedError, HostError, NoCoordinatorError
+from trogdor_bus.errors import BusError, ConflictError, FencedError, HostError, NoCoordinatorError, NotFoundError
 from trogdor_bus.keys import COORDINATOR_FILE
 from trogdor_bus.messages import Latch, NodeRow, TaskInfo
 from trogdor_bus.states import WorkerState
@@ -67,8 +70,11 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
 
     try:
         return asyncio.run(errand())
-    except (ConflictError, BusError, FencedError, HostError) as error:
-        raise _left_to_the_agents(f"{silence}\nits place cannot be taken from here: {error}") from None
+    except FencedError as error:
+        teller.say(str(error))
+        return 3
+    except (ConflictError, BusError, HostError) as error:
+        raise _left_to_the_agents(f"{silence}\n  its place cannot be taken: {error}") from None
 
 
 def resume(reach: Reach, node: str, as_json: bool) -> int:
@@ -98,10 +104,13 @@ def resume(reach: Reach, node: str, as_json: bool) -> int:
 async def _abort(
     source: _Source, latch_id: str, node: str, *, within_s: float, teller: _Teller, appear_s: float = 0.0
 ) -> int:
-    """Abort, wait for the proof of every node that is alive, and return the exit code."""
-    latch = await source.abort(latch_id, node)
-    teller.say(f"Aborting {node or 'everything'}: every fault ends, nothing starts until `trogdor-bus resume`.")
+    """Abort, wait for the proof of every node that is alive, and return the exit code.
+
+    `appear_s` is how long a coordinator that has just begun waits for agents that it did not hear yet.
+    """
     began = time.monotonic()
+    latch = await _latch(source, latch_id, node, began + appear_s)
+    teller.say(f"Aborting {node or 'everything'}: every fault ends, nothing starts until `trogdor-bus resume`.")
     while True:
         holding = {
             worker.node
@@ -119,16 +128,24 @@ async def _abort(
             break
         await asyncio.sleep(POLL_S)
     unproven = [name for name, state in states.items() if state == "waiting"] + unheard
-    code = 1 if "stuck" in states.values() else 3 if unproven else 0
-    teller.end(latch, states, rows, unproven)
-    return code
+    nobody = appear_s > 0 and all(state == "silent" for state in states.values())
+    teller.end(latch, states, rows, unproven, nobody=nobody)
+    return 1 if any(row.dirty for row in rows) else 3 if unproven or nobody else 0
+
+
+async def _latch(source: _Source, latch_id: str, node: str, deadline: float) -> Latch:
+    while True:
+        try:
+            return await source.abort(latch_id, node)
+        except NotFoundError:
+            if time.monotonic() >= deadline:
+                raise
+        await asyncio.sleep(POLL_S)
 
 
 def _state(row: NodeRow, latch: str) -> str:
-    if row.dirty:
-        return "stuck"
     if row.left or (row.latch == latch and row.at_rest):
-        return "ended"
+        return "stuck" if row.dirty else "ended"
     return "waiting" if row.alive else "silent"
 
 
@@ -149,11 +166,14 @@ class _Teller:
             state = states.get(row.name, "waiting")
             if not self._as_json and state != "waiting" and self._said.get(row.name) != state:
                 self._said[row.name] = state
-                words = "; ".join([_WORDS[state], *row.dirty])
-                render.print_line(render.console(), f"  {row.name}: {words}", _STYLES[state])
+                to = render.console()
+                render.print_line(to, f"  {row.name}: {_WORDS[state]}", _STYLES[state])
+                render.print_dirt(to, [row])
 
-    def end(self, latch: Latch, states: dict[str, str], rows: list[NodeRow], unproven: list[str]) -> None:
-        """Tell how it ended."""
+    def end(
+        self, latch: Latch, states: dict[str, str], rows: list[NodeRow], unproven: list[str], *, nobody: bool
+    ) -> None:
+        """Tell how it ended; `nobody` was heard."""
         if self._as_json:
             nodes: list[dict[str, Any]] = [
                 {"node": row.name, "state": states[row.name], "dirty": row.dirty} for row in rows if row.name in states
@@ -162,6 +182,11 @@ class _Teller:
             return
         ended = sum(state == "ended" for state in states.values())
         self.say(f"Aborted: {ended} of {len(states)} nodes hold nothing and start nothing.")
+        if nobody:
+            self.say(
+                f"No agent was heard within {APPEAR_S:g} s: is this the address that they dial, are these its keys? "
+                "Each ends its faults by itself at their deadlines, and at the latest when its lease ends."
+            )
         if unproven:
             self.say(
                 f"No proof from {', '.join(unproven)}. An agent there ends its faults by itself, at the latest "
@@ -173,24 +198,48 @@ class _Teller:
 def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) -> CoordinatorSettings:
     """Return how to be the coordinator here; NoCoordinatorError if this machine may not."""
     keys = options.keys_dir(reach.keys, reach.insecure)
-    if keys is not None and not (keys / COORDINATOR_FILE).exists():
-        raise _left_to_the_agents(f"{silence}\nits place can be taken only on its own host, with its keys")
+    host, port = options.parse_address(reach.coordinator)
+    why = ""
+    if keys is not None and not os.path.exists(keys / COORDINATOR_FILE):  # noqa: PTH110 (no error where it is closed)
+        why = f"its place can be taken only on its own host, with its keys ({COORDINATOR_FILE}, not in {keys})"
+    elif not _is_here(host):
+        why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{port}"
+    if why:
+        raise _left_to_the_agents(f"{silence}\n  {why}")
     from trogdor_bus.coordinator.oneshot import last_url
 
-    asked = options.bus_url(reach.transport, *options.parse_address(reach.coordinator))
+    asked = options.bus_url(reach.transport, host, port)
     try:
         last = last_url(state_dir)
-    except (ConflictError, HostError) as error:
-        raise _left_to_the_agents(f"{silence}\nits place cannot be taken: {error}") from None
-    same = urlsplit(last).port == urlsplit(asked).port
-    return CoordinatorSettings(url=last if last and same else asked, state_dir=state_dir, keys=keys)
+    except ConflictError as error:
+        why = str(error)
+    except HostError as error:
+        why = f"its place cannot be taken: {error}"
+    else:
+        if not last or urlsplit(last).port == port:
+            return CoordinatorSettings(url=last or asked, state_dir=state_dir, keys=keys)
+        why = (
+            f"the last coordinator with its state in {state_dir} was at {last}: give that port, or the --state-dir "
+            "of the one that you mean"
+        )
+    raise _left_to_the_agents(f"{silence}\n  {why}")
+
+
+def _is_here(host: str) -> bool:
+    """Return whether that is this machine: whether an address of it can be bound."""
+    with contextlib.suppress(OSError):
+        for family, kind, protocol, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM):
+            with contextlib.suppress(OSError), socket.socket(family, kind, protocol) as bound:
+                bound.bind(address)
+                return True
+    return False
 
 
 def _left_to_the_agents(text: str) -> NoCoordinatorError:
     lease_s = DEFAULT_LEASE_MS / 1000
     return NoCoordinatorError(
         f"{text}\n"
-        "  nothing was aborted from here. What happens now:\n"
+        "nothing was aborted from here. What happens now:\n"
         f"  each agent ends its faults by itself at their deadlines, and at the latest {lease_s:g} s after the\n"
         "  coordinator's last word (its --lease, if it was given another one)\n"
         "  to end them now: run `trogdor-bus abort` on the coordinator's host, or end the agent on each node (SIGTERM)"

@@ -70,7 +70,7 @@ def _words(schema: dict[str, Any], components: dict[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(_words(option, components) for option in schema["anyOf"])
     if "enum" in schema:
-        return "one of " + ", ".join(map(str, schema["enum"]))
+        return "one of " + ", ".join(str(choice) or '""' for choice in schema["enum"])
     if schema.get("type") == "array":
         return f"list of {_words(schema.get('items') or {}, components)}"
     if schema.get("type") == "object" and isinstance(schema.get("additionalProperties"), dict):

@@ -37,7 +37,7 @@ def nodes(
     if as_json:
         render.print_json({"nowMs": status.now_ms, "nodes": rows})
     elif rows:
-        render.console().print(render.nodes_table(rows, status.now_ms))
+        render.print_nodes(render.console(), rows, status.now_ms)
     else:
         print("No nodes: start an agent on each (trogdor-bus agent --node NAME --coordinator HOST).")
 

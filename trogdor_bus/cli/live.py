@@ -178,7 +178,7 @@ class _LiveScreen:
     def _screen(self, now_ms: int) -> RenderableType:
         head = render.text(f"{self._where}: {_summary(self._view)}", "bold")
         nodes = sorted(self._view.nodes.values(), key=lambda node: node.name)
-        return Group(head, render.nodes_table(nodes, now_ms), _running(self._view, now_ms))
+        return Group(head, render.nodes_table(nodes, now_ms), *render.dirt(nodes), _running(self._view, now_ms))
 
 
 def _running(view: View, now_ms: int) -> Table:

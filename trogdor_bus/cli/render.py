@@ -128,7 +128,6 @@ def workers_table(info: TaskInfo) -> Table:
         notes += [f"warning: {note}" for note in worker.warnings]
         notes += [f"disturbed: {note}" for note in worker.disturbed]
         notes += [f"left behind: {note}" for note in worker.residue]
-        notes += [f"by hand: {note}" for note in worker.by_hand]
         notes += [f"left out: {note}" for note in worker.left_out]
         stuck = worker.state is WorkerState.STUCK
         state = worker.state.value if stuck else worker.outcome.value or worker.state.value
@@ -137,17 +136,40 @@ def workers_table(info: TaskInfo) -> Table:
     return result
 
 
+def print_workers(to: Console, info: TaskInfo) -> None:
+    """Print a task's workers, then what a person would type for those that are stuck, each on a line to be copied."""
+    to.print(workers_table(info))
+    for worker in info.workers:
+        for command in worker.by_hand:
+            to.print(text(f"{worker.node}, by hand: {command}", _COLOURS["STUCK"]), soft_wrap=True)
+
+
 def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
     """Return the nodes with what was last heard of them; `now_ms` is on the coordinator's clock."""
     result = table("NODE", "STATE", "HEARD", "ADDRESSES", "NOTE")
     for node in nodes:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
-        note = "\n".join(part for part in (node.note, *node.dirty, tags) if part)
-        style = _COLOURS["dirty"] if node.dirty else ""
-        addresses = "\n".join(node.addresses) or node.hostname
-        add_row(result, node.name, node_state(node), heard, addresses, text(note, style))
+        note = "\n".join(part for part in (node.note, tags) if part)
+        add_row(result, node.name, node_state(node), heard, "\n".join(node.addresses) or node.hostname, note)
     return result
+
+
+def dirt(nodes: Iterable[NodeRow]) -> list[Text]:
+    """Return what is stuck on the nodes, each with what a person would type, one line each."""
+    return [text(f"{node.name}: {what}", _COLOURS["dirty"]) for node in nodes for what in node.dirty]
+
+
+def print_nodes(to: Console, nodes: Sequence[NodeRow], now_ms: int) -> None:
+    """Print the nodes, then what is stuck on them."""
+    to.print(nodes_table(nodes, now_ms))
+    print_dirt(to, nodes)
+
+
+def print_dirt(to: Console, nodes: Iterable[NodeRow]) -> None:
+    """Print what is stuck on the nodes, each on a line to be copied."""
+    for line in dirt(nodes):
+        to.print(line, soft_wrap=True)
 
 
 def node_state(node: NodeRow) -> str:

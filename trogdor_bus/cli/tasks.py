@@ -129,7 +129,7 @@ def show(
     if task.error:
         render.print_line(console, f"Error: {task.error}", "red")
     if info.workers:
-        console.print(render.workers_table(info))
+        render.print_workers(console, info)
     render.print_line(console, f"Spec: {json.dumps(json.loads(bytes(task.spec)), indent=2)}")
 
 

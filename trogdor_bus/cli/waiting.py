@@ -72,7 +72,7 @@ def _tell_end(info: TaskInfo) -> None:
     if task.error:
         render.print_line(console, f"Error: {task.error}", "red")
     if any(worker.error or worker.warnings or worker.disturbed or worker.residue for worker in info.workers):
-        console.print(render.workers_table(info))
+        render.print_workers(console, info)
 
 
 class _Silent:
