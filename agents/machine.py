@@ -149,6 +149,7 @@ class AgentMachine:
         self._version, self._pid = version, pid
         self._counter = life << 32
         self._sent: dict[int, int] = {}
+        self._past: dict[int, Worker] = {}
         self._addresses: tuple[str, ...] = ()
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
@@ -243,6 +244,9 @@ class AgentMachine:
             self._coordinator = snapshot.coordinator
         self._heed_latch(snapshot, fresh, now_ms, effects)
         wanted = {order.worker: order for order in snapshot.orders if order.journal == self.journal}
+        for worker_id in wanted.keys() & self._past.keys():
+            past = self.workers[worker_id] = self._past.pop(worker_id)
+            past.done_counter = 0  # an older store asks: tell again how it ended
         for worker in self._all():
             if worker.id in wanted:
                 continue
@@ -250,12 +254,12 @@ class AgentMachine:
             heard = fresh and echo is not None and 0 < worker.done_counter <= echo.counter
             if worker.state is WorkerState.DONE and heard:
                 self._move(worker, "forget", now_ms)
-                del self.workers[worker.id]
-                effects.append(Forget(worker.id))
+                self._past[worker.id] = self.workers.pop(worker.id)
         if fresh and sent_ms is not None and not self.leaving:
             for order in wanted.values():
                 if order.worker not in self.workers and order.actions is not None:
-                    self._start(order, sent_ms + order.remaining_ms, now_ms, effects)
+                    ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
+                    self._start(order, ends_ms, now_ms, effects)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
@@ -303,10 +307,9 @@ class AgentMachine:
     def _refusal(self, order: Order) -> str:
         if self.latch:
             return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
-        longest_ms = max(order.duration_ms, order.remaining_ms)
-        if longest_ms > self.limits.ceiling_ms:
+        if order.duration_ms > self.limits.ceiling_ms:
             return (
-                f"durationMs {longest_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
+                f"durationMs {order.duration_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
                 "shorten it, or start the agent with a higher ceiling"
             )
         stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]
@@ -335,6 +338,9 @@ class AgentMachine:
             elif worker.state is WorkerState.STUCK and worker.retry_ms is not None and now_ms >= worker.retry_ms:
                 worker.retry_ms = None
                 effects.append(Heal(worker.id, worker.outcome, worker.error))
+        for worker in [worker for worker in self._past.values() if now_ms >= worker.ends_ms]:
+            del self._past[worker.id]
+            effects.append(Forget(worker.id))
         running = tuple(worker.id for worker in self._all() if worker.state is WorkerState.RUNNING)
         if now_ms >= self._beat_ms and running and not self._looking:
             self._looking = True

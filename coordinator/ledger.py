@@ -107,6 +107,18 @@ class Ledger:
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
 
+    def turn_back(self) -> None:
+        """Let no task have begun in the future: the wall clock went back while no coordinator ran."""
+        for task in [task for task in self.view.tasks.values() if task.start_ms > self.now_ms]:
+            asked_ms = msgspec.json.decode(task.original).get("startMs", 0) if task.state is TaskState.PENDING else 0
+            start_ms = max(self.now_ms, asked_ms)
+            if task.state is not TaskState.DONE and start_ms != task.start_ms:
+                stop_ms = min(task.stop_ms, start_ms)
+                self.put(
+                    msgspec.structs.replace(task, start_ms=start_ms, stop_ms=stop_ms),
+                    f"task {task.id} counts from now: the clock went back",
+                )
+
     def prune(self) -> None:
         """Forget ended tasks that are too many or too old."""
         done = [task for task in self.view.tasks.values() if task.state is TaskState.DONE]

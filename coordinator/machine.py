@@ -198,14 +198,8 @@ class CoordinatorMachine:
         if task is None:
             return
         if task.state is TaskState.PENDING:
-            self._move(
-                task,
-                "stop",
-                "cancelled before it started",
-                cancelled=True,
-                outcome=Outcome.CANCELLED,
-                done_ms=self._now,
-            )
+            ended = {"cancelled": True, "outcome": Outcome.CANCELLED, "done_ms": self._now}
+            self._move(task, "stop", "cancelled before it started", **ended)
         elif task.state is TaskState.RUNNING:
             self._move(task, "stop", "is being stopped", cancelled=True, stop_ms=self._now, active=False)
             self._unwant_all(task_id)
@@ -318,9 +312,11 @@ class CoordinatorMachine:
         """End the workers that an agent which holds our latest word does not have, and can never start any more."""
         for worker_id in set(node.open) - reported:
             row = self._ledger.row(worker_id)
-            if row.journal != node.row.journal or row.state is WorkerState.STUCK:
+            if row.journal != node.row.journal:
                 continue
-            if not row.wanted:
+            if row.state is WorkerState.STUCK:
+                self._end_worker(row, row.outcome, row.error)  # undone since, and another coordinator was told
+            elif not row.wanted:
                 self._end_worker(row, Outcome.DONE, "")
             elif row.state is not WorkerState.RECEIVING or self._ledger.actions(worker_id) is None:
                 self._end_worker(row, Outcome.UNKNOWN, f"outcome unknown: node {row.node} has no record of it")
@@ -353,7 +349,9 @@ class CoordinatorMachine:
             return
         self.listening = False
         self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
-        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=self.place.url))
+        first = self.place.first_worker()
+        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=self.place.url, next_worker=first))
+        self._ledger.turn_back()
         if self._orphans == "adopt":
             self._adopt()
         self._changed.update(node.row.name for node in self.fleet.nodes.values())

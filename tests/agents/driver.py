@@ -25,7 +25,7 @@ TEXTS = Texts("starting it", "it runs", "stopping it", "it is over")
 
 
 def order(worker: int = 1, *, remaining_ms: int = 10_000, journal: str = "j1", **fields: Any) -> Order:
-    given: dict[str, Any] = {"task": f"t{worker}", "texts": TEXTS, "actions": (), "duration_ms": 10_000, **fields}
+    given: dict[str, Any] = {"task": f"t{worker}", "texts": TEXTS, "actions": (), "duration_ms": remaining_ms, **fields}
     return Order(worker=worker, journal=journal, remaining_ms=remaining_ms, **given)
 
 

@@ -43,7 +43,7 @@ class SimDisk:
     def __init__(self, random: Random, points: CrashPoints | None = None) -> None:
         self._random = random
         self.points = points or CrashPoints()
-        self.full = False
+        self.full = self.gone = False
         self._failures: dict[str, int] = {}
         self._states: dict[str, list[_File | None]] = {}
 
@@ -63,10 +63,14 @@ class SimDisk:
                 left[name] = [survivor]
         self._states = left
 
+    def wipe(self, *, gone: bool) -> None:
+        """Let somebody remove every file, durably, and with `gone` the directory, until `mend`."""
+        self._states, self.gone = {}, gone
+
     def mend(self) -> None:
-        """Take back every `fail` and `full`."""
+        """Take back every `fail`, `full` and `gone`."""
         self._failures.clear()
-        self.full = False
+        self.full = self.gone = False
 
     def read(self, name: str) -> bytes:
         self._may_fail("read", name)
@@ -124,6 +128,8 @@ class SimDisk:
         self.points.visit(f"after {op} {name}")
 
     def _may_fail(self, op: str, name: str) -> None:
+        if self.gone:
+            raise HostError(f"cannot {op} {name}: No such file or directory")
         left = self._failures.pop(op, 0) - 1
         if left == 0:
             raise HostError(f"cannot {op} {name}: Input/output error")

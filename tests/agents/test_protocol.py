@@ -169,7 +169,27 @@ def test_done_is_forgotten_only_after_the_coordinator_heard_it() -> None:
     assert agent.hear(order(), echo=heard) == [], "it is still wanted"
     agent.pass_(FRESH_MS)
     assert agent.hear(echo=heard) == [], "the word is stale"
-    assert agent.hear() == [Forget(1)]
+    assert agent.hear() == []
+    assert agent.beats[-1].reports == ()
+
+
+def test_what_was_forgotten_before_its_end_is_told_to_an_older_store_that_asks_and_never_done_again() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(Healed(1))
+    agent.hear()
+    assert agent.beats[-1].reports == ()
+    assert agent.hear(order()) == []
+    assert (agent.report().state, agent.report().outcome) == (WorkerState.DONE, Outcome.DONE)
+    agent.hear()
+    assert Forget(1) in agent.pass_(11_000)
+
+
+def test_an_end_is_never_later_than_the_duration_whatever_the_coordinators_clock_did() -> None:
+    agent = Agent()
+    agent.run(remaining_ms=3_600_000, duration_ms=10_000)
+    assert Heal(1, Outcome.DONE, "") in agent.pass_(10_000)
 
 
 # --- leases and limits ------------------------------------------------------------------------------------------------

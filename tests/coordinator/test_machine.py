@@ -96,10 +96,11 @@ def test_a_task_from_creation_to_done(cluster: Cluster) -> None:
     task = cluster.task()
     assert (task.state, task.started_ms, task.start_ms, task.done_ms) == (RUNNING, cluster.now, cluster.now, -1)
     rows = cluster.machine.view.info("t").workers
+    first = cluster.machine.place.first_worker()
     assert [(row.id, row.node, row.journal) for row in rows] == [
-        (100, "a", "j-a"),
-        (101, "b", "j-b"),
-        (102, "c", "j-c"),
+        (first, "a", "j-a"),
+        (first + 1, "b", "j-b"),
+        (first + 2, "c", "j-c"),
     ]
     assert {(row.state, row.status) for row in rows} == {(W.RECEIVING, "receiving")}
     assert cluster.orders("a") == [("t", True)]

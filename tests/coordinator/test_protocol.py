@@ -318,7 +318,17 @@ def test_a_restart_resumes_running_tasks_with_the_same_workers(cluster: Cluster)
     assert (cluster.task().state, cluster.task().outcome) == (DONE, Outcome.DONE)
     cluster.pass_(8_000, *NODES)
     assert cluster.task("later").state is RUNNING
-    assert cluster.row("a", "later").id == 104, "worker ids go on, they are never used again"
+    assert cluster.row("a", "later").id == cluster.machine.place.first_worker(), "no start uses the ids of another"
+
+
+def test_a_clock_that_was_set_back_while_nobody_ran_does_not_lengthen_a_task(cluster: Cluster) -> None:
+    cluster.create("t")
+    cluster.all_say(W.RUNNING)
+    cluster.create("later", startMs=cluster.now + 60_000)
+    cluster.now -= 3_600_000
+    cluster.restart()
+    assert cluster.task("t").end_ms <= cluster.now + 10_000
+    assert cluster.task("later").start_ms > cluster.now + 3_600_000, "who named a time gets that time"
 
 
 def test_a_restart_ends_what_ended_meanwhile(cluster: Cluster) -> None:

@@ -1,4 +1,7 @@
-"""Run schedules: `python -m tests.sim --seeds N [--first S] [--jobs J]`, or one: `--seed S [--story]`."""
+"""Run schedules: `python -m tests.sim --seeds N [--first S] [--jobs J]`, or one: `--seed S [--story]`.
+
+`--mutants` breaks the system on purpose, in each way that mutants.py lists, and says how soon that was noticed.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.sim import hunt
 from tests.sim.schedule import run, story
 from tests.sim.tally import Tally
 from tests.sim.world import Violation
@@ -34,11 +38,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--story", action="store_true", help="print the whole time line of --seed")
+    parser.add_argument("--mutants", action="store_true", help="how many seeds each deliberate bug takes to be noticed")
     asked = parser.parse_args()
     if asked.seed is not None:
         told = story(asked.seed, whole=asked.story)
         print(told)
         return int("VIOLATION" in told)
+    if asked.mutants:
+        lines, caught = hunt.table(asked.jobs)
+        print("\n".join(lines))
+        return int(not caught)
     began = time.monotonic()
     total, broken = Tally(), list[tuple[int, str]]()
     with ProcessPoolExecutor(asked.jobs) as pool:

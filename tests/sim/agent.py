@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from tests.agents.simdisk import Crash, SimDisk
-from tests.sim.clock import DriftingClock
-from tests.sim.model import FOREIGN, Machine
+from tests.sim.clock import DriftingClock, some_rate
+from tests.sim.model import Machine
+from tests.sim.promises import Promises
 from trogdor_bus.agents.events import (
     AddressesRead,
     Effect,
@@ -20,50 +21,52 @@ from trogdor_bus.agents.events import (
     Healed,
     Inject,
     Injected,
+    KeepLatch,
+    LatchKept,
     Look,
     Looked,
     NotHealed,
     NotInjected,
+    Reapplied,
+    Reapply,
     SendBeat,
     SnapshotHeard,
     Ticked,
 )
-from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.machine import AgentMachine, Limits, Worker
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.agents.service import remembered
 from trogdor_bus.errors import BusError, CannotHealError, HostError, TrogdorBusError
 from trogdor_bus.messages import Beat, Snapshot, decode, encode
 from trogdor_bus.platform import Surroundings
-from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordinator
 
 if TYPE_CHECKING:
     from tests.sim.world import World
 
-FRESH_MS = 5_000
-"""The promise that is checked; the machine has a constant of its own."""
-SLACK_MS = 1_000
-"""How late an agent that is awake may notice something."""
-
 
 class SimAgent:
-    """One host with its disk, clock and model machine, and the agent's process on it, if that runs."""
+    """One host with its disk, clock and model machine, and the agent's process on it, if that runs.
+
+    On some hosts a guard undoes at once what a killed process leaves.
+    """
 
     def __init__(self, world: World, node: str, address: str, limits: Limits) -> None:
         self.world, self.node, self.limits = world, node, limits
+        self.guarded = world.random.random() < 0.5
         self.platform = Machine(world.random, address, self._stepped)
         self.disk: SimDisk = world.new_disk(self.platform.points)
         self.clock = self._new_clock()
         self.machine: AgentMachine | None = None
         self.journal: Journal | None = None
         self.frozen = self.retired = False
-        self.awake_since = 0
-        self._kept: set[int] = set()
-        self._journal_id = ""
-        self.fresh_ms: int | None = None
-        self._life = 0
-        self._held_back: list[Callable[[], None]] = []
+        self.awake_since = self._life = 0
+        self.promises = Promises(self)
+        self._suspended_ms: int | None = None
+        self._again = False
+        self._unrecorded: set[int] = set()
+        self._held_back: list[tuple[int, Callable[[], None]]] = []
 
     @property
     def up(self) -> bool:
@@ -78,6 +81,8 @@ class SimAgent:
             return
         world = self.world
         self._life += 1
+        self.disk.gone = False
+        self._count_leaks()
         try:
             self.journal = Journal(self.disk, new_id=world.new_journal)
             self._performer = Performer(self.journal, self.platform, self._pause)
@@ -92,9 +97,11 @@ class SimAgent:
             self.crash(power=world.random.random() < 0.3)
             world.after(1_000, self.start)
             return
-        self._check_journal(self.journal)
         if self.journal.broken:
             world.fail((self.node,), f"the journal of {self.node} is broken: {self.journal.broken}")
+        if not self.promises.journal_id:
+            world.journals = {name: at for name, at in world.journals.items() if at is not self}
+        self.promises.begin(self.journal)
         self.machine = AgentMachine(
             self.node,
             self.journal.id,
@@ -102,84 +109,116 @@ class SimAgent:
             tuple(map(remembered, self.journal.entries.values())),
             self.limits,
             now_ms=self.clock.now_ms(),
+            latch=self.journal.latch,
         )
         self._taken = self.machine.taken
         world.journals[self.journal.id] = self
         world.tell((self.node,), "agent starts, journal {} life {}", self.journal.id, self.journal.life)
-        self.awake_since, self.fresh_ms = world.now, None
-        self._sent: dict[int, int] = {}
-        self._highest = (0, 0)
-        self._fresh_since = 0
+        self.awake_since, self._suspended_ms = world.now, None
         self._timer: int | None = None
         self._queue: deque[Effect] = deque()
         self._busy = False
         self._paused_ms = 0
         self._bus: MemoryAgent = world.network.agent(self.node)
-        self._bus.receive(lambda frame: self._awake(lambda: self._frame(frame)))
-        self._held()
+        self._bus.receive(self._hear)
         self.handle(AddressesRead(self.platform.addresses()))
 
-    def crash(self, *, power: bool = False, wipe: bool = False) -> None:
+    def crash(self, *, power: bool = False) -> None:
         """End the process at once, and with `power` the whole machine."""
-        if self.machine is not None:
+        ran = self.machine is not None
+        if ran:
             self._leave()
         self._life += 1
         if power:
             self.disk.crash()
             self.platform.reboot()
             self.clock = self._new_clock()
-            if wipe:
-                self.world.journals = {name: at for name, at in self.world.journals.items() if at is not self}
-                self.disk = self.world.new_disk(self.platform.points)
-                self.journal, self._journal_id = None, ""
-                self._kept.clear()
+        elif ran and self.guarded:
+            self.world.after(self.world.random.randint(100, 1_000), self._alive(self._guard, dead=True))
+
+    def wipe(self, *, gone: bool = False) -> None:
+        """Let somebody empty the state directory, or (`gone`) remove it until the next start."""
+        self.disk.wipe(gone=gone)
+        self._unrecorded |= {worker for worker, _ in self.platform.applied}
+        self.promises.lose()
+
+    def _guard(self) -> None:
+        """Undo what the dead process left, as the guard does; the node is clean then, or known to be stuck."""
+        self._count_leaks()
+        if self.disk.gone:
+            return
+        try:
+            journal = Journal(self.disk, new_id=self.world.new_journal)
+        except HostError:
+            journal = Journal.read_only(self.disk)
+        Performer(journal, self.platform, self._pause).recover()
+        self._paused_ms = 0
+        if (held := self.platform.held()) and self.platform.healthy:
+            self.world.fail((self.node,), f"the guard of {self.node} leaves {held}")
+
+    def _count_leaks(self) -> None:
+        """Give up what no file tells of since the directory was wiped: the one who remembered it is dead."""
+        if self._unrecorded and self.machine is None:
+            names = () if self.disk.gone else self.disk.names()
+            self.platform.leak({worker for worker in self._unrecorded if f"worker-{worker}.json" not in names})
+            self._unrecorded.clear()
 
     def end(self) -> None:
         """Ask the process to undo everything and end."""
-        if self.machine is not None:
+        if self.machine is not None and self._suspended_ms is None:
             self._awake(lambda: self.handle(EndRequested()))
 
     def freeze(self) -> None:
-        """Stop the process where it is."""
+        """Stop the process where it is; what comes in waits."""
         self.frozen = self.machine is not None
 
+    def suspend(self) -> None:
+        """Let the machine sleep: its clock goes on, its timers do not, and what comes in is lost."""
+        if self.machine is not None and not self.frozen:
+            self.frozen, self._suspended_ms = True, self.world.now
+
     def thaw(self) -> None:
-        """Let it go on with what has come in meanwhile, in any order."""
+        """Let it go on: a frozen one with what has come in, in any order, a suspended one with its timers."""
         if not self.frozen:
             return
-        self.frozen, self.awake_since = False, self.world.now
         waiting, self._held_back = self._held_back, []
-        if self.world.random.random() < 0.5:
-            waiting.append(self._alive(self._tick))
-        else:
-            waiting.insert(0, self._alive(self._tick))
-        for go_on in waiting:
+        self.frozen, self.awake_since = False, self.world.now
+        if self._suspended_ms is not None:
+            assert self.machine is not None
+            self._suspended_ms, self.awake_since = None, self.world.now + self.limits.beat_ms
+            for left_ms, go_on in waiting:
+                self.world.after(left_ms, go_on)
+            return
+        tick = (0, self._alive(self._tick))
+        waiting = [*waiting, tick] if self.world.random.random() < 0.5 else [tick, *waiting]
+        for _, go_on in waiting:
             go_on()
 
     def _leave(self) -> None:
         assert self.machine is not None
         self._bus.close()
         self.world.tally.agent_taken |= self._taken
-        self.machine, self.frozen, self._held_back = None, False, []
+        self.machine, self.frozen, self._suspended_ms, self._held_back = None, False, None, []
 
     def _awake(self, go_on: Callable[[], None]) -> None:
         """Go on now, or when the process is thawed; never in another life."""
         if self.frozen:
-            self._held_back.append(self._alive(go_on))
+            slept_ms = self.world.now - self._suspended_ms if self._suspended_ms is not None else 0
+            self._held_back.append((slept_ms, self._alive(go_on)))
         else:
             go_on()
 
-    def _alive(self, go_on: Callable[[], None]) -> Callable[[], None]:
+    def _alive(self, go_on: Callable[[], None], *, dead: bool = False) -> Callable[[], None]:
         life = self._life
 
         def in_this_life() -> None:
-            if life == self._life and self.machine is not None:
-                go_on()
+            if life == self._life and (self.machine is None) is dead:
+                self._awake(go_on)
 
         return in_this_life
 
     def _after(self, ms: int, go_on: Callable[[], None]) -> None:
-        self.world.after(ms, self._alive(lambda: self._awake(go_on)))
+        self.world.after(ms, self._alive(go_on))
 
     # --- the shell --------------------------------------------------------------------------------------------------
 
@@ -202,9 +241,11 @@ class SimAgent:
                     return
                 case _:
                     if isinstance(effect, Inject):
-                        self._check_order(effect, snapshot)
+                        self.promises.check_order(effect, snapshot)
                     elif isinstance(effect, Heal):
-                        self._check_stop(effect)
+                        self.promises.check_stop(effect)
+                    elif isinstance(effect, KeepLatch):
+                        self.promises.check_latch(effect, snapshot)
                     self._queue.append(effect)
                     if not self._busy:
                         self._work()
@@ -212,20 +253,24 @@ class SimAgent:
                             return
         self._set_timer()
 
+    def _hear(self, frame: bytes) -> None:
+        if self._suspended_ms is None:
+            self._awake(lambda: self._frame(frame))
+
     def _frame(self, frame: bytes) -> None:
         try:
             snapshot: Snapshot = decode(frame, Snapshot)
         except BusError as error:
             self.world.fail((self.node,), f"{self.node} cannot read {frame!r}: {error}")
-        self._listen(snapshot)
+        self.promises.listen(snapshot)
+        assert self.machine is not None
+        before = tuple(self.machine.workers)
         self.handle(SnapshotHeard(snapshot), snapshot)
+        self.promises.acknowledge(before)
 
     def _send(self, beat: Beat) -> None:
         world = self.world
-        self._sent[beat.counter] = self.clock.now_ms()
-        for report in beat.reports:
-            if report.state is WorkerState.DONE:
-                world.truth.setdefault(report.worker, set()).add((report.outcome, report.error))
+        self.promises.check_send(beat)
         if world.reaches(self.node, COORDINATOR) and world.network.listening(MemoryCoordinator, COORDINATOR):
             world.lag()
             self._bus.send(encode(beat))
@@ -241,7 +286,7 @@ class SimAgent:
     def _timed(self, at: int) -> None:
         if at == self._timer:
             self._timer = None
-            self._awake(self._tick)
+            self._tick()
 
     def _tick(self) -> None:
         assert self.machine is not None
@@ -293,25 +338,46 @@ class SimAgent:
         finally:
             self.platform.points.left = 0
 
-    def _perform(self, effect: Effect) -> Event | None:
+    def _perform(self, effect: Effect) -> Event | None:  # noqa: PLR0912 (one case per effect)
         match effect:
             case Inject(order=order):
                 try:
                     warnings = self._performer.inject(order, effect.ends_ms, Surroundings(force=order.force))
                 except NotInjectedError as error:
-                    return NotInjected(order.worker, str(error), error.residue, error.stuck)
+                    by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
+                    return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
                 self.world.performed(order.worker)
-                self._kept.add(order.worker)
+                self.promises.kept.add(order.worker)
                 return Injected(order.worker, warnings)
             case Heal(worker=worker):
                 try:
                     return Healed(worker, self._performer.heal(worker, effect.outcome, effect.error))
                 except CannotHealError as error:
-                    return NotHealed(worker, str(error), self._performer.journal.entries[worker].residue)
+                    entry = self._performer.journal.entries[worker]
+                    event = NotHealed(worker, str(error), entry.residue, self._performer.by_hand(worker))
+                    self.promises.check_not_healed(event)
+                    return event
             case Look(workers=workers):
                 return Looked({worker: self._performer.disturbances(worker) for worker in workers})
+            case Reapply(worker=worker):
+                self._again = True
+                try:
+                    self._performer.reapply(worker)
+                except TrogdorBusError as error:
+                    return Reapplied(worker, str(error))
+                finally:
+                    self._again = False
+                return Reapplied(worker)
+            case KeepLatch(id=latch):
+                try:
+                    self._performer.journal.keep_latch(latch)
+                except HostError as error:
+                    self.world.tell((self.node,), "the latch of {} is not on disk: {}", self.node, error)
+                else:
+                    self.promises.latch_kept(latch)
+                return LatchKept(latch)
             case Forget(worker=worker):
-                self._kept.discard(worker)
+                self.promises.kept.discard(worker)
                 try:
                     self._performer.forget(worker)
                 except TrogdorBusError as error:
@@ -326,92 +392,9 @@ class SimAgent:
         return paused
 
     def _stepped(self, worker: int, effect: str) -> None:
-        self.world.stepped(self.node, worker, effect)
+        if not self._again:
+            self.world.stepped(self.node, worker, effect)
 
     def _new_clock(self) -> DriftingClock:
         random = self.world.random
-        return DriftingClock(lambda: self.world.now, random.randint(1_000, 10**9), random.randint(995, 1005))
-
-    # --- what is promised -------------------------------------------------------------------------------------------
-
-    def _listen(self, snapshot: Snapshot) -> None:
-        """Note, by ourselves, how fresh the coordinator's word is."""
-        assert self.journal is not None
-        stamp = (snapshot.stamp.epoch, snapshot.stamp.revision)
-        self._in_order = stamp >= self._highest
-        echo = snapshot.echo
-        ours = echo is not None and echo.journal == self.journal.id
-        if ours:
-            self._highest = max(self._highest, stamp)
-        sent_ms = self._sent.get(echo.counter) if ours and echo else None
-        self._echoed_ms = sent_ms
-        if sent_ms is not None and self.clock.now_ms() - sent_ms < FRESH_MS and self._in_order:
-            self.fresh_ms = self.clock.now_ms()
-            self._fresh_since = self.world.now
-
-    def _check_order(self, effect: Inject, snapshot: Snapshot | None) -> None:
-        world, order, now_ms = self.world, effect.order, self.clock.now_ms()
-        where = (self.node, order.task, str(order.worker))
-        if snapshot is None:
-            world.fail(where, f"worker {order.worker} starts without a word from the coordinator")
-        if self._echoed_ms is None or now_ms - self._echoed_ms >= FRESH_MS:
-            world.fail(where, f"worker {order.worker} starts on a stale word (echoes {self._echoed_ms}, now {now_ms})")
-        if not self._in_order:
-            world.fail(where, f"worker {order.worker} starts on an old word: {snapshot and snapshot.stamp}")
-        world.watch(self, effect)
-
-    def _check_stop(self, effect: Heal) -> None:
-        assert self.machine is not None
-        worker = self.machine.workers[effect.worker]
-        early = self.clock.now_ms() < worker.ends_ms
-        if early and effect.outcome is Outcome.DONE and worker.state is not WorkerState.STUCK:
-            kept = self.world.coordinator.store.worker(effect.worker)
-            if kept is not None and kept.row.wanted:
-                where = (self.node, worker.task, str(worker.id))
-                self.world.fail(where, f"worker {worker.id} ends early as done, though the coordinator wants it")
-
-    def _check_journal(self, journal: Journal) -> None:
-        """Check that the disk kept who we are, and what was performed and not forgotten."""
-        if self._journal_id and journal.id != self._journal_id:
-            self.world.fail((self.node,), f"{self.node} lost its journal {self._journal_id}")
-        self._journal_id = journal.id
-        for worker in self._kept:
-            if not journal.knows(worker):
-                self.world.fail((self.node, str(worker)), f"the journal of {self.node} lost worker {worker}")
-
-    def _held(self) -> None:
-        """Check, when a life begins, that nothing of an earlier life is in force, unless it is known to be stuck."""
-        assert self.machine is not None
-        assert self.journal is not None
-        stuck = {entry.worker for entry in self.journal.live() if entry.state is JournalState.STUCK}
-        for worker, effect in self.platform.applied:
-            if effect in self.platform.effects and worker not in stuck:
-                self.world.fail(
-                    (self.node, str(worker)), f"{effect} of worker {worker} outlived a restart of its agent"
-                )
-        self._check_foreign()
-
-    def _check_foreign(self) -> None:
-        foreign = tuple(effect for effect in self.platform.effects if effect in FOREIGN)
-        if foreign != FOREIGN:
-            self.world.fail((self.node,), f"what is not ours was touched: {self.platform.effects}")
-
-    def check(self) -> None:
-        """Check what must hold at any moment while the process runs."""
-        if self.machine is None or self.frozen:
-            return
-        self._check_foreign()
-        for worker in self.machine.workers.values():
-            if worker.state in (WorkerState.STARTING, WorkerState.RUNNING):
-                self._check_working(worker)
-
-    def _check_working(self, worker: Worker) -> None:
-        where = (self.node, worker.task, str(worker.id))
-        stopped = self.world.coordinator.store.unwanted_since.get(worker.id)
-        if stopped is not None and self._fresh_since > stopped + FRESH_MS + SLACK_MS:
-            self.world.fail(where, f"worker {worker.id} goes on though {self.node} has heard that it must not")
-        lease_ms = self.limits.lease_ms
-        if lease_ms is not None and self.world.now > self.awake_since + SLACK_MS:
-            silent = self.clock.now_ms() - (self.fresh_ms or 0)
-            if self.fresh_ms is None or silent > lease_ms + SLACK_MS:
-                self.world.fail(where, f"worker {worker.id} goes on without a lease")
+        return DriftingClock(lambda: self.world.now, random.randint(1_000, 10**9), some_rate(random))

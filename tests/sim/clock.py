@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
 
 class DriftingClock:
@@ -18,3 +19,8 @@ class DriftingClock:
     def when(self, ms: int) -> int:
         """Return the first true time at which the clock shows `ms` or more."""
         return self._start - (-(ms - self._shown_ms) * 1000 // self.rate)
+
+
+def some_rate(random: Random) -> int:
+    """Return how fast a clock runs: mostly within half a percent, sometimes three percent off."""
+    return random.randint(995, 1005) if random.random() < 0.85 else random.choice((970, 985, 1015, 1030))

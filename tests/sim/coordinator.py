@@ -1,4 +1,4 @@
-"""The coordinator in the simulation: the real machine and API on a store that can lose power."""
+"""A coordinator in the simulation: the real machine and API on a store that can lose power."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change
+from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask
 from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
-from trogdor_bus.coordinator.machine import CoordinatorMachine, Limits, Place
+from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import must_last
 from trogdor_bus.errors import BusError, InvalidTransitionError
-from trogdor_bus.messages import Beat, decode, encode
-from trogdor_bus.states import TaskState
+from trogdor_bus.messages import Beat, Noted, decode, encode
+from trogdor_bus.states import TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
 
@@ -24,19 +25,25 @@ if TYPE_CHECKING:
     from tests.sim.world import World
 
 EPOCH_MS = 1_700_000_000_000
+Orphans = Literal["refuse", "adopt", "abort"]
 
 
 class SimCoordinator:
-    """One host with its store and clock, and the coordinator's process on it, if that runs."""
+    """One host with its store and clock, and the coordinator's process on it, if that runs.
 
-    def __init__(self, world: World, limits: Limits, configured: dict[str, Node] | None) -> None:
-        self.world, self.limits, self.configured = world, limits, configured
-        self.store = SimStore(world.random.randrange(2**40), lambda: world.now)
+    `wrong_ms` is how wrong the host's wall clock is, which counts from the next start on.
+    """
+
+    def __init__(self, world: World, name: str, limits: Limits, configured: dict[str, Node] | None) -> None:
+        self.world, self.name, self.limits, self.configured = world, name, limits, configured
+        self.store = world.new_store()
+        self.wrong_ms = self.started_wrong_ms = 0
         self.clock = self._new_clock()
         self.machine: CoordinatorMachine | None = None
-        self.frozen = False
+        self.frozen = self.cut_off = False
         self.crash_at: Literal["", "commit", "publish"] = ""
-        self._orphans: Literal["refuse", "adopt", "abort"] = "refuse"
+        self.orphans: Orphans = "refuse"
+        self.notes: list[str] = []
         self._life = 0
         self._held_back: list[Callable[[], None]] = []
 
@@ -44,6 +51,11 @@ class SimCoordinator:
     def up(self) -> bool:
         """Whether the process runs and is not frozen."""
         return self.machine is not None and not self.frozen
+
+    @property
+    def leads(self) -> bool:
+        """Whether the process runs and publishes."""
+        return self.machine is not None and not self.machine.listening
 
     # --- life and death ---------------------------------------------------------------------------------------------
 
@@ -57,19 +69,23 @@ class SimCoordinator:
         self.machine = CoordinatorMachine(
             self.store.load(),
             Fleet(self.configured, self.limits.beat_ms),
-            Place(me=f"coordinator-{self._life}"),
+            Place(me=f"{self.name}-{self._life}"),
             self.limits,
             self.clock.now_ms(),
-            orphans=self._orphans,
+            orphans=self.orphans,
         )
+        world.leaders[self.machine.place.me] = self
+        self.notes = []
+        self._live: dict[str, set[int]] = {}
+        self._fenced = self._lived = False
         self._taken = self.machine.taken
         self.api = Api(self.machine, self._handle_now, self.clock.now_ms, lambda: None)
         self._pending: list[Event] = []
         self._flushing = False
         self._timer: int | None = None
         self._bus = world.network.coordinator()
-        self._bus.receive(lambda frame: self._awake(lambda: self._frame(frame)), lambda frame, answer: None)
-        world.tell(("coordinator",), "coordinator starts, epoch after {}", self.machine.epoch)
+        self._bus.receive(self._hear, lambda frame, answer: None)
+        world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
         self._set_timer()
 
@@ -80,14 +96,13 @@ class SimCoordinator:
         self._life += 1
         if power:
             lost = self.store.lose_power(self.world.random)
-            self.world.tell(("coordinator",), "coordinator loses power and {} batches", lost)
+            self.world.tell((self.name,), "{} loses power and {} batches", self.name, lost)
             self.world.tally.counts["batches lost"] += lost
 
-    def lose_store(self, orphans: Literal["adopt", "abort"]) -> None:
-        """Forget everything that was kept; the next start is told what to do with what it hears."""
+    def restore(self, store: SimStore, orphans: Orphans) -> None:
+        """End the process; the next one finds that store and is told what to do with what it hears."""
         self.crash()
-        self.store = SimStore(self.world.random.randrange(2**40), lambda: self.world.now)
-        self._orphans = orphans
+        self.store, self.orphans = store, orphans
 
     def freeze(self) -> None:
         """Stop the process where it is."""
@@ -103,6 +118,7 @@ class SimCoordinator:
             go_on()
 
     def _leave(self) -> None:
+        assert self.machine is not None
         self._bus.close()
         self.world.tally.coordinator_taken |= self._taken
         self.machine, self.frozen, self._held_back, self.crash_at = None, False, [], ""
@@ -116,7 +132,7 @@ class SimCoordinator:
     def _die(self) -> None:
         """Crash in the middle, and come back later."""
         power = self.world.random.random() < 0.5
-        self.world.tell(("coordinator",), "coordinator crashes in the middle")
+        self.world.tell((self.name,), "{} crashes in the middle", self.name)
         self.world.tally.counts["crashes in the middle"] += 1
         self.crash(power=power)
         self.world.after(self.world.random.randint(100, 8_000), self.start)
@@ -133,11 +149,17 @@ class SimCoordinator:
             self._die()
             return None
 
+    def _hear(self, frame: bytes) -> None:
+        if self.cut_off:
+            self.world.tally.counts["frames cut off"] += 1
+        else:
+            self._awake(lambda: self._frame(frame))
+
     def _frame(self, frame: bytes) -> None:
         try:
             self._pending.append(BeatHeard(decode(frame, Beat)))
         except BusError as error:
-            self.world.fail(("coordinator",), f"the coordinator cannot read {frame!r}: {error}")
+            self.world.fail((self.name,), f"{self.name} cannot read {frame!r}: {error}")
         if not self._flushing:
             self._flushing = True
             self._soon(self._flush)
@@ -164,16 +186,26 @@ class SimCoordinator:
 
     def _handle_now(self, event: Event) -> None:
         self._flush()
-        self._perform(self._effects(event))
+        if self.machine is not None:
+            self._perform(self._effects(event))
 
     def _effects(self, event: Event) -> list[Effect]:
         assert self.machine is not None
         if self.world.telling:
-            self.world.tell_coordinator(event)
+            self.world.tell_coordinator(self.name, event)
+        listened, fenced = self.machine.listening, self._fenced
+        strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
-            return self.machine.handle(event, self.clock.now_ms())
+            effects = self.machine.handle(event, self.clock.now_ms())
         except InvalidTransitionError as error:
-            self.world.fail(("coordinator",), f"the coordinator's machine refuses {type(event).__name__}: {error}")
+            self.world.fail((self.name,), f"the machine of {self.name} refuses {type(event).__name__}: {error}")
+        if isinstance(event, BeatHeard):
+            self._check_heard(event.beat, strange, listened=listened)
+        elif listened and not self.machine.listening:
+            self._check_lead()
+        if fenced and any(isinstance(effect, Publish) for effect in effects):
+            self.world.fail((self.name,), f"{self.name} publishes though it is fenced")
+        return effects
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         changes = [effect for effect in effects if isinstance(effect, Change)]
@@ -181,13 +213,19 @@ class SimCoordinator:
         if changes:
             self._may_crash("commit")
             self.store.commit(changes, durable=any(map(must_last, changes)))
-            if self.world.telling:
-                for change in changes:
-                    if isinstance(change, AppendEvent) and change.event.text:
-                        self.world.tell(("coordinator",), "  {}", change.event.text)
+            for change in changes:
+                if isinstance(change, AppendEvent):
+                    if isinstance(change.event, Noted):
+                        self.notes.append(change.event.text)
+                    if self.world.telling and change.event.text:
+                        self.world.tell((self.name,), "  {}: {}", self.name, change.event.text)
+                elif isinstance(change, PutTask) and change.task.state is TaskState.RUNNING:
+                    self.store.meant_ends.setdefault(change.task.id, self.clock.when(change.task.end_ms))
         for node, snapshot in newest.items():
             self._may_crash("publish")
-            if self.world.reaches(COORDINATOR, node) and self.world.network.listening(MemoryAgent, node):
+            if self.cut_off:
+                self.world.tally.counts["frames cut off"] += 1
+            elif self.world.reaches(COORDINATOR, node) and self.world.network.listening(MemoryAgent, node):
                 self.world.lag()
                 self._bus.publish(node, encode(snapshot))
             self.world.tally.counts["frames"] += 1
@@ -202,11 +240,24 @@ class SimCoordinator:
             raise Crash(moment)
 
     def _exit(self, effect: Exit) -> None:
-        if self._orphans == "refuse" or not effect.fenced:
-            self.world.fail(("coordinator",), f"the coordinator ends by itself: {effect.reason}")
+        world = self.world
+        if effect.fenced:
+            world.tally.counts["coordinators fenced"] += 1
+            if len(world.coordinators) == 1 and world.stores == 1:
+                world.fail((self.name,), f"{self.name} is fenced by nobody: {effect.reason}")
+        else:
+            world.tally.counts["coordinators that refused to adopt"] += 1
+            if self.orphans != "refuse" or not self._lived:
+                world.fail((self.name,), f"{self.name} ends by itself: {effect.reason}")
+            self.orphans = world.random.choice(("adopt", "abort"))  # somebody reads what it said
         self._leave()
         self._life += 1
-        self.world.after(1_000, self.start)
+        world.after(1_000, self._again)
+
+    def _again(self) -> None:
+        """Start again if no other coordinator runs, as somebody would who finds none."""
+        if all(other.machine is None for other in self.world.coordinators):
+            self.start()
 
     def _set_timer(self) -> None:
         assert self.machine is not None
@@ -229,10 +280,38 @@ class SimCoordinator:
 
     def _new_clock(self) -> DriftingClock:
         world = self.world
-        shown_ms = EPOCH_MS + world.now + world.random.randint(-300, 300)
+        self.started_wrong_ms = self.wrong_ms
+        shown_ms = EPOCH_MS + world.now + self.wrong_ms + world.random.randint(-300, 300)
         return DriftingClock(lambda: world.now, shown_ms, world.random.randint(995, 1005))
 
     # --- what is promised -------------------------------------------------------------------------------------------
+
+    def _strange(self, beat: Beat) -> list[WorkerRow]:
+        """Return the workers in a beat that were given to another journal than the one that speaks."""
+        assert self.machine is not None
+        tasks = self.machine.view.workers
+        rows = [tasks.get(report.task, {}).get(report.worker) for report in beat.reports]
+        return [row for row in rows if row is not None and row.journal != beat.journal]
+
+    def _check_heard(self, beat: Beat, strange: list[WorkerRow], *, listened: bool) -> None:
+        """Note who else leads and what is alive, and check that a journal speaks for its own workers only."""
+        assert self.machine is not None
+        node = self.machine.fleet.nodes.get(beat.node)
+        if node is not None and node.row.journal == beat.journal and node.counter == beat.counter and beat.stamp:
+            if listened:
+                self._live[beat.journal] = {one.worker for one in beat.reports if one.state is not WorkerState.DONE}
+                self._lived |= bool(self._live[beat.journal])
+            else:
+                self._fenced |= beat.stamp.epoch > self.machine.epoch
+        believed = [row for row in self._strange(beat) if row not in strange] if strange else []
+        for row in believed:
+            ids = (self.name, beat.node, str(row.id))
+            self.world.fail(ids, f"{self.name} believes journal {beat.journal} of a worker of {row.journal}")
+
+    def _check_lead(self) -> None:
+        """Check, when the process begins to lead, that it may."""
+        if self.store.meta.epoch == 0 and self.orphans == "refuse" and any(self._live.values()):
+            self.world.fail((self.name,), f"{self.name} leads with an empty store though it hears {self._live}")
 
     def check_fold(self) -> None:
         """Check that what the machine believes is what it kept, and what its events say."""
@@ -242,10 +321,10 @@ class SimCoordinator:
         workers = {name: dict(rows) for name, rows in view.workers.items()}
         kept = {name: {row.row.id: row.row for row in rows.values()} for name, rows in self.store.workers.items()}
         if view.tasks != told.tasks or workers != told.workers:
-            self.world.fail(("coordinator",), "the coordinator's view is not the fold of its events")
+            self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
         if view.tasks != self.store.tasks or workers != kept:
-            self.world.fail(("coordinator",), "the coordinator's view is not what it stored")
+            self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
         for task in view.tasks.values():
             ended = task.state is TaskState.DONE
             if ended != bool(task.outcome) or ended != (task.done_ms >= 0):
-                self.world.fail((task.id,), f"task {task.id} is {task.state} with outcome {task.outcome!r}")
+                self.world.fail((self.name, task.id), f"task {task.id} is {task.state} with outcome {task.outcome!r}")

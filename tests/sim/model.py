@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 
 from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 
 FOREIGN = ("drop from 192.0.2.1", "accept established", "stopped zookeeper")
 """What the machine has of its own: rules in order, and a process that somebody else stopped."""
@@ -32,15 +33,18 @@ class Fuse(CrashPoints):
 class Machine:
     """A `Platform` that keeps a list of effects; ours go to the front, and what is shared stays for the others.
 
-    `applied` says who has which effect, as the platform saw it; `on_do` is told of every step that is done.
+    A worker's rules hang on its chain: it is made first, and cannot go while one of them is there. `applied` says who
+    has which effect, as the platform saw it; `leaked` are those whose record was lost with the state directory; `on_do`
+    is told of every step that is done.
     """
 
     def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
         self.points = Fuse()
         self.effects = list(FOREIGN)
         self.applied: set[tuple[int, str]] = set()
+        self.leaked: set[str] = set()
         self.flaky = 0.0
-        self.sticky = False
+        self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
         self._boots = 1
 
@@ -49,6 +53,22 @@ class Machine:
         self._boots += 1
         self.effects = list(FOREIGN)
         self.applied.clear()
+        self.leaked.clear()
+
+    def leak(self, workers: Collection[int]) -> None:
+        """Take what these workers did as nobody's: nothing is left that could tell."""
+        lost = {(worker, effect) for worker, effect in self.applied if worker in workers}
+        self.applied -= lost
+        self.leaked |= {effect for _, effect in lost if effect in self.effects and effect not in FOREIGN}
+
+    def held(self) -> list[tuple[int, str]]:
+        """Return which worker's effects are in force."""
+        return [(worker, effect) for worker, effect in self.applied if effect in self.effects]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every undo works."""
+        return not (self.flaky or self.sticky or self.slippery)
 
     def flush(self) -> None:
         """Let somebody remove our rules from outside."""
@@ -60,13 +80,16 @@ class Machine:
     def boot_id(self) -> str:
         return f"boot-{self._boots}"
 
+    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         self._fail("prepare")
         match action:
             case BlockFrom(peers=peers):
-                effects = [f"{worker}: drop from {peer.node}" for peer in peers]
+                effects = [f"{worker}: chain", *(f"{worker}: drop from {peer.node}" for peer in peers)]
             case BlockPorts(ports=ports):
-                effects = [f"{worker}: drop port {port}" for port in ports]
+                effects = [f"{worker}: chain", *(f"{worker}: drop port {port}" for port in ports)]
             case Suspend(match=match):
                 effects = [f"stopped {match.java or match.command}"]
             case _:
@@ -90,19 +113,29 @@ class Machine:
         self._fail("read back")
         self.points.visit("after do")
 
-    def undo(self, step: Step, held: Sequence[Step]) -> str:
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         worker, effect = step.undo["worker"], step.undo["effect"]
         self.points.visit("before undo")
         self._fail("undo")
         if self.sticky:
             raise CannotHealError(f"{effect}: device busy")
-        note = "" if effect in self.effects else f"gone: {effect}"
+        if effect.endswith(": chain") and any(one.startswith(f"{worker}: drop") for one in self.effects):
+            raise HostError(f"{effect}: too many links")
+        said = "" if effect in self.effects else f"gone: {effect}"
         if step.undo["ours"] and effect in self.effects and not _held(held, effect):
+            if self.slippery and self._random.random() < 0.5:
+                return ""
             self.effects.remove(effect)
         self.applied.discard((worker, effect))
         self._fail("read back")
         self.points.visit("after undo")
-        return note
+        return said
+
+    def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
+        return (step,)
+
+    def by_hand(self, step: Step) -> str:
+        return f"remove '{step.undo['effect']}'"
 
     def disturbance(self, step: Step) -> str:
         return "" if step.do["effect"] in self.effects else f"{step.do['effect']} is gone"

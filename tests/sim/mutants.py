@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
 import msgspec
 
 from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
+from tests.sim import coordinator as sim_coordinator
+from tests.sim.model import Machine
 from trogdor_bus.agents import machine as agent_machine
-from trogdor_bus.agents.events import Heal
+from trogdor_bus.agents.events import Forget, Heal
+from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
+from trogdor_bus.coordinator import ledger as coordinator_ledger
 from trogdor_bus.coordinator.changes import PutRow
+from trogdor_bus.coordinator.fleet import Fleet, Heard
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.place import Place
+from trogdor_bus.messages import Beat, Snapshot, Stamp
 from trogdor_bus.states import Outcome, WorkerState
 
-Mutant = tuple[str, Callable[[], Any], type[SimDisk]]
+
+class Mutant(msgspec.Struct, frozen=True):
+    """One way: patches that are in force while a seed runs, and the disk of every agent."""
+
+    name: str
+    patches: tuple[Callable[[], Any], ...] = ()
+    disk: type[SimDisk] = SimDisk
+
+    @contextlib.contextmanager
+    def broken(self) -> Any:
+        """Break the system for as long as the context lasts."""
+        with contextlib.ExitStack() as stack:
+            for patched in self.patches:
+                stack.enter_context(patched())
+            yield
 
 
 def _changed(owner: Any, name: str, wrap: Callable[..., Any]) -> Callable[[], Any]:
@@ -30,6 +51,17 @@ def _changed(owner: Any, name: str, wrap: Callable[..., Any]) -> Callable[[], An
         return wrap(original, self, *arguments, **named)
 
     return lambda: patch.object(owner, name, method)
+
+
+def _constant(owner: Any, name: str, value: Any) -> Callable[[], Any]:
+    return lambda: patch.object(owner, name, value)
+
+
+def _nothing(*arguments: Any, **named: Any) -> None:
+    return None
+
+
+# --- the agent's machine ----------------------------------------------------------------------------------------------
 
 
 def _no_heal_at_the_end(original: Any, machine: AgentMachine, now_ms: int, effects: list[Any]) -> None:
@@ -49,9 +81,115 @@ def _ends_late(original: Any, machine: AgentMachine, order: Any, ends_ms: int, n
     original(machine, order, now_ms + order.remaining_ms, now_ms, *effects)
 
 
+def _ends_by_the_wall_clock(original: Any, machine: AgentMachine, order: Any, ends_ms: int, *rest: Any) -> None:
+    original(machine, order, max(ends_ms, rest[0] - 2_000 + order.remaining_ms), *rest)
+
+
 def _no_lease(original: Any, machine: AgentMachine, *arguments: Any, **named: Any) -> None:
     original(machine, *arguments, **named)
     machine.limits = msgspec.structs.replace(machine.limits, lease_ms=None)
+
+
+def _counters_from_zero(original: Any, machine: AgentMachine, *arguments: Any, **named: Any) -> None:
+    original(machine, *arguments, **named)
+    machine._counter = 0
+
+
+def _no_latch_at_the_start(original: Any, machine: AgentMachine, *arguments: Any, **named: Any) -> None:
+    original(machine, *arguments, **{**named, "latch": ""})
+
+
+def _ended_workers_are_unknown(original: Any, machine: AgentMachine, *arguments: Any, **named: Any) -> None:
+    original(machine, *arguments, **named)
+    machine.workers = {key: worker for key, worker in machine.workers.items() if worker.state is not WorkerState.DONE}
+
+
+def _stops_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any) -> None:
+    if how[2] >= worker.ends_ms:
+        original(machine, worker, *how)
+
+
+def _stops_while_starting_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any) -> None:
+    if worker.state is not WorkerState.STARTING:
+        original(machine, worker, *how)
+
+
+def _epochs_are_ignored(original: Any, machine: AgentMachine, stamp: Stamp) -> bool:
+    held = machine.stamp
+    return held is None or stamp.coordinator != held.coordinator or stamp.revision >= held.revision
+
+
+def _revisions_are_ignored(original: Any, machine: AgentMachine, stamp: Stamp) -> bool:
+    return original(machine, msgspec.structs.replace(stamp, revision=2**60)) is True
+
+
+def _clash_is_obeyed(original: Any, machine: AgentMachine, stamp: Stamp) -> bool:
+    held = machine.stamp
+    return original(machine, stamp) is True or (held is not None and stamp.epoch == held.epoch)
+
+
+def _residue_is_kept_quiet(original: Any, machine: AgentMachine, worker: Any, now_ms: int) -> Any:
+    return msgspec.structs.replace(original(machine, worker, now_ms), residue=())
+
+
+def _past_is_past(original: Any, machine: AgentMachine, snapshot: Snapshot, now_ms: int, effects: list[Any]) -> None:
+    original(machine, snapshot, now_ms, effects)
+    effects += [Forget(worker) for worker in machine._past]
+    machine._past.clear()
+
+
+def _latch_is_ignored(original: Any, machine: AgentMachine, order: Any) -> str:
+    latch, machine.latch = machine.latch, ""
+    try:
+        return str(original(machine, order))
+    finally:
+        machine.latch = latch
+
+
+def _any_resume_releases(original: Any, machine: AgentMachine, snapshot: Snapshot, *rest: Any) -> None:
+    if machine.latch and not snapshot.abort:
+        snapshot = msgspec.structs.replace(snapshot, resume=machine.latch)
+    original(machine, snapshot, *rest)
+
+
+def _latch_ends_nothing(original: Any, machine: AgentMachine, snapshot: Snapshot, *rest: Any) -> None:
+    with patch.object(AgentMachine, "_stop", _nothing):
+        original(machine, snapshot, *rest)
+
+
+# --- the agent's journal and hands ------------------------------------------------------------------------------------
+
+
+def _late_intent(original: Any, journal: Journal, entry: Entry) -> None:
+    if entry.state is JournalState.INTENDED:
+        journal.entries[entry.worker] = entry
+    else:
+        original(journal, entry)
+
+
+def _early_undone(original: Any, performer: Performer, worker: int, outcome: Outcome, error: str) -> Any:
+    entry = performer.journal.entries[worker]
+    if entry.state is not JournalState.UNDONE:
+        with contextlib.suppress(Exception):
+            performer.journal.put(msgspec.structs.replace(entry, state=JournalState.UNDONE))
+    performer.journal.entries[worker] = entry
+    return original(performer, worker, outcome, error)
+
+
+def _lives_are_not_counted(original: Any, journal: Journal, name: str, data: bytes) -> None:
+    if name != "journal.json" or journal.life == 1:
+        original(journal, name, data)
+
+
+def _forward(original: Any, performer: Performer, entry: Entry, *rest: Any) -> Any:
+    return original(performer, msgspec.structs.replace(entry, steps=tuple(reversed(entry.steps))), *rest)
+
+
+def _latch_is_not_written(original: Any, journal: Journal, latch: str) -> None:
+    journal.latch = latch
+
+
+# --- the coordinator --------------------------------------------------------------------------------------------------
 
 
 def _unknown_is_failed(original: Any, machine: CoordinatorMachine, row: Any, outcome: Outcome, error: str) -> None:
@@ -64,40 +202,103 @@ def _never_corrected(original: Any, machine: CoordinatorMachine, node: Any, repo
         original(machine, node, report)
 
 
+def _any_journal_is_believed(original: Any, machine: CoordinatorMachine, node: Any, report: Any) -> None:
+    task = machine._ledger.task_of(report.worker)
+    journal = machine._ledger.row(report.worker).journal if task else node.row.journal
+    seen = msgspec.structs.replace(node, row=msgspec.structs.replace(node.row, journal=journal))
+    original(machine, seen, report)
+
+
 def _rows_are_not_stored(original: Any, ledger: Ledger, row: Any) -> None:
     before = len(ledger.changes)
     original(ledger, row)
     ledger.changes[before:] = [change for change in ledger.changes[before:] if not isinstance(change, PutRow)]
 
 
-def _recovers_nothing(original: Any, performer: Performer) -> tuple[str, ...]:
-    return ()
+def _tasks_are_pruned_at_once(original: Any, ledger: Ledger) -> None:
+    with patch.object(coordinator_ledger, "KEEP_DONE", 0):
+        original(ledger)
 
 
-def _stops_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any) -> None:
-    _, _, now_ms, _ = how
-    if now_ms >= worker.ends_ms:
-        original(machine, worker, *how)
+def _never_fenced(original: Any, machine: CoordinatorMachine, beat: Beat) -> None:
+    if beat.stamp is None or beat.stamp.epoch <= machine.epoch or machine.listening:
+        original(machine, beat)
 
 
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+def _no_clash(original: Any, machine: CoordinatorMachine, text: str) -> None:
+    if not text.startswith("clash"):
+        original(machine, text)
 
 
+def _copies_are_welcome(original: Any, fleet: Fleet, beat: Beat, now_ms: int) -> Heard:
+    node = fleet.nodes.get(beat.node)
+    if node is not None and node.row.journal not in ("", beat.journal):
+        node.row = msgspec.structs.replace(node.row, alive=False)
+    heard: Heard = original(fleet, beat, now_ms)
+    return heard
+
+
+def _orphans_are_not_heard(original: Any, machine: CoordinatorMachine) -> None:
+    if machine._orphans == "refuse":
+        machine._orphans = "abort"
+    original(machine)
+
+
+def _one_epoch(original: Any, machine: CoordinatorMachine) -> None:
+    machine._heard_epoch = 0
+    original(machine)
+
+
+A, C = AgentMachine, CoordinatorMachine
 MUTANTS: tuple[Mutant, ...] = (
-    ("old words are fresh", lambda: patch.object(agent_machine, "FRESH_MS", 10**9), SimDisk),
-    ("files are not synced", _nothing, NeverSyncs),
-    ("the directory is not synced", _nothing, NeverSyncsDirectory),
-    ("every stamp is accepted", _changed(AgentMachine, "_accept", lambda *_: True), SimDisk),
-    ("the undo at the end is forgotten", _changed(AgentMachine, "_tick", _no_heal_at_the_end), SimDisk),
-    ("a lease never ends", _changed(AgentMachine, "__init__", _no_lease), SimDisk),
-    ("the end is counted from the arrival", _changed(AgentMachine, "_start", _ends_late), SimDisk),
-    ("done is forgotten before it was heard", _changed(AgentMachine, "_beat", _done_at_once), SimDisk),
-    ("an agent that starts undoes nothing", _changed(Performer, "recover", _recovers_nothing), SimDisk),
-    ("unknown is called failed", _changed(CoordinatorMachine, "_end_worker", _unknown_is_failed), SimDisk),
-    ("a late report corrects nothing", _changed(CoordinatorMachine, "_report", _never_corrected), SimDisk),
-    ("changed rows are not stored", _changed(Ledger, "put_worker", _rows_are_not_stored), SimDisk),
-    ("nobody gives up", _changed(CoordinatorMachine, "_give_up", lambda *_: None), SimDisk),
-    ("stops are ignored", _changed(AgentMachine, "_stop", _stops_are_ignored), SimDisk),
+    Mutant("old words are fresh", (_constant(agent_machine, "FRESH_MS", 10**9),)),
+    Mutant("every stamp is accepted", (_changed(A, "_accept", lambda *_: True),)),
+    Mutant("epochs are ignored", (_changed(A, "_accept", _epochs_are_ignored),)),
+    Mutant("revisions are ignored", (_changed(A, "_accept", _revisions_are_ignored),)),
+    Mutant("a clash is obeyed", (_changed(A, "_accept", _clash_is_obeyed),)),
+    Mutant("the undo at the end is forgotten", (_changed(A, "_tick", _no_heal_at_the_end),)),
+    Mutant("a lease never ends", (_changed(A, "__init__", _no_lease),)),
+    Mutant("the end is counted from the arrival", (_changed(A, "_start", _ends_late),)),
+    Mutant(
+        "a wall clock can lengthen a fault",
+        (_changed(A, "_start", _ends_by_the_wall_clock), _constant(Ledger, "turn_back", _nothing)),
+    ),
+    Mutant("done is forgotten before it was heard", (_changed(A, "_beat", _done_at_once),)),
+    Mutant("what ended may start again for an older store", (_changed(A, "_snapshot", _past_is_past),)),
+    Mutant("stops are ignored", (_changed(A, "_stop", _stops_are_ignored),)),
+    Mutant("stops while starting are ignored", (_changed(A, "_stop", _stops_while_starting_are_ignored),)),
+    Mutant("what is stuck is not tried again", (_constant(agent_machine, "STUCK_RETRY_MS", 10**9),)),
+    Mutant("counters do not outlive a restart", (_changed(A, "__init__", _counters_from_zero),)),
+    Mutant(
+        "performed again after a restart",
+        (_changed(A, "__init__", _ended_workers_are_unknown), _changed(Journal, "knows", lambda *_: False)),
+    ),
+    Mutant("residue is kept quiet", (_changed(A, "_report", _residue_is_kept_quiet),)),
+    Mutant("a latch is forgotten at a restart", (_changed(A, "__init__", _no_latch_at_the_start),)),
+    Mutant("a latch is not written down", (_changed(Journal, "keep_latch", _latch_is_not_written),)),
+    Mutant("orders are obeyed under a latch", (_changed(A, "_refusal", _latch_is_ignored),)),
+    Mutant("the resume of another latch releases", (_changed(A, "_heed_latch", _any_resume_releases),)),
+    Mutant("a latch ends nothing", (_changed(A, "_heed_latch", _latch_ends_nothing),)),
+    Mutant("the intent is written after the do", (_changed(Journal, "put", _late_intent),)),
+    Mutant("undone is written before the undo", (_changed(Performer, "heal", _early_undone),)),
+    Mutant("files are not synced", disk=NeverSyncs),
+    Mutant("the directory is not synced", disk=NeverSyncsDirectory),
+    Mutant("lives are not counted on disk", (_changed(Journal, "_write", _lives_are_not_counted),)),
+    Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
+    Mutant("what others hold is undone too", (_changed(Journal, "held", lambda *_, **__: ()),)),
+    Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
+    Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
+    Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
+    Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
+    Mutant("any journal is believed", (_changed(C, "_report", _any_journal_is_believed),)),
+    Mutant("a copied name is welcome", (_changed(Fleet, "hear", _copies_are_welcome),)),
+    Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
+    Mutant("nothing has to last", (_constant(sim_coordinator, "must_last", lambda _: False),)),
+    Mutant("ended tasks are pruned at once", (_changed(Ledger, "prune", _tasks_are_pruned_at_once),)),
+    Mutant("nobody gives up", (_changed(C, "_give_up", _nothing),)),
+    Mutant("an old coordinator does not fence itself", (_changed(C, "_heed_stamp", _never_fenced),)),
+    Mutant("heard epochs do not count", (_changed(C, "_lead", _one_epoch),)),
+    Mutant("a clash is not reported", (_changed(C, "_note_once", _no_clash),)),
+    Mutant("an empty store leads in silence", (_changed(C, "_lead", _orphans_are_not_heard),)),
+    Mutant("every start counts workers on", (_constant(Place, "first_worker", lambda self: 1),)),
 )

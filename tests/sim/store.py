@@ -31,6 +31,7 @@ class SimStore:
         self._volatile: list[Sequence[Change]] = []
         self._durable: list[Sequence[Change]] = []
         self.unwanted_since: dict[int, int] = {}
+        self.meant_ends: dict[str, int] = {}
         self._now_ms = now_ms
         self._reset()
 
@@ -49,11 +50,16 @@ class SimStore:
         self._durable += self._volatile[:kept]
         self._volatile = []
         if lost:
-            self._reset()
-            for batch in self._durable:
-                for change in batch:
-                    self._apply(change)
+            self._replay()
         return lost
+
+    def copy(self) -> SimStore:
+        """Return a store of its own with the same content, all of it durable."""
+        other = SimStore(self.fresh.next_worker, self._now_ms)
+        other._durable = self._durable + self._volatile
+        other._replay()
+        other.unwanted_since, other.meant_ends = dict(self.unwanted_since), dict(self.meant_ends)
+        return other
 
     def load(self) -> Loaded:
         return Loaded(
@@ -66,6 +72,12 @@ class SimStore:
     def worker(self, worker_id: int) -> StoredWorker | None:
         """Return a worker of any task, or None if it is not kept (any more)."""
         return self.workers.get(self._task_of.get(worker_id, ""), {}).get(worker_id)
+
+    def _replay(self) -> None:
+        self._reset()
+        for batch in self._durable:
+            for change in batch:
+                self._apply(change)
 
     def _reset(self) -> None:
         self.meta = self.fresh

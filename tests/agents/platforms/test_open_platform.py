@@ -27,7 +27,7 @@ def test_linux_has_three_names(name: str) -> None:
 
 def test_other_packages_bring_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = importlib.metadata.EntryPoint("recording", f"{__name__}:recording", platforms.ENTRY_POINT_GROUP)
-    monkeypatch.setattr(platforms, "entry_points", lambda group: [entry] if group == entry.group else [])
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [entry] if group == entry.group else [])
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("sys").modules[recording.__module__])
     assert isinstance(open_platform("recording", {}), RecordingPlatform)
     with pytest.raises(SpecError, match=r"unknown platform 'windows' \(the platforms are basic, linux, recording"):

@@ -1,0 +1,123 @@
+"""The verdict on one simulated cluster: whether it settled, and whether what it says of itself is true."""
+
+from __future__ import annotations
+
+import msgspec
+
+from tests.sim.agent import SimAgent
+from tests.sim.coordinator import SimCoordinator
+from tests.sim.model import FOREIGN
+from tests.sim.world import World
+from trogdor_bus.messages import Stamp
+from trogdor_bus.states import Outcome, TaskState, WorkerRow, WorkerState
+
+
+def settled(world: World) -> bool:
+    """Return whether one coordinator leads, every task has ended, and no agent has anything left."""
+    running = world.running()
+    if len(running) != 1 or running[0].machine is None or running[0].machine.listening:
+        return False
+    if any(agent.machine is None or agent.machine.workers or agent.machine.latch for agent in world.nodes.values()):
+        return False
+    if any(stamp is None or stamp.coordinator != running[0].machine.place.me for stamp in _stamps(world)):
+        return False
+    return all(task.state is TaskState.DONE for task in running[0].machine.view.tasks.values())
+
+
+def _stamps(world: World) -> list[Stamp | None]:
+    return [agent.machine.stamp if agent.machine else None for agent in world.nodes.values()]
+
+
+def complain(world: World) -> None:
+    """Say what has not settled."""
+    running = world.running()
+    names = tuple(coordinator.name for coordinator in running)
+    if len(running) != 1 or running[0].machine is None or running[0].machine.listening:
+        world.fail(names, f"not one coordinator leads in the end, but {names}")
+    machine = running[0].machine
+    for task in machine.view.tasks.values():
+        if task.state is not TaskState.DONE:
+            rows = ", ".join(f"{row.node}: {row.state}" for row in machine.view.info(task.id).workers)
+            world.fail((task.id,), f"task {task.id} is still {task.state} ({rows})")
+    for agent in world.nodes.values():
+        for worker in agent.machine.workers.values() if agent.machine else ():
+            ids = (agent.node, worker.task, str(worker.id))
+            world.fail(ids, f"{agent.node} still has worker {worker.id} ({worker.state})")
+    latches = [agent.machine.latch for agent in world.nodes.values() if agent.machine]
+    if any(latches):
+        world.fail((), f"still aborted: {latches}")
+    world.fail((), f"not everybody obeys {names}: {_stamps(world)}")
+
+
+def check(world: World, acknowledged: set[str], trial: str) -> None:
+    """Check the end: the leader's word on every task and node, and that nothing is left anywhere.
+
+    `acknowledged` are the tasks that a client was told of and never destroyed, `trial` is one that must have worked.
+    """
+    leader = world.running()[0]
+    leader.check_fold()
+    machine = leader.machine
+    assert machine is not None
+    for name, node in machine.fleet.nodes.items():
+        row = leader.store.told.nodes.get(name)
+        if row is None or msgspec.structs.replace(row, heard_ms=0) != msgspec.structs.replace(node.row, heard_ms=0):
+            world.fail((name,), f"node {name} is {node.row}, its events say {row}")
+        if not node.row.alive:
+            world.fail((name,), f"node {name} is not alive at the end")
+    for agent in world.nodes.values():
+        _check_agent(world, agent, leader)
+    for task_id in machine.view.tasks:
+        _check_task(world, task_id, leader)
+    if trial in machine.view.tasks and machine.view.tasks[trial].outcome is not Outcome.DONE:
+        world.fail((trial,), f"all is calm, and task {trial} ends {machine.view.tasks[trial]}")
+    lost = acknowledged - set(machine.view.tasks)
+    if world.stores == 1 and lost:
+        world.fail(tuple(lost), f"{sorted(lost)} were accepted and are forgotten")
+
+
+def _check_agent(world: World, agent: SimAgent, leader: SimCoordinator) -> None:
+    agent.promises.check()
+    where = (agent.node,)
+    assert agent.machine is not None
+    assert agent.journal is not None
+    assert leader.machine is not None
+    if agent.machine.stamp is None or agent.machine.stamp.coordinator != leader.machine.place.me:
+        world.fail(where, f"{agent.node} obeys {agent.machine.stamp}, not {leader.name}")
+    left = [one for one in agent.platform.effects if one not in FOREIGN and one not in agent.platform.leaked]
+    live = agent.journal.live()
+    if left or agent.platform.applied or live:
+        world.fail(where, f"{agent.node} is not clean: {left}, {agent.platform.applied}, {live}")
+
+
+def _check_task(world: World, task_id: str, leader: SimCoordinator) -> None:
+    assert leader.machine is not None
+    info = leader.machine.view.info(task_id)
+    outcomes = {row.outcome for row in info.workers}
+    for row in info.workers:
+        _check_worker(world, task_id, row, leader)
+    outcome = info.task.outcome
+    world.tally.counts[f"tasks {outcome}"] += 1
+    if info.workers and outcome not in outcomes | {Outcome.CANCELLED}:
+        world.fail((task_id,), f"task {task_id} ended {outcome}, its workers {outcomes}")
+    if outcome is Outcome.DONE and outcomes != {Outcome.DONE}:
+        world.fail((task_id,), f"task {task_id} is called done, its workers {outcomes}")
+
+
+def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordinator) -> None:
+    ids = (task_id, row.node, str(row.id))
+    truth = world.truth.get(row.id, set())
+    there = row.journal in world.journals and world.journals[row.journal] in world.nodes.values()
+    told = world.acknowledged.get(row.id, leader.store) is leader.store
+    if row.state is not WorkerState.DONE:
+        if there:
+            world.fail(ids, f"worker {row.id} is {row.state} at the end")
+    elif row.outcome in (Outcome.UNKNOWN, Outcome.DONE) and row.id not in world.ordered:
+        pass  # never performed: refused or expired, and the agent that knew it ended before it could say so
+    elif not truth:
+        if row.outcome not in (Outcome.UNKNOWN, Outcome.DONE) and row.journal:
+            world.fail(ids, f"worker {row.id} never ended, but {leader.name} says {row.outcome}: {row.error}")
+    elif (row.outcome, row.error) not in truth:
+        unknown = row.outcome is Outcome.UNKNOWN and not (there and told)
+        unneeded = row.outcome is Outcome.DONE and not told  # told another coordinator how it ended, and was forgotten
+        if not unknown and not unneeded:
+            world.fail(ids, f"worker {row.id} ended {truth}, but {leader.name} says {row.outcome}: {row.error}")
