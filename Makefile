@@ -9,9 +9,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEEDS ?= 10000
 EFFORT ?= 10
+MINUTES ?= 10
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test matrix check fmt sim fuzz bench test-all reference clean system
+.PHONY: help demo test matrix check fmt sim fuzz soak bench test-all reference clean system
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -23,7 +24,7 @@ test: $(READY) system ## Run all tests but the long simulation and the crash mat
 	$(PYTEST) -n auto -m "not e2e and not matrix"
 	$(PYTEST) -n 2 -m e2e
 
-matrix: $(READY) system ## Crash every fault at every step of its life, and measure how soon it is healed
+matrix: $(READY) system ## Crash every fault at every step of its life, measure how soon it is healed; a short soak
 	$(PYTEST) -s -m matrix
 
 check: $(READY) ## Lint, format, types, who may import whom
@@ -42,6 +43,9 @@ sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones
 fuzz: $(READY) system ## Fuzz every decoder and model, EFFORT=10 times the examples of make test, new ones each time
 	TROGDOR_EFFORT=$(EFFORT) $(PYTEST) -n auto --timeout 900 tests/fuzz tests/agents/test_journal_model.py \
 		tests/agents/test_stops_model.py tests/agents/platforms/test_rules_model.py
+
+soak: $(READY) system ## Random faults and random deaths on a lab of 8 nodes, for MINUTES=10
+	$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench: $(READY) system ## Measure, print tables, write JSON to benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -89,7 +89,22 @@ def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "test", "check", "fmt", "sim", "bench", "fuzz", "matrix", "test-all", "clean", "help", "reference"]
+    "verb",
+    [
+        "demo",
+        "test",
+        "check",
+        "fmt",
+        "sim",
+        "bench",
+        "fuzz",
+        "matrix",
+        "soak",
+        "test-all",
+        "clean",
+        "help",
+        "reference",
+    ],
 )
 def test_the_makefile_has_the_verb_and_explains_it(verb: str) -> None:
     assert make("--dry-run", verb).returncode == 0
