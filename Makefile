@@ -10,6 +10,7 @@ READY := .venv/.ready
 SEEDS ?= 10000
 EFFORT ?= 10
 MINUTES ?= 10
+WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: help demo test matrix check fmt sim fuzz soak bench test-all reference clean system
@@ -21,8 +22,8 @@ demo: $(READY) system ## Cut a small cluster in two and freeze a process, and wa
 	$(BIN)/trogdor-bus demo
 
 test: $(READY) system ## Run all tests but the long simulation and the crash matrix (under five minutes)
-	$(PYTEST) -n auto -m "not e2e and not matrix"
-	$(PYTEST) -n 2 -m e2e
+	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix"
+	$(PYTEST) -n 3 -m e2e
 
 matrix: $(READY) system ## Crash every fault at every step of its life, measure how soon it is healed; a short soak
 	$(PYTEST) -s -m matrix
@@ -37,8 +38,9 @@ fmt: $(READY) ## Format the code
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones
+sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones; then broken ones, which must be noticed
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
+	$(BIN)/python -m tests.sim --mutants
 
 fuzz: $(READY) system ## Fuzz every decoder and model, EFFORT=10 times the examples of make test, new ones each time
 	TROGDOR_EFFORT=$(EFFORT) $(PYTEST) -n auto --timeout 900 tests/fuzz tests/agents/test_journal_model.py \

@@ -19,7 +19,6 @@ from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import ledger as coordinator_ledger
 from trogdor_bus.coordinator.changes import PutRow
-from trogdor_bus.coordinator.fleet import Fleet, Heard
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Place
@@ -138,26 +137,10 @@ def _past_is_past(original: Any, machine: AgentMachine, snapshot: Snapshot, now_
     machine._past.clear()
 
 
-def _latch_is_ignored(original: Any, machine: AgentMachine, order: Any) -> str:
-    latch, machine.latch = machine.latch, ""
-    try:
-        return str(original(machine, order))
-    finally:
-        machine.latch = latch
-
-
 def _any_resume_releases(original: Any, machine: AgentMachine, snapshot: Snapshot, *rest: Any) -> None:
     if machine.latch and not snapshot.abort:
         snapshot = msgspec.structs.replace(snapshot, resume=machine.latch)
     original(machine, snapshot, *rest)
-
-
-def _latch_ends_nothing(original: Any, machine: AgentMachine, snapshot: Snapshot, *rest: Any) -> None:
-    with patch.object(AgentMachine, "_stop", _nothing):
-        original(machine, snapshot, *rest)
-
-
-# --- the agent's journal and hands ------------------------------------------------------------------------------------
 
 
 def _late_intent(original: Any, journal: Journal, entry: Entry) -> None:
@@ -225,30 +208,6 @@ def _never_fenced(original: Any, machine: CoordinatorMachine, beat: Beat) -> Non
         original(machine, beat)
 
 
-def _no_clash(original: Any, machine: CoordinatorMachine, text: str) -> None:
-    if not text.startswith("clash"):
-        original(machine, text)
-
-
-def _copies_are_welcome(original: Any, fleet: Fleet, beat: Beat, now_ms: int) -> Heard:
-    node = fleet.nodes.get(beat.node)
-    if node is not None and node.row.journal not in ("", beat.journal):
-        node.row = msgspec.structs.replace(node.row, alive=False)
-    heard: Heard = original(fleet, beat, now_ms)
-    return heard
-
-
-def _orphans_are_not_heard(original: Any, machine: CoordinatorMachine) -> None:
-    if machine._orphans == "refuse":
-        machine._orphans = "abort"
-    original(machine)
-
-
-def _one_epoch(original: Any, machine: CoordinatorMachine) -> None:
-    machine._heard_epoch = 0
-    original(machine)
-
-
 A, C = AgentMachine, CoordinatorMachine
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("old words are fresh", (_constant(agent_machine, "FRESH_MS", 10**9),)),
@@ -276,29 +235,22 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("residue is kept quiet", (_changed(A, "_report", _residue_is_kept_quiet),)),
     Mutant("a latch is forgotten at a restart", (_changed(A, "__init__", _no_latch_at_the_start),)),
     Mutant("a latch is not written down", (_changed(Journal, "keep_latch", _latch_is_not_written),)),
-    Mutant("orders are obeyed under a latch", (_changed(A, "_refusal", _latch_is_ignored),)),
     Mutant("the resume of another latch releases", (_changed(A, "_heed_latch", _any_resume_releases),)),
-    Mutant("a latch ends nothing", (_changed(A, "_heed_latch", _latch_ends_nothing),)),
     Mutant("the intent is written after the do", (_changed(Journal, "put", _late_intent),)),
     Mutant("undone is written before the undo", (_changed(Performer, "heal", _early_undone),)),
     Mutant("files are not synced", disk=NeverSyncs),
     Mutant("the directory is not synced", disk=NeverSyncsDirectory),
     Mutant("lives are not counted on disk", (_changed(Journal, "_write", _lives_are_not_counted),)),
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
-    Mutant("what others hold is undone too", (_changed(Journal, "held", lambda *_, **__: ()),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("any journal is believed", (_changed(C, "_report", _any_journal_is_believed),)),
-    Mutant("a copied name is welcome", (_changed(Fleet, "hear", _copies_are_welcome),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
     Mutant("nothing has to last", (_constant(sim_coordinator, "must_last", lambda _: False),)),
     Mutant("ended tasks are pruned at once", (_changed(Ledger, "prune", _tasks_are_pruned_at_once),)),
     Mutant("nobody gives up", (_changed(C, "_give_up", _nothing),)),
     Mutant("an old coordinator does not fence itself", (_changed(C, "_heed_stamp", _never_fenced),)),
-    Mutant("heard epochs do not count", (_changed(C, "_lead", _one_epoch),)),
-    Mutant("a clash is not reported", (_changed(C, "_note_once", _no_clash),)),
-    Mutant("an empty store leads in silence", (_changed(C, "_lead", _orphans_are_not_heard),)),
     Mutant("every start counts workers on", (_constant(Place, "first_worker", lambda self: 1),)),
 )

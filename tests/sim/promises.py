@@ -103,8 +103,8 @@ class Promises:
         agent, own = self._agent, f"{report.worker}: "
         left = {what for who, what in agent.platform.held() if who == report.worker and what.startswith(own)}
         ids = (agent.node, report.task, str(report.worker))
+        self._world.truth.setdefault(report.worker, set()).add((report.outcome, report.error))
         if report.state is WorkerState.DONE:
-            self._world.truth.setdefault(report.worker, set()).add((report.outcome, report.error))
             if left:
                 self._world.fail(ids, f"worker {report.worker} is called done, but {left} is in force")
         elif not left <= set(report.residue):

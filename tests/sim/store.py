@@ -105,6 +105,7 @@ class SimStore:
                 for worker_id in self.workers[task_id]:
                     self.unwanted_since.setdefault(worker_id, self._now_ms())
                 del self.tasks[task_id], self.workers[task_id]
+                self.meant_ends.pop(task_id, None)
             case AppendEvent(event):
                 self.told.apply(event)
             case _:

@@ -315,7 +315,8 @@ class World:
             return
         awake = agent.up and self.now - agent.awake_since >= self.grace_ms
         known = agent.machine.workers.get(worker) if agent.machine else None
-        if awake and not (known and known.state is WorkerState.STUCK):
+        later = known and agent.clock.when(known.ends_ms) > self.now - self.grace_ms  # a first attempt left no trace
+        if awake and not later and not (known and known.state is WorkerState.STUCK):
             ids = (agent.node, task, str(worker))
             self.fail(ids, f"worker {worker} is in force {self.grace_ms} ms after its end: {agent.platform.effects}")
         self.after(1_000, lambda: self._undone(agent, worker, task))
