@@ -25,7 +25,7 @@ test: $(READY) system ## Run all tests but the long simulation and the crash mat
 	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix"
 	$(PYTEST) -n 3 -m e2e
 
-matrix: $(READY) system ## Crash every fault at every step of its life, measure how soon it is healed; a short soak
+matrix: $(READY) system ## Crash every fault at every step of its life, measure how soon it is healed; hostile peers, a short soak
 	$(PYTEST) -s -m matrix
 
 check: $(READY) ## Lint, format, types, who may import whom

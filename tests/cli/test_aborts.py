@@ -328,6 +328,7 @@ def test_abort_takes_the_place_of_a_dead_coordinator(tmp_path: Path, keys: bool,
         site.down()
 
 
+@pytest.mark.matrix
 def test_in_the_place_of_a_dead_coordinator_one_node_that_is_silent_and_then_everything(site: Site) -> None:
     site.up("node1", "node2")
     (_, one), (_, two) = site.freeze("node1"), site.freeze("node2")
@@ -376,6 +377,7 @@ def test_the_place_is_not_taken_of_a_coordinator_of_another_host(tmp_path: Path)
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.matrix
 def test_whoever_takes_the_place_and_hears_nobody_says_so(tmp_path: Path) -> None:
     def begin(*options: str) -> subprocess.Popen[str]:
         where = ["--coordinator", f"127.0.0.1:{free_port()}", "--state-dir", str(tmp_path / f"new{len(options)}")]

@@ -58,7 +58,7 @@ def await_done(lab: Lab, task: str, timeout_s: float = 15) -> dict[str, Any]:
 
 
 def below_guard(lab: Lab, node: str) -> LabProcess:
-    """Return the working agent of a node: the one child of its guard."""
+    """Return the working agent of a node; its guard may have other children, which a restart left to it."""
     guard = lab.process("agent", node)
     wait_until(lambda: _children(guard.pid), what=f"the guard of {node} to spawn an agent")
     pid = _children(guard.pid)[0]
@@ -75,7 +75,7 @@ def kill_guard_and_agent(lab: Lab, node: str) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children()]
+    return [child.pid for child in psutil.Process(pid).children() if "trogdor_bus.agents" in child.cmdline()]
 
 
 def partition(*groups: list[str], duration_ms: int = 60_000) -> dict[str, Any]:

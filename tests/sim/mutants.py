@@ -13,7 +13,7 @@ from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
 from tests.sim import coordinator as sim_coordinator
 from tests.sim.model import Machine
 from trogdor_bus.agents import machine as agent_machine
-from trogdor_bus.agents.events import Forget, Heal
+from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
@@ -131,12 +131,6 @@ def _residue_is_kept_quiet(original: Any, machine: AgentMachine, worker: Any, no
     return msgspec.structs.replace(original(machine, worker, now_ms), residue=())
 
 
-def _past_is_past(original: Any, machine: AgentMachine, snapshot: Snapshot, now_ms: int, effects: list[Any]) -> None:
-    original(machine, snapshot, now_ms, effects)
-    effects += [Forget(worker) for worker in machine._past]
-    machine._past.clear()
-
-
 def _any_resume_releases(original: Any, machine: AgentMachine, snapshot: Snapshot, *rest: Any) -> None:
     if machine.latch and not snapshot.abort:
         snapshot = msgspec.structs.replace(snapshot, resume=machine.latch)
@@ -185,13 +179,6 @@ def _never_corrected(original: Any, machine: CoordinatorMachine, node: Any, repo
         original(machine, node, report)
 
 
-def _any_journal_is_believed(original: Any, machine: CoordinatorMachine, node: Any, report: Any) -> None:
-    task = machine._ledger.task_of(report.worker)
-    journal = machine._ledger.row(report.worker).journal if task else node.row.journal
-    seen = msgspec.structs.replace(node, row=msgspec.structs.replace(node.row, journal=journal))
-    original(machine, seen, report)
-
-
 def _rows_are_not_stored(original: Any, ledger: Ledger, row: Any) -> None:
     before = len(ledger.changes)
     original(ledger, row)
@@ -223,7 +210,6 @@ MUTANTS: tuple[Mutant, ...] = (
         (_changed(A, "_start", _ends_by_the_wall_clock), _constant(Ledger, "turn_back", _nothing)),
     ),
     Mutant("done is forgotten before it was heard", (_changed(A, "_beat", _done_at_once),)),
-    Mutant("what ended may start again for an older store", (_changed(A, "_snapshot", _past_is_past),)),
     Mutant("stops are ignored", (_changed(A, "_stop", _stops_are_ignored),)),
     Mutant("stops while starting are ignored", (_changed(A, "_stop", _stops_while_starting_are_ignored),)),
     Mutant("what is stuck is not tried again", (_constant(agent_machine, "STUCK_RETRY_MS", 10**9),)),
@@ -246,7 +232,6 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
-    Mutant("any journal is believed", (_changed(C, "_report", _any_journal_is_believed),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
     Mutant("nothing has to last", (_constant(sim_coordinator, "must_last", lambda _: False),)),
     Mutant("ended tasks are pruned at once", (_changed(Ledger, "prune", _tasks_are_pruned_at_once),)),
