@@ -87,3 +87,23 @@ class MonitorBus(Protocol):
     def close(self) -> None:
         """Let go of everything."""
         ...
+
+
+class StateLog(Protocol):
+    """A log of (key, value) on other machines, compacted by key: where a coordinator's state outlives its machine."""
+
+    def append(self, key: str, value: bytes) -> None:
+        """Put a value after all before it, b"" to remove the key; never blocks, and goes on trying while cut off."""
+        ...
+
+    def unwritten(self) -> int:
+        """Return how many of the appended values are not known to be kept yet, 0 if the log holds everything."""
+        ...
+
+    def read(self, timeout_s: float) -> dict[str, bytes]:
+        """Return the newest value of each key, all that is in the log now; blocks; BusError if it cannot be read."""
+        ...
+
+    def close(self) -> None:
+        """Write what is queued (bounded in time) and let go of everything."""
+        ...
