@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tests.support import async_wait_until
 from trogdor_bus.bus import AgentBus, Answer, ClientBus, CoordinatorBus, MonitorBus
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import several, transport
 
 ZMQ_PORTS = 4
-KINDS = ("memory", "zmq", "zmq-curve")
+KINDS = ("memory", "zmq", "zmq-curve", "fan", "fan-mixed", "fan-elsewhere")
 _names = itertools.count()
 
 
@@ -33,12 +33,15 @@ def free_ports() -> int:
 
 @dataclass(frozen=True)
 class Bus:
-    """One bus to test: where it is and which keys it uses."""
+    """One bus to test: where it is and which keys it uses; `seat` is where the coordinator of several links is."""
 
     url: str
     keys: Path | None = None
+    seat: str = ""
 
     def coordinator(self) -> CoordinatorBus:
+        if self.seat:
+            return several().open_coordinator(self.seat, self.keys)
         return transport(self.url).open_coordinator(self.url, self.keys)
 
     def agent(self, node: str) -> AgentBus:
@@ -54,7 +57,14 @@ class Bus:
 def make_bus(kind: str, directory: Path) -> Bus:
     """Return a bus of that kind that nobody else uses."""
     if kind == "memory":
-        return Bus(f"memory://test-{next(_names)}")
+        return Bus(memory_url())
+    if kind == "fan":
+        return Bus(f"{memory_url()} {memory_url()}")
+    if kind == "fan-mixed":
+        return Bus(f"{memory_url()} zmq://127.0.0.1:{free_ports()}")
+    if kind == "fan-elsewhere":  # two addresses, of which one is nobody's
+        seat = f"zmq://127.0.0.1:{free_ports()}"
+        return Bus(f"zmq://127.0.0.1:{free_ports()} {seat}", seat=seat)
     keys = None
     if kind == "zmq-curve":
         from trogdor_bus.keys import ensure
@@ -63,6 +73,11 @@ def make_bus(kind: str, directory: Path) -> Bus:
         keys = directory / "keys"
         ensure(keys, new_key_pair)
     return Bus(f"zmq://127.0.0.1:{free_ports()}", keys)
+
+
+def memory_url() -> str:
+    """Return the URL of a bus inside this process that nobody else uses."""
+    return f"memory://test-{next(_names)}"
 
 
 class Coordinator:
