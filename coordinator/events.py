@@ -58,6 +58,12 @@ class HostsResolved(msgspec.Struct, frozen=True):
     addresses: dict[str, tuple[str, ...]]
 
 
+class LinksSeen(msgspec.Struct, frozen=True):
+    """By node, each link to its agent and whether it is alive."""
+
+    links: dict[str, dict[str, bool]]
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
@@ -70,6 +76,7 @@ Event = (
     | ResumeRequested
     | BeatHeard
     | HostsResolved
+    | LinksSeen
     | Ticked
 )
 

@@ -23,6 +23,7 @@ from trogdor_bus.coordinator.events import (
     Event,
     Exit,
     HostsResolved,
+    LinksSeen,
     Publish,
     ResumeRequested,
     StopRequested,
@@ -116,9 +117,9 @@ class CoordinatorMachine:
                 self._resume(name)
             case BeatHeard(beat=beat):
                 self._beat(beat)
-            case HostsResolved(addresses=addresses):
-                for node in self.fleet.resolve(addresses):
-                    self._ledger.put_node(node)
+            case HostsResolved() | LinksSeen():
+                for node, text in self.fleet.see(event, now_ms):
+                    self._ledger.put_node(node, text)
             case Ticked():
                 self._tick()
         return self._flush()

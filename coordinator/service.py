@@ -18,7 +18,7 @@ from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, LinksSeen, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
@@ -99,6 +99,7 @@ class Service:
                     self._handle_now(Ticked())
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
+                    self._handle_now(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
         finally:
             resolving.cancel()
