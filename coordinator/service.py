@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import resource
 import signal
 import socket
 import uuid
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from trogdor_bus.bus import Answer, CoordinatorBus
 from trogdor_bus.clock import SteadyWallClock
@@ -22,9 +20,10 @@ from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, Hosts
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
+from trogdor_bus.coordinator.seat import greeting, reachable_at
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import BusError, HostError, TrogdorBusError
-from trogdor_bus.host import local_addresses, own_identity
+from trogdor_bus.host import own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
 from trogdor_bus.transports import several
@@ -58,13 +57,12 @@ class Service:
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
-        where = urlsplit(settings.url)
-        port = where.port or 0
+        addresses, ports = reachable_at(settings.url)
         place = Place(
             me=uuid.uuid4().hex,
             process=own_identity(),
-            addresses=_reachable_at(where.hostname or ""),
-            ports=tuple(range(port, port + 4)) if port else (),
+            addresses=addresses,
+            ports=ports,
             url=settings.url,
         )
         self._machine = CoordinatorMachine(
@@ -177,19 +175,10 @@ class Service:
 
     def _greet(self) -> None:
         place, settings = self._machine.place, self._settings
-        port = place.ports[0] if place.ports else 0
         log.info("Starting coordinator process.")
         log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
-        outside = [address for address in place.addresses if not ipaddress.ip_address(address).is_loopback]
-        if not outside:
-            log.info("reachable from this machine only (port %d to %d); --bind ADDRESS lets others in", port, port + 3)
-        for address in outside:
-            host = f"[{address}]" if ":" in address else address
-            log.info("elsewhere, type: trogdor-bus agent --node NAME --coordinator %s:%d", host, port)
-        if settings.keys is None:
-            log.warning("--insecure: whoever reaches these ports is root on every node")
-        elif outside:
-            log.info("agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there")
+        for level, text in greeting(settings.url, place.addresses, keys=settings.keys is not None):
+            log.log(level, "%s", text)
 
     async def _resolve(self) -> None:
         """Resolve the configured host names, each once; those that fail are tried again."""
@@ -216,12 +205,3 @@ def must_last(change: Change) -> bool:
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
     return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
-
-
-def _reachable_at(host: str) -> tuple[str, ...]:
-    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
-        return local_addresses()
-    with contextlib.suppress(OSError):
-        infos = socket.getaddrinfo(host, None)
-        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-    return ()
