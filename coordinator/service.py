@@ -27,7 +27,7 @@ from trogdor_bus.errors import BusError, HostError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import several
 
 log = logging.getLogger("trogdor_bus.coordinator")
 RESOLVE_AGAIN_S = 10.0
@@ -44,7 +44,7 @@ def run(settings: CoordinatorSettings) -> int:
 
 async def _run(settings: CoordinatorSettings) -> int:
     with contextlib.closing(Store(settings.state_dir)) as store:
-        bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+        bus = several().open_coordinator(settings.url, settings.keys)
         try:
             return await Service(settings, store, bus).run()
         finally:
