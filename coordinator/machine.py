@@ -68,7 +68,10 @@ TABLE: dict[tuple[TaskState, Move], TaskState] = {
 
 
 class CoordinatorMachine:
-    """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort."""
+    """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort.
+
+    It leads in an epoch above `above`, and above all that it has stored or heard.
+    """
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class CoordinatorMachine:
         now_ms: int,
         *,
         orphans: Literal["refuse", "adopt", "abort"] = "refuse",
+        above: int = 0,
     ) -> None:
         self.fleet, self.place, self.limits = fleet, place, limits
         self.epoch = loaded.meta.epoch
@@ -88,7 +92,7 @@ class CoordinatorMachine:
         self._ledger = Ledger(loaded, fleet)
         self.view = self._ledger.view
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
-        self._heard_epoch = 0
+        self._heard_epoch = above
         self._heard = Orphans()
         self._tick_ms = now_ms + limits.beat_ms
         self._exits: list[Exit] = []
@@ -349,8 +353,8 @@ class CoordinatorMachine:
             return
         self.listening = False
         self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
-        first = self.place.first_worker()
-        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=self.place.url, next_worker=first))
+        first, url = self.place.first_worker(), self.place.url
+        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
         self._ledger.turn_back()
         if self._orphans == "adopt":
             self._adopt()

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from trogdor_bus.bus import MAX_FRAME_BYTES, OnFrame, OnRequest, OnTopic
 from trogdor_bus.errors import BusError, NoCoordinatorError, TakenError
 from trogdor_bus.platform import Endpoint
+from trogdor_bus.transports import memory_log
 
 COORDINATOR = "coordinator"
 CLIENT = "client"
@@ -335,3 +336,6 @@ def open_client(url: str, keys: Path | None) -> MemoryClient:
 def open_monitor(url: str, keys: Path | None) -> MemoryMonitor:
     """Join the network of that name as a monitor."""
     return _network(url).monitor()
+
+
+open_log = memory_log.open_log

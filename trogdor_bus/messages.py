@@ -214,6 +214,9 @@ AnyRequest = (
     | Shutdown
 )
 
+CHANGES = (CreateTask, StopTask, DestroyTask, Abort, Resume)
+"""The requests that change what the coordinator keeps."""
+
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never.
@@ -272,7 +275,10 @@ class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """When the coordinator started, its own time (epoch ms), and its stamp."""
+    """When the coordinator started, its own time (epoch ms), and its stamp.
+
+    `replicated`: the log holds everything, else not since `behind_ms` (epoch ms); both absent without a log.
+    """
 
     server_start_ms: Number
     now_ms: Number
@@ -280,16 +286,22 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     coordinator: str = ""
     version: str = ""
     listening: bool = False
+    replicated: bool | msgspec.UnsetType = msgspec.UNSET
+    behind_ms: Number | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name)."""
+    """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name).
+
+    `replicated` says of what changes something whether the log has it; None without a log, and for questions.
+    """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: str = ""
     message: str = ""
     path: str = "$"
     remedy: str = ""
+    replicated: bool | None = None
 
 
 # --- the monitor stream -----------------------------------------------------------------------------------------------

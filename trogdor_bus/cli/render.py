@@ -200,6 +200,17 @@ def task_json(info: TaskInfo) -> dict[str, Any]:
     return {**trogdor_json(task, list(info.workers)), **ours, "workers": msgspec.to_builtins(info.workers)}
 
 
+def print_unreplicated(replicated: bool | None) -> None:
+    """Say it if a change is not in the coordinator's log, which another coordinator would go on with."""
+    if replicated is False:
+        print_line(console(), "accepted, not replicated: the log on Kafka has not acknowledged it", "yellow")
+
+
+def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str, Any]:
+    """Return the JSON of a change, with `replicated` if the coordinator has a log."""
+    return found if replicated is None else {**found, "replicated": replicated}
+
+
 def print_json(value: Any) -> None:
     """Print Structs, or anything made of them, as one JSON document on standard output."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
