@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from trogdor_bus.platform import Endpoint
 
 MAX_FRAME_BYTES = 8 << 20
@@ -19,6 +21,29 @@ OnFrame = Callable[[bytes], None]
 Answer = Callable[[bytes], None]
 OnRequest = Callable[[bytes, Answer], None]
 OnTopic = Callable[[str, bytes], None]
+
+
+class BusBroker(msgspec.Struct, frozen=True, kw_only=True):
+    """One Kafka broker as its cluster advertises it; `addresses` are those of `host`, () if it cannot be resolved."""
+
+    id: int
+    host: str
+    port: int
+    addresses: tuple[str, ...] = ()
+
+
+class BusBrokers(msgspec.Struct, frozen=True, kw_only=True):
+    """The Kafka cluster that carries the bus, and what its topics need.
+
+    `brokers` are those that are up, () while nothing is known. `replicas` are the replica sets of the bus's
+    partitions, each set once (() = unknown), and `min_in_sync` how many of a set must be in sync. `quorum` are the ids
+    of the controllers; () = unknown, as the brokers themselves.
+    """
+
+    brokers: tuple[BusBroker, ...] = ()
+    replicas: tuple[tuple[int, ...], ...] = ()
+    min_in_sync: int = 1
+    quorum: tuple[int, ...] = ()
 
 
 class CoordinatorBus(Protocol):
