@@ -69,6 +69,9 @@ class MemoryCoordinator(MemoryEnd):
         for end in self.network.listening(MemoryMonitor, MONITOR):
             self.network.send(self, end, frame, partial(end.deliver, topic))
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def deliver_beat(self, frame: bytes) -> None:
         """Hand over an agent's frame."""
         if self.on_beat is not None:

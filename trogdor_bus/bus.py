@@ -61,6 +61,10 @@ class CoordinatorBus(Protocol):
         """Send a frame about `topic` to every monitor."""
         ...
 
+    def brokers(self) -> BusBrokers | None:
+        """Return the Kafka cluster without which the bus is silent, as last seen; None if it does not hang on one."""
+        ...
+
     def close(self) -> None:
         """Send what is queued (bounded in time) and let go of everything."""
         ...

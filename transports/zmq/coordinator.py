@@ -69,6 +69,9 @@ class ZmqCoordinator(End):
         """Send a frame to every monitor that is connected."""
         self._send(self._monitor, [topic.encode(), frame])
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def _gatekeeper(self, keys: Path) -> Socket:
         """Bind the socket on which libzmq asks whether a key may enter (ZAP, RFC 27), before any port is open."""
         key_files.ensure(keys, new_key_pair)

@@ -35,7 +35,9 @@ def validate(
     spec: SpecArgument,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the spec exactly as it goes on the wire.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Allow what would cut the coordinator itself.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow what would cut the coordinator itself or silence the bus.")
+    ] = False,
     coordinator: Annotated[
         str | None,
         typer.Option(
