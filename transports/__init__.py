@@ -20,6 +20,7 @@ from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus
 from trogdor_bus.errors import BusError
 
 TRANSPORTS = {
+    "kafka": "trogdor_bus.transports.kafka",
     "memory": "trogdor_bus.transports.memory",
     "zmq": "trogdor_bus.transports.zmq",
 }

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 import random
+import secrets
 import socket
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 from tests.support import async_wait_until
 from trogdor_bus.bus import AgentBus, Answer, ClientBus, CoordinatorBus, MonitorBus
 from trogdor_bus.transports import transport
 
 ZMQ_PORTS = 4
-KINDS = ("memory", "zmq", "zmq-curve")
+KINDS = (
+    "memory",
+    "zmq",
+    "zmq-curve",
+    pytest.param("kafka", marks=pytest.mark.kafka),
+    pytest.param("kafka-sealed", marks=pytest.mark.kafka),
+)
 _names = itertools.count()
 
 
@@ -37,6 +46,8 @@ class Bus:
 
     url: str
     keys: Path | None = None
+    impatience_s: float = 0.3
+    """A client that gives up so soon has asked, though nobody had time to answer."""
 
     def coordinator(self) -> CoordinatorBus:
         return transport(self.url).open_coordinator(self.url, self.keys)
@@ -51,17 +62,19 @@ class Bus:
         return transport(self.url).open_monitor(self.url, self.keys)
 
 
-def make_bus(kind: str, directory: Path) -> Bus:
-    """Return a bus of that kind that nobody else uses."""
+def make_bus(kind: str, directory: Path, bootstrap: str = "") -> Bus:
+    """Return a bus of that kind that nobody else uses; Kafka's kinds need brokers."""
     if kind == "memory":
         return Bus(f"memory://test-{next(_names)}")
     keys = None
-    if kind == "zmq-curve":
+    if kind in ("zmq-curve", "kafka-sealed"):
         from trogdor_bus.keys import ensure
         from trogdor_bus.transports.zmq import new_key_pair
 
         keys = directory / "keys"
         ensure(keys, new_key_pair)
+    if kind.startswith("kafka"):
+        return Bus(f"kafka://{bootstrap}/test-{secrets.token_hex(4)}", keys, impatience_s=2.0)
     return Bus(f"zmq://127.0.0.1:{free_ports()}", keys)
 
 
