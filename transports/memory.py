@@ -59,6 +59,9 @@ class MemoryCoordinator(MemoryEnd):
         """Begin to deliver; what arrived before is lost."""
         self.on_beat, self.on_request = on_beat, on_request
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to every agent of that name."""
         for end in self.network.listening(MemoryAgent, node):
@@ -68,9 +71,6 @@ class MemoryCoordinator(MemoryEnd):
         """Send a frame to every monitor."""
         for end in self.network.listening(MemoryMonitor, MONITOR):
             self.network.send(self, end, frame, partial(end.deliver, topic))
-
-    def brokers(self) -> None:
-        """Return None: no Kafka carries it."""
 
     def deliver_beat(self, frame: bytes) -> None:
         """Hand over an agent's frame."""

@@ -53,16 +53,16 @@ class CoordinatorBus(Protocol):
         """Begin to deliver the agents' frames, and clients' requests with the way to answer each (once)."""
         ...
 
+    def brokers(self) -> BusBrokers | None:
+        """Return the Kafka cluster without which the bus is silent, as last seen; None if it does not hang on one."""
+        ...
+
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to whoever listens under that node name."""
         ...
 
     def announce(self, topic: str, frame: bytes) -> None:
         """Send a frame about `topic` to every monitor."""
-        ...
-
-    def brokers(self) -> BusBrokers | None:
-        """Return the Kafka cluster without which the bus is silent, as last seen; None if it does not hang on one."""
         ...
 
     def close(self) -> None:

@@ -61,6 +61,9 @@ class ZmqCoordinator(End):
         self._inbox(self._status, take_beat)
         inbox = self._inbox(self._request, take_request)
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to the agents of that name that are connected."""
         self._send(self._control, [node_topic(node), frame])
@@ -68,9 +71,6 @@ class ZmqCoordinator(End):
     def announce(self, topic: str, frame: bytes) -> None:
         """Send a frame to every monitor that is connected."""
         self._send(self._monitor, [topic.encode(), frame])
-
-    def brokers(self) -> None:
-        """Return None: no Kafka carries it."""
 
     def _gatekeeper(self, keys: Path) -> Socket:
         """Bind the socket on which libzmq asks whether a key may enter (ZAP, RFC 27), before any port is open."""
