@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trogdor_bus.bus import Answer, CoordinatorBus, StateLog
+from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.events import BeatHeard, BrokersSeen, Effect, Event, Exit, HostsResolved, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
@@ -116,14 +116,14 @@ class Service:
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
-        where = urlsplit(settings.url)
-        port = where.port or 0
+        addresses, ports = _listens(settings.url)
         place = Place(
             me=uuid.uuid4().hex,
             process=own_identity(),
-            addresses=_reachable_at(where.hostname or ""),
-            ports=tuple(range(port, port + 4)) if port else (),
+            addresses=addresses,
+            ports=ports,
             url=settings.url,
+            machine=local_addresses(),
         )
         self._machine = CoordinatorMachine(
             store.load(),
@@ -144,6 +144,7 @@ class Service:
         )
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
+        self._brokers: BusBrokers | None = None
         self._exit: int | None = None
         self._garbage = 0
 
@@ -166,6 +167,9 @@ class Service:
                 self._wake.clear()
                 if self._clock.now_ms() >= self._machine.deadline():
                     self._handle_now(Ticked())
+                if (seen := self._bus.brokers()) != self._brokers:
+                    self._brokers = seen
+                    self._handle_now(BrokersSeen(seen))
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
@@ -310,6 +314,14 @@ def must_last(change: Change) -> bool:
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
     return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
+
+
+def _listens(url: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return the addresses and TCP ports of ours: where Kafka carries the bus there are none."""
+    found = [urlsplit(one) for one in url.split() if one.startswith("zmq://")]
+    addresses = dict.fromkeys(address for where in found for address in _reachable_at(where.hostname or ""))
+    ports = {port: None for where in found if where.port for port in range(where.port, where.port + 4)}
+    return tuple(addresses), tuple(ports)
 
 
 def _reachable_at(host: str) -> tuple[str, ...]:

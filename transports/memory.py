@@ -60,6 +60,9 @@ class MemoryCoordinator(MemoryEnd):
         """Begin to deliver; what arrived before is lost."""
         self.on_beat, self.on_request = on_beat, on_request
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to every agent of that name."""
         for end in self.network.listening(MemoryAgent, node):

@@ -122,6 +122,7 @@ def agent(
         allow_commands=section.allow_commands,
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
+        broker=cluster.nodes[node].broker if section.broker is None and cluster.nodes else section.broker,
     )
     from trogdor_bus.agents.__main__ import Start, become_guard
 

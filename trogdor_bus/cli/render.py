@@ -150,7 +150,8 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
     for node in nodes:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
-        note = "\n".join(part for part in (node.note, tags) if part)
+        broker = f"broker {node.broker}" if node.broker is not None else ""
+        note = "\n".join(part for part in (node.note, broker, tags) if part)
         add_row(result, node.name, node_state(node), heard, "\n".join(node.addresses) or node.hostname, note)
     return result
 

@@ -35,7 +35,11 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells the outcome.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each node would do and undo; do not.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Allow what would cut the coordinator itself, and faults on a dirty node.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Allow what would cut the coordinator itself or silence the bus, and faults on a dirty node.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
     reach: Reach,
