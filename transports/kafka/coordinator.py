@@ -12,7 +12,7 @@ from pathlib import Path
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from trogdor_bus import keys as key_files
-from trogdor_bus.bus import Answer, OnFrame, OnRequest
+from trogdor_bus.bus import Answer, BusBrokers, OnFrame, OnRequest
 from trogdor_bus.errors import BusError
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.client import NUMBER, TICKET
@@ -21,6 +21,7 @@ from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.presence import EACH_S, KEY, Presence, Watch, encode
 from trogdor_bus.transports.kafka.record import Record
 from trogdor_bus.transports.kafka.settings import reason
+from trogdor_bus.transports.kafka.sight import Sight
 from trogdor_bus.transports.kafka.tickets import Tickets
 
 OPEN_S = 10.0
@@ -51,12 +52,14 @@ class KafkaCoordinator(End):
         self._number = 0
         self._present_s = self._counted_s = 0.0
         self._heard = False
+        self._sight: Sight | None = None
         super().__init__(url, keys)
         try:
             make_topics(self._clients, self.address, topics.BUS, OPEN_S)
             self._refuse_another()
             self._thread.start()
             self._wait_until_heard()
+            self._sight = Sight(self._clients, self._names(topics.BUS))
         except BaseException:
             self.close()
             raise
@@ -83,6 +86,16 @@ class KafkaCoordinator(End):
     def announce(self, topic: str, frame: bytes) -> None:
         """Send a frame to every monitor."""
         self._send(topics.EVENTS, topic.encode(), frame)
+
+    def brokers(self) -> BusBrokers:
+        """Return the cluster as it was seen last, without brokers before that."""
+        return self._sight.seen if self._sight else BusBrokers()
+
+    def close(self) -> None:
+        """Send what is queued, for at most half a second, and let go of everything."""
+        if self._sight:
+            self._sight.close()
+        super().close()
 
     def _admitted(self, record: Record) -> Answer | None:
         """Return the way to answer a request, None for one that was heard before or has no good ticket."""

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from trogdor_bus.cli import render
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach
 from trogdor_bus.errors import BusError
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
 from trogdor_bus.states import TaskState, WorkerState
