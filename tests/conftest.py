@@ -17,14 +17,14 @@ SEATS = ("coordinator", "apart", "outside")
 
 def require_kafka(version: str = DEFAULT_VERSION) -> None:
     """Skip unless Docker answers and has an image of Kafka."""
+    containers = Containers("none")
     try:
-        containers = Containers("none")
+        image = containers.find_image(version, pull=False)
     except (HostError, RefusedError) as error:
         require(False, str(error), "make test-kafka")
-    else:
-        image = containers.find_image(version, pull=False)
+    finally:
         containers.close()
-        require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
+    require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
 
 
 @pytest.fixture(scope="session")
