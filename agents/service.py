@@ -49,7 +49,7 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import Surroundings
+from trogdor_bus.platform import BrokerPlatform, Surroundings
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
@@ -140,6 +140,7 @@ class Service:
             pid=os.getpid(),
             now_ms=self._clock.now_ms(),
             latch=self._journal.latch,
+            attached=bool(settings.attach),
         )
         self._hands = ThreadPoolExecutor(1, "hands")
         self._wake = asyncio.Event()
@@ -155,7 +156,7 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        self._handle(AddressesRead(await loop.run_in_executor(self._hands, self._platform.addresses)))
+        self._handle(await loop.run_in_executor(self._hands, self._read))
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
@@ -302,11 +303,17 @@ class Service:
         while True:
             await asyncio.sleep(ADDRESSES_S)
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._platform.addresses)
+                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._read)
             except TrogdorBusError as error:
                 log.warning("cannot read this node's addresses: %s", error)
             else:
-                self._handle(AddressesRead(found))
+                self._handle(found)
+
+    def _read(self) -> AddressesRead:
+        addresses, broker = self._platform.addresses(), self._settings.broker
+        if broker is None and isinstance(self._platform, BrokerPlatform):
+            broker = self._platform.broker()
+        return AddressesRead(addresses, broker)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""

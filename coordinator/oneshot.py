@@ -20,7 +20,9 @@ from trogdor_bus.transports import several
 
 
 class Errand:
-    """The one-shot coordinator as a client sees it, without a bus between them."""
+    """The one-shot coordinator as a client sees it, without a bus between them, and without a log."""
+
+    replicated: bool | None = None
 
     def __init__(self, service: Service, running: asyncio.Task[int]) -> None:
         self._api, self._running = service.api, running

@@ -12,6 +12,8 @@ from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 
+SEATS = ("coordinator", "apart", "outside")
+
 
 def require_kafka(version: str = DEFAULT_VERSION) -> None:
     """Skip unless Docker answers and has an image of Kafka."""
@@ -27,9 +29,9 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
 
 @pytest.fixture(scope="session")
 def made_kafka_cluster() -> Iterator[KafkaCluster]:
-    """Three combined brokers of the newest line."""
+    """Three combined brokers of the newest line, and seats for daemons that are to be cut off alone."""
     require_kafka()
-    with KafkaCluster(3, f"k{os.getpid()}", print) as cluster:
+    with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS) as cluster:
         yield cluster
 
 

@@ -8,15 +8,19 @@ encryption; a transport that needs none ignores it):
     open_agent(url, node, keys) -> AgentBus            dials
     open_client(url, keys) -> ClientBus                dials
     open_monitor(url, keys) -> MonitorBus              dials
+
+and, if it can keep a coordinator's state on other machines:
+
+    open_log(url, keys) -> StateLog                    dials
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus
+from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus, StateLog
 from trogdor_bus.errors import BusError
 
 TRANSPORTS = {
@@ -61,3 +65,12 @@ def several() -> Transport:
     """Return the transport of any number of URLs with blanks between: all links at once."""
     module: Transport = importlib.import_module("trogdor_bus.transports.fan")
     return module
+
+
+def open_log(url: str, keys: Path | None) -> StateLog | None:
+    """Return the log of the first of the URL's links (a fan has several, with blanks between) that has one, or None."""
+    for link in url.split():
+        opener = getattr(transport(link), "open_log", None)
+        if opener is not None:
+            return cast(StateLog, opener(link, keys))
+    return None

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from trogdor_bus.bus import MAX_FRAME_BYTES, OnFrame, OnRequest, OnTopic
 from trogdor_bus.errors import BusError, NoCoordinatorError, TakenError
 from trogdor_bus.platform import Endpoint
+from trogdor_bus.transports import memory_log
 
 COORDINATOR = "coordinator"
 CLIENT = "client"
@@ -58,6 +59,9 @@ class MemoryCoordinator(MemoryEnd):
     def receive(self, on_beat: OnFrame, on_request: OnRequest) -> None:
         """Begin to deliver; what arrived before is lost."""
         self.on_beat, self.on_request = on_beat, on_request
+
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
 
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to every agent of that name."""
@@ -335,3 +339,6 @@ def open_client(url: str, keys: Path | None) -> MemoryClient:
 def open_monitor(url: str, keys: Path | None) -> MemoryMonitor:
     """Join the network of that name as a monitor."""
     return _network(url).monitor()
+
+
+open_log = memory_log.open_log

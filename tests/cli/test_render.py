@@ -150,7 +150,7 @@ def test_a_dirty_node_is_red_with_what_to_type() -> None:
     to, out = terminal()
     dirty = f"the undo of task t is stuck; by hand: {COMMAND}"
     nodes = [
-        NodeRow(name="clean", alive=True, heard_ms=0),
+        NodeRow(name="clean", alive=True, heard_ms=0, broker=0),
         NodeRow(name="latched", alive=True, heard_ms=0, latch="L1"),
         NodeRow(name="both", alive=True, heard_ms=0, latch="L1", dirty=(dirty,)),
         NodeRow(name="gone", heard_ms=0, latch="L1", dirty=("the undo of task u is stuck",)),
@@ -159,6 +159,7 @@ def test_a_dirty_node_is_red_with_what_to_type() -> None:
     written = out.getvalue()
     for coloured in ("\x1b[32malive", "\x1b[1;33maborted", f"{RED}dirty", f"{RED}silent"):
         assert coloured in written
+    assert "broker 0" in written
     assert written.splitlines()[-2:] == [
         f"{RED}both: {dirty}\x1b[0m",
         f"{RED}gone: the undo of task u is stuck\x1b[0m",

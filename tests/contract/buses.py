@@ -50,9 +50,9 @@ class Bus:
 
     url: str
     keys: Path | None = None
-    seat: str = ""
     impatience_s: float = 0.3
     """A client that gives up so soon has asked, though nobody had time to answer."""
+    seat: str = ""
 
     def coordinator(self) -> CoordinatorBus:
         if self.seat:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
-from trogdor_bus.bus import MAX_FRAME_BYTES, Answer, CoordinatorBus, OnFrame, OnRequest
+from trogdor_bus.bus import MAX_FRAME_BYTES, Answer, BusBrokers, CoordinatorBus, OnFrame, OnRequest
 from trogdor_bus.errors import BusError
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.fan.envelope import Asked, Echo, Report, too_large, unwrap, wrap
@@ -116,6 +116,10 @@ class FanCoordinator:
         for node in [node for node, told in self._told.items() if now_ms - told.at_ms > FORGET_MS]:
             del self._told[node]
         return {node: told.links(now_ms) for node, told in self._told.items()}
+
+    def brokers(self) -> BusBrokers | None:
+        """Return what the only link says of the brokers that carry it; None if there is another link as well."""
+        return self._links.opened()[0][1].brokers() if len(self._links.all) == 1 else None
 
     def close(self) -> None:
         """Close every link."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from confluent_kafka import KafkaError, KafkaException, Message
 
 from trogdor_bus import keys as key_files
-from trogdor_bus.bus import Answer, OnFrame, OnRequest
+from trogdor_bus.bus import Answer, BusBrokers, OnFrame, OnRequest
 from trogdor_bus.errors import BusError, TakenError
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.client import NUMBER, TICKET
-from trogdor_bus.transports.kafka.end import End
+from trogdor_bus.transports.kafka.end import ASK_S, End
 from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.presence import EACH_S, KEY, Presence, Watch, encode
 from trogdor_bus.transports.kafka.record import Record
 from trogdor_bus.transports.kafka.settings import reason
+from trogdor_bus.transports.kafka.sight import Sight
 from trogdor_bus.transports.kafka.tickets import Tickets
 
 OPEN_S = 10.0
@@ -50,12 +52,14 @@ class KafkaCoordinator(End):
         self._number = 0
         self._present_s = self._counted_s = 0.0
         self._heard = False
+        self._sight: Sight | None = None
         super().__init__(url, keys)
         try:
             make_topics(self._clients, self.address, topics.BUS, OPEN_S)
             self._refuse_another()
             self._thread.start()
             self._wait_until_heard()
+            self._sight = Sight(self._clients, self._names(topics.BUS))
         except BaseException:
             self.close()
             raise
@@ -82,6 +86,16 @@ class KafkaCoordinator(End):
     def announce(self, topic: str, frame: bytes) -> None:
         """Send a frame to every monitor."""
         self._send(topics.EVENTS, topic.encode(), frame)
+
+    def brokers(self) -> BusBrokers:
+        """Return the cluster as it was seen last, without brokers before that."""
+        return self._sight.seen if self._sight else BusBrokers()
+
+    def close(self) -> None:
+        """Send what is queued, for at most half a second, and let go of everything."""
+        if self._sight:
+            self._sight.close()
+        super().close()
 
     def links(self) -> dict[str, dict[str, bool]]:
         """Return {}: there is one link."""
@@ -122,22 +136,30 @@ class KafkaCoordinator(End):
             self._ready.wait(0.01) if not self._ready.is_set() else time.sleep(0.01)
 
     def _tick(self, now_s: float) -> None:
-        """Be present, and see whether the control topic got more partitions."""
+        """Be present, and see whether the topics are there, and whether the control topic got more partitions."""
         if not self._ready.is_set():
             return
         if now_s - self._counted_s >= COUNT_S:
             self._counted_s = now_s
-            self._grow()
+            self._recount_all()
         if now_s - self._present_s >= EACH_S:
             self._present_s = now_s
             self._be_present(gone=False)
 
-    def _grow(self) -> None:
-        name = self.address.topic(topics.CONTROL.name)
-        count = self._count(name)
-        if count > self._counts[name]:
-            log.info("%s has %d partitions now, it had %d", name, count, self._counts[name])
-            self._counts[name] = count
+    def _miss(self, names: Sequence[str]) -> None:
+        """Make again what somebody removed."""
+        log.warning("%s: %s is gone; making it again", self.address, ", ".join(names))
+        try:
+            make_topics(self._clients, self.address, topics.BUS, ASK_S)
+        except BusError as error:
+            self._unready = str(error)
+
+    def _recount_all(self) -> None:
+        for name, known in list(self._counts.items()):
+            count = self._recount(name)
+            if count > known and name == self.address.topic(topics.CONTROL.name):
+                log.info("%s has %d partitions now, it had %d", name, count, known)
+                self._counts[name] = count
 
     def _be_present(self, *, gone: bool) -> None:
         partitions = self._control_partitions()

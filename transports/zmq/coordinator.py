@@ -61,6 +61,9 @@ class ZmqCoordinator(End):
         self._inbox(self._status, take_beat)
         inbox = self._inbox(self._request, take_request)
 
+    def brokers(self) -> None:
+        """Return None: no Kafka carries it."""
+
     def publish(self, node: str, frame: bytes) -> None:
         """Send a frame to the agents of that name that are connected."""
         self._send(self._control, [node_topic(node), frame])

@@ -43,6 +43,9 @@ class _Source(Protocol):
 
     async def abort(self, latch: str, node: str = "") -> Latch: ...
 
+    @property
+    def replicated(self) -> bool | None: ...
+
     async def nodes(self) -> tuple[NodeRow, ...]: ...
 
     async def tasks(self) -> tuple[TaskInfo, ...]: ...
@@ -82,19 +85,21 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
 def resume(reach: Reach, node: str, as_json: bool) -> int:
     """Let faults start again on a node, or ("") on all, and return the exit code once the live agents know it."""
 
-    async def verb(client: Client) -> tuple[list[str], list[str]]:
+    async def verb(client: Client) -> tuple[list[str], list[str], bool | None]:
         names = set(await client.resume(node))
         deadline = time.monotonic() + RESUMED_S
         while True:
             shut = [row.name for row in await client.nodes() if row.name in names and row.alive and row.latch]
             if not shut or time.monotonic() > deadline:
-                return sorted(names), shut
+                return sorted(names), shut, client.replicated
             await asyncio.sleep(POLL_S)
 
-    names, shut = ask(reach, verb)
+    names, shut, replicated = ask(reach, verb)
     if as_json:
-        render.print_json({"nodes": names, "waiting": shut})
-    elif not names:
+        render.print_json(render.with_replicated({"nodes": names, "waiting": shut}, replicated))
+        return 3 if shut else 0
+    render.print_unreplicated(replicated)
+    if not names:
         print("Nothing was aborted.")
     else:
         print(f"Resumed: faults may start again on {', '.join(names)}.")
@@ -131,7 +136,7 @@ async def _abort(
         await asyncio.sleep(POLL_S)
     unproven = [name for name, state in states.items() if state == "waiting"] + unheard
     nobody = appear_s > 0 and all(state == "silent" for state in states.values())
-    teller.end(latch, states, rows, unproven, nobody=nobody)
+    teller.end(latch, states, rows, unproven, nobody=nobody, replicated=source.replicated)
     return 1 if any(row.dirty for row in rows) else 3 if unproven or nobody else 0
 
 
@@ -173,15 +178,24 @@ class _Teller:
                 render.print_dirt(to, [row])
 
     def end(
-        self, latch: Latch, states: dict[str, str], rows: list[NodeRow], unproven: list[str], *, nobody: bool
+        self,
+        latch: Latch,
+        states: dict[str, str],
+        rows: list[NodeRow],
+        unproven: list[str],
+        *,
+        nobody: bool,
+        replicated: bool | None,
     ) -> None:
-        """Tell how it ended; `nobody` was heard."""
+        """Tell how it ended; `nobody` was heard, `replicated` as `Client.replicated`."""
         if self._as_json:
             nodes: list[dict[str, Any]] = [
                 {"node": row.name, "state": states[row.name], "dirty": row.dirty} for row in rows if row.name in states
             ]
-            render.print_json({"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven})
+            found = {"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven}
+            render.print_json(render.with_replicated(found, replicated))
             return
+        render.print_unreplicated(replicated)
         ended = sum(state == "ended" for state in states.values())
         self.say(f"Aborted: {ended} of {len(states)} nodes hold nothing and start nothing.")
         if nobody:

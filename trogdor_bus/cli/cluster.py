@@ -59,6 +59,8 @@ def status(
     print(f"\tStart time: {render.date(found.server_start_ms)}")
     listening = " (still listening for its agents)" if found.listening else ""
     print(f"\tVersion: {escape(found.version)}, epoch {found.epoch}{listening}")
+    if isinstance(found.behind_ms, int):
+        print(f"\tReplicated: {'everything' if found.replicated else f'not since {render.date(found.behind_ms)}'}")
 
 
 @connected

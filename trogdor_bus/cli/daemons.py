@@ -36,15 +36,27 @@ def coordinator(
     abort_all: Annotated[
         bool, typer.Option("--abort-all", help="With an empty state: undo faults that already run.")
     ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Go on with the state of another coordinator, from its log.")
+    ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait, and take over once no coordinator is seen for --standby-after.")
+    ] = False,
+    standby_after: Annotated[
+        str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
+    ] = "10s",
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
     """Run the coordinator, which tells the agents."""
     from trogdor_bus import logs
-    from trogdor_bus.config import CoordinatorSettings, load_cluster
+    from trogdor_bus.config import CoordinatorSettings, load_cluster, parse_standby_ms
 
     if adopt and abort_all:
         raise SpecError("--adopt and --abort-all exclude each other", remedy="drop one")
+    if take_over and standby:
+        raise SpecError("--take-over and --standby exclude each other", remedy="drop one: --standby takes over later")
+    standby_ms = parse_standby_ms(standby_after)
     logs.set_up(log_level, log_json)
     cluster = load_cluster(config) if config else None
     if cluster and node_name:
@@ -56,6 +68,8 @@ def coordinator(
         config=cluster,
         adopt=adopt,
         abort_all=abort_all,
+        take_over=take_over,
+        standby_ms=standby_ms if standby else None,
     )
     from trogdor_bus.coordinator.service import run
 
@@ -108,6 +122,7 @@ def agent(
         allow_commands=section.allow_commands,
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
+        broker=cluster.nodes[node].broker if section.broker is None and cluster.nodes else section.broker,
     )
     from trogdor_bus.agents.__main__ import Start, become_guard
 

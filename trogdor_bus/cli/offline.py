@@ -37,7 +37,9 @@ def validate(
     spec: SpecArgument,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print the spec exactly as it goes on the wire.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Allow what would cut the coordinator itself.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Allow what would cut the coordinator itself or silence the bus.")
+    ] = False,
     reach: Reach,
 ) -> None:
     """Say what is wrong with a spec.

@@ -152,7 +152,8 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
     for node in rows:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
-        note = "\n".join(part for part in (node.note, tags) if part)
+        broker = f"broker {node.broker}" if node.broker is not None else ""
+        note = "\n".join(part for part in (node.note, broker, tags) if part)
         links = [links_text(node)] if with_links else []
         add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or node.hostname, note)
     return result
@@ -210,6 +211,17 @@ def task_json(info: TaskInfo) -> dict[str, Any]:
     task = info.task
     ours = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
     return {**trogdor_json(task, list(info.workers)), **ours, "workers": msgspec.to_builtins(info.workers)}
+
+
+def print_unreplicated(replicated: bool | None) -> None:
+    """Say it if a change is not in the coordinator's log, which another coordinator would go on with."""
+    if replicated is False:
+        print_line(console(), "accepted, not replicated: the log on Kafka has not acknowledged it", "yellow")
+
+
+def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str, Any]:
+    """Return the JSON of a change, with `replicated` if the coordinator has a log."""
+    return found if replicated is None else {**found, "replicated": replicated}
 
 
 def print_json(value: Any) -> None:

@@ -35,7 +35,11 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end; the exit code tells the outcome.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what each node would do and undo; do not.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Allow what would cut the coordinator itself, and faults on a dirty node.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Allow what would cut the coordinator itself or silence the bus, and faults on a dirty node.",
+        ),
     ] = False,
     as_json: options.AsJson = False,
     reach: Reach,
@@ -43,7 +47,7 @@ def submit(
     """Create a task from a spec: JSON, JSON with comments, or YAML."""
     from trogdor_bus.cli import render, waiting
     from trogdor_bus.cli.asking import ask
-    from trogdor_bus.client import new_id
+    from trogdor_bus.client import Client, new_id
     from trogdor_bus.names import check_name
     from trogdor_bus.spec import wire
 
@@ -60,15 +64,22 @@ def submit(
     announce = json.dumps({"id": task_id}) if as_json else f"Task {task_id}"
     print(announce, file=sys.stderr if as_json else sys.stdout, flush=True)
     ask(reach, lambda client: client.validate(body, force))
+
+    async def verb(client: Client) -> bool | None:
+        await client.create(task_id, body, force)
+        return client.replicated
+
     try:
-        ask(reach, lambda client: client.create(task_id, body, force))
+        replicated = ask(reach, verb)
     except NoCoordinatorError as error:
         again = f"the task may or may not exist; ask again with the same id: trogdor-bus submit ... --id {task_id}"
         raise waiting.outcome_unknown(f"{error}\n{again}", as_json) from None
+    if not as_json:
+        render.print_unreplicated(replicated)
     if wait:
         raise typer.Exit(waiting.wait(reach, task_id, as_json))
     if as_json:
-        render.print_json({"id": task_id})
+        render.print_json(render.with_replicated({"id": task_id}, replicated))
     else:
         print(f"Submitted. To see it: trogdor-bus show {task_id}    To end it: trogdor-bus stop {task_id}")
 
@@ -139,15 +150,18 @@ def stop(
     from trogdor_bus.cli.asking import ask
     from trogdor_bus.client import Client
 
-    async def verb(client: Client) -> None:
+    async def verb(client: Client) -> bool | None:
         await client.show(id)  # the coordinator itself ignores an unknown id, as Trogdor does
         await client.stop(id)
+        return client.replicated
 
-    ask(reach, verb)
+    replicated = ask(reach, verb)
+    if not as_json:
+        render.print_unreplicated(replicated)
     if wait:
         raise typer.Exit(waiting.wait(reach, id, as_json, cancelled_is_success=True))
     if as_json:
-        render.print_json({"id": id})
+        render.print_json(render.with_replicated({"id": id}, replicated))
     else:
         render.print_line(render.console(), f"Task {id} is asked to stop; when it is DONE, everything is undone.")
 
@@ -162,9 +176,15 @@ def destroy(
     """Stop a task on its agents and forget it."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import Client
 
-    ask(reach, lambda client: client.destroy(id))
+    async def verb(client: Client) -> bool | None:
+        await client.destroy(id)
+        return client.replicated
+
+    replicated = ask(reach, verb)
     if as_json:
-        render.print_json({"id": id})
+        render.print_json(render.with_replicated({"id": id}, replicated))
     else:
+        render.print_unreplicated(replicated)
         render.print_line(render.console(), f"Task {id} is forgotten, and its faults are being undone.")
