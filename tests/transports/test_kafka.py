@@ -16,6 +16,7 @@ from trogdor_bus import keys
 from trogdor_bus.errors import BusError, NoCoordinatorError, NotFoundError, SpecError
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.kafka import open_agent, open_client, open_coordinator, open_log, open_monitor, topics
+from trogdor_bus.transports.kafka.access import ROLES, commands
 from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import MAX_ITEMS, Inbox
 from trogdor_bus.transports.kafka.presence import Presence, decode, encode
@@ -25,6 +26,8 @@ from trogdor_bus.transports.kafka.seal import HEADER, TOLD, Seal
 from trogdor_bus.transports.kafka.settings import Clients
 from trogdor_bus.transports.kafka.tickets import LIFE_S, Tickets
 from trogdor_bus.transports.zmq import new_key_pair
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/kafka-as-the-bus.md"
 
 
 def keyed(directory: Path) -> Path:
@@ -220,6 +223,15 @@ def test_the_commands_make_what_the_coordinator_makes() -> None:
         "kafka-configs --bootstrap-server a:1,b:2 --alter --entity-type topics --entity-name p.state "
         "--add-config cleanup.policy=compact"
     )
+
+
+def test_the_page_has_the_rights_and_the_topics() -> None:
+    text, address = PAGE.read_text(), Address(("broker1:9092",))
+    for role in ROLES:
+        for command in commands(address, role, f"User:trogdor-{role}"):
+            assert command in text
+    for topic in topics.ALL:
+        assert topics.create_command(address, topic) in text
 
 
 def test_a_request_is_let_in_once_and_only_with_a_ticket_of_this_life() -> None:

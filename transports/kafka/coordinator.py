@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from trogdor_bus import keys as key_files
 from trogdor_bus.bus import Answer, BusBrokers, OnFrame, OnRequest
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, TakenError
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.client import NUMBER, TICKET
 from trogdor_bus.transports.kafka.end import ASK_S, End
@@ -118,7 +118,7 @@ class KafkaCoordinator(End):
         finally:
             consumer.close()
         if other is not None:
-            raise BusError(
+            raise TakenError(
                 f"another coordinator (its id is {other.id}) is present at {self.address}: stop it, or choose another "
                 "--topic-prefix"
             )
