@@ -33,7 +33,7 @@ from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.settings import Clients
 from trogdor_bus.transports.zmq import new_key_pair
 
-pytestmark = pytest.mark.kafka
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]  # each command that is pasted is a JVM
 PORT = 9095
 TOOLS = {
     "kafka-acls": "org.apache.kafka.tools.AclCommand",

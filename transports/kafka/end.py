@@ -15,7 +15,7 @@ from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import Inbox
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import Clients, code, reason, words
+from trogdor_bus.transports.kafka.settings import TELLS_NOTHING, Clients, code, reason, words
 from trogdor_bus.transports.kafka.topics import Topic
 
 POLL_S = 0.1
@@ -262,7 +262,7 @@ class End:
             self._fatal = True
         if error.code() in REFUSED:
             self._refuse("read" if topic else "write", topic)
-        elif error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTO_OFFSET_RESET, KafkaError._FATAL):
+        elif error.code() not in TELLS_NOTHING:
             self._lost = words(error)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:

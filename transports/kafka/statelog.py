@@ -25,7 +25,7 @@ from trogdor_bus.transports.kafka.coordinator import ensure_keys
 from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import FOREVER_MS, Clients, reason, words
+from trogdor_bus.transports.kafka.settings import FOREVER_MS, TELLS_NOTHING, Clients, reason, words
 
 POLL_S = 0.1
 ASK_S = 1.0
@@ -119,7 +119,7 @@ class KafkaLog:
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition() or 0)
-                elif not error.retriable():
+                elif not error.retriable() and error.code() not in TELLS_NOTHING:
                     raise KafkaException(error)
                 continue
             record = record_of(message)
@@ -199,7 +199,7 @@ class KafkaLog:
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = True
-        if error.code() != KafkaError._ALL_BROKERS_DOWN and (self._unsent or self._under_way):
+        if error.code() not in TELLS_NOTHING and (self._unsent or self._under_way):
             self._say(f"{self.address}: {words(error)}")
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
