@@ -12,6 +12,7 @@ import pytest
 
 from tests.contract.buses import free_ports
 from tests.support import wait_until
+from tests.transports.old_broker import OldBroker
 from trogdor_bus import keys
 from trogdor_bus.errors import BusError, NoCoordinatorError, NotFoundError, SpecError
 from trogdor_bus.transports import transport
@@ -316,6 +317,15 @@ def test_a_coordinator_without_brokers_gives_up_with_a_remedy(monkeypatch: pytes
     monkeypatch.setattr("trogdor_bus.transports.kafka.coordinator.OPEN_S", 1.0)
     with pytest.raises(BusError, match=r"no answer from .* within 1 s: .*refused.*--bootstrap-server"):
         open_coordinator(f"kafka://{nobody()}/p", None)
+    assert threading.active_count() == 1
+
+
+def test_a_broker_that_is_too_old_is_told_with_what_it_lacks() -> None:
+    with (
+        OldBroker() as broker,
+        pytest.raises(BusError, match=r"Admin API .* not supported by broker.*the bus needs Kafka 2\.3 or newer"),
+    ):
+        open_coordinator(f"kafka://127.0.0.1:{broker.port}/p", None)
     assert threading.active_count() == 1
 
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -295,9 +296,10 @@ class End:
         """Let go of librdkafka: what is queued gets half a second."""
         if self._producer is not None:
             self._say_goodbye()
-            self._producer.flush(FLUSH_S)
-            self._producer.purge()
-            self._producer.poll(0)
+            with suppress(KafkaException):  # a producer that can do no more
+                self._producer.flush(FLUSH_S)
+                self._producer.purge()
+                self._producer.poll(0)
             self._producer = None
         if self._consumer is not None:
             self._consumer.close()
