@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -189,14 +190,28 @@ class Containers:
 def _client() -> DockerClient:
     try:
         from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.docker_client import DockerClient
+        from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError:
         raise RefusedError("Kafka in containers needs testcontainers: pip install 'trogdor-bus[lab]'") from None
     testcontainers_config.ryuk_disabled = True  # labels and the state file tell what is left, and no image is needed
-    with _asking("its version"):
+    _require_listening(get_docker_host() or "unix:///var/run/docker.sock")
+    with _asking("what it is"):
         client = DockerClient()
         client.client.ping()
     return client
+
+
+def _require_listening(host: str) -> None:
+    """Raise HostError if it is the path of a socket where nobody listens; Docker's library would tell riddles."""
+    if not host.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        try:
+            door.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            raise HostError(
+                f"no Docker daemon answers at {host}: {error.strerror}; start it, or say in DOCKER_HOST where it is"
+            ) from None
 
 
 @contextlib.contextmanager
