@@ -59,23 +59,25 @@ class Containers:
 
         What is not here is pulled, and HostError if it cannot be; without `pull` it is "".
         """
-        official = f"{OFFICIAL}:{version}"
-        for name in (official, f"{BUILT}:{version}"):
+        for name in (f"{OFFICIAL}:{version}", f"{BUILT}:{version}"):
             with contextlib.suppress(NotFoundError), _asking(f"the image {name}"):
                 self._client.client.images.get(name)
                 self._image = name
                 return name
-        if not pull:
-            return ""
+        return self.pull(version) if pull else ""
+
+    def pull(self, version: str) -> str:
+        """Pull, choose and return the official image; HostError if it cannot be had."""
+        image = f"{OFFICIAL}:{version}"
         try:
-            with _asking(f"the image {official}"):
+            with _asking(f"the image {image}"):
                 self._client.client.images.pull(OFFICIAL, tag=version)
         except (HostError, NotFoundError) as error:
             raise HostError(
                 f"{error}\n  if no image can be pulled here: contrib/kafka-image/build --version {version}"
             ) from None
-        self._image = official
-        return official
+        self._image = image
+        return image
 
     def make_network(self) -> ipaddress.IPv4Network:
         """Make the network of the lab, where nobody else is, and return its addresses; ConflictError if it exists."""
