@@ -12,24 +12,26 @@ from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 
+SEATS = ("coordinator", "apart", "outside")
+
 
 def require_kafka(version: str = DEFAULT_VERSION) -> None:
     """Skip unless Docker answers and has an image of Kafka."""
+    containers = Containers("none")
     try:
-        containers = Containers("none")
+        image = containers.find_image(version, pull=False)
     except (HostError, RefusedError) as error:
         require(False, str(error), "make test-kafka")
-    else:
-        image = containers.find_image(version, pull=False)
+    finally:
         containers.close()
-        require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
+    require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
 
 
 @pytest.fixture(scope="session")
 def made_kafka_cluster() -> Iterator[KafkaCluster]:
-    """Three combined brokers of the newest line."""
+    """Three combined brokers of the newest line, and seats for daemons that are to be cut off alone."""
     require_kafka()
-    with KafkaCluster(3, f"k{os.getpid()}", print) as cluster:
+    with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS) as cluster:
         yield cluster
 
 

@@ -97,6 +97,10 @@ class KafkaCoordinator(End):
             self._sight.close()
         super().close()
 
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return {}: there is one link."""
+        return {}
+
     def _admitted(self, record: Record) -> Answer | None:
         """Return the way to answer a request, None for one that was heard before or has no good ticket."""
         now_s = time.monotonic()

@@ -6,6 +6,7 @@ All that is made carries the name of its lab as a label, by which it is found ag
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -38,16 +39,19 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Containers:
-    """The containers of one lab, by the names of their nodes; nothing is made before it is asked for."""
+    """The containers of one lab, by the names of their nodes; Docker is asked when something is."""
 
     def __init__(self, lab: str) -> None:
-        self.lab = lab
-        self._client = _client()
+        self.lab, self.network = lab, f"tb-{lab}"
         self._image = ""
+
+    @functools.cached_property
+    def _client(self) -> DockerClient:
+        return _client()
 
     def name(self, node: str) -> str:
         """Return what Docker calls the container of a node."""
-        return f"{self.lab}-{node}"
+        return f"tb-{self.lab}-{node}"
 
     def find_image(self, version: str, *, pull: bool = True) -> str:
         """Choose and return the image: the official one, or the one built here.
@@ -85,13 +89,13 @@ class Containers:
 
         def make(**wanted: Any) -> Any:
             network = Network(docker_network_kw={"labels": {LAB: self.lab}, "check_duplicate": True, **wanted})
-            network.name = self.lab
-            with _asking(f"the network {self.lab}"):
+            network.name = self.network
+            with _asking(f"the network {self.network}"):
                 network.create()
                 return network._unwrap_network
 
         found = make()  # Docker knows which addresses are free, but fixes none in a network for which it chose them
-        with _asking(f"the network {self.lab}"):
+        with _asking(f"the network {self.network}"):
             found.reload()
             subnet = found.attrs["IPAM"]["Config"][0]["Subnet"]
             found.remove()
@@ -115,7 +119,7 @@ class Containers:
             restart_policy={"Name": "no"},
         )
         endpoint = EndpointConfig(docker.constants.DEFAULT_DOCKER_API_VERSION, ipv4_address=wanted.address)
-        container._kwargs |= {"network": self.lab, "networking_config": {self.lab: endpoint}}
+        container._kwargs |= {"network": self.network, "networking_config": {self.network: endpoint}}
         for inside, outside in wanted.published.items():
             container.ports[f"{inside}/tcp"] = ("127.0.0.1", outside)  # type: ignore[assignment]  # as Docker takes it
         try:
@@ -170,7 +174,8 @@ class Containers:
 
     def close(self) -> None:
         """Let go of Docker; the containers stay."""
-        self._client.client.close()
+        if client := self.__dict__.pop("_client", None):
+            client.client.close()
 
     def _all(self) -> list[Any]:
         with _asking("its containers"):
@@ -207,4 +212,4 @@ def _asking(what: str) -> Iterator[None]:
     except docker.errors.APIError as error:
         raise HostError(f"Docker refused {what}: {error.explanation or error}") from None
     except (docker.errors.DockerException, requests.RequestException) as error:
-        raise HostError(f"Docker does not answer, asked for {what}: {error}; is its daemon running?") from None
+        raise HostError(f"Docker does not tell {what}: {error}; is its daemon running?") from None
