@@ -70,6 +70,19 @@ def test_another_coordinator_goes_on_at_the_other_address(site: TwoSeats) -> Non
     assert runs(victim)
 
 
+def test_of_two_coordinators_at_both_addresses_the_newer_one_leads(site: TwoSeats) -> None:
+    site.up("node1")
+    first = site.daemons.pop("coordinator")
+    site.port, site.other = site.other, site.port
+    site.directory = site.directory / "second"
+    site.directory.mkdir()
+    site.start("coordinator")
+    assert first.wait(30) == 1
+    assert "fenced" in (site.directory.parent / "coordinator.log").read_text()
+    site.await_alive("node1")
+    assert site.noop().code == 0
+
+
 def test_an_abort_takes_the_place_of_a_dead_coordinator_at_its_own_address(site: TwoSeats) -> None:
     site.up("node1")
     _, victim = site.freeze("node1")
