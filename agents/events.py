@@ -70,9 +70,10 @@ class LatchKept(msgspec.Struct, frozen=True):
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
-    """The node's own addresses."""
+    """The node's own addresses, and the id of the Kafka broker that it is, if that is known."""
 
     addresses: tuple[str, ...]
+    broker: int | None = None
 
 
 class EndRequested(msgspec.Struct, frozen=True):

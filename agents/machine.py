@@ -137,6 +137,7 @@ class AgentMachine:
         pid: int = 0,
         now_ms: int = 0,
         latch: str = "",
+        attached: bool = False,
     ) -> None:
         self.node, self.journal, self.limits = node, journal, limits
         self.workers = {worker.id: worker for worker in workers}
@@ -146,11 +147,12 @@ class AgentMachine:
         self.leaving = False
         self.latch = self._kept = latch
         self.taken: set[tuple[WorkerState, Move]] = set()
-        self._version, self._pid = version, pid
+        self._version, self._pid, self._attached = version, pid, attached
         self._counter = life << 32
         self._sent: dict[int, int] = {}
         self._past: dict[int, Worker] = {}
         self._addresses: tuple[str, ...] = ()
+        self._broker: int | None = None
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
         self._looking = False
@@ -192,8 +194,8 @@ class AgentMachine:
                 self._reapplied(worker_id, error, now_ms)
             case LatchKept(id=latch):
                 self._kept = latch
-            case AddressesRead(addresses=addresses):
-                self._addresses = addresses
+            case AddressesRead(addresses=addresses, broker=broker):
+                self._addresses, self._broker = addresses, broker
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -391,6 +393,8 @@ class AgentMachine:
             clash=self.clash,
             latch=self._kept,
             leaving=leaving,
+            broker=self._broker,
+            attached=self._attached,
         )
 
     def _report(self, worker: Worker, now_ms: int) -> Report:
@@ -436,7 +440,8 @@ class AgentMachine:
         workers = self._all()
         settled = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in workers if not _moving(w))
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        return (self.clash, self._addresses, self._describe, self._kept, settled), (self.stamp, moving)
+        place = (self._addresses, self._broker)
+        return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

@@ -49,7 +49,7 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import Surroundings
+from trogdor_bus.platform import BrokerPlatform, Surroundings
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
@@ -140,6 +140,7 @@ class Service:
             pid=os.getpid(),
             now_ms=self._clock.now_ms(),
             latch=self._journal.latch,
+            attached=bool(settings.attach),
         )
         self._hands = ThreadPoolExecutor(1, "hands")
         self._wake = asyncio.Event()
@@ -155,7 +156,7 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        self._handle(AddressesRead(await loop.run_in_executor(self._hands, self._platform.addresses)))
+        self._handle(await loop.run_in_executor(self._hands, self._read))
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
@@ -302,11 +303,17 @@ class Service:
         while True:
             await asyncio.sleep(ADDRESSES_S)
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._platform.addresses)
+                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._read)
             except TrogdorBusError as error:
                 log.warning("cannot read this node's addresses: %s", error)
             else:
-                self._handle(AddressesRead(found))
+                self._handle(found)
+
+    def _read(self) -> AddressesRead:
+        addresses, broker = self._platform.addresses(), self._settings.broker
+        if broker is None and isinstance(self._platform, BrokerPlatform):
+            broker = self._platform.broker()
+        return AddressesRead(addresses, broker)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""
@@ -317,13 +324,24 @@ class Service:
                     self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )
                 log.warning(
-                    "no word from the coordinator at %s: %s. Is it running there (`trogdor-bus coordinator --bind "
-                    "ADDRESS`), is the address right, does a firewall block the port, do the keys match (`trogdor-bus "
-                    "keys export` there)? Trying on.",
-                    self._settings.url,
+                    "no word from the coordinator at %s: %s. %s, do the keys match (`trogdor-bus keys export` there)? "
+                    "Trying on.",
+                    self._settings.url.replace(" ", " or "),
                     trouble,
+                    likely_causes(self._settings.url),
                 )
             await asyncio.sleep(LONELY_AGAIN_S)
+
+
+def likely_causes(url: str) -> str:
+    """Return what people should check when no coordinator answers at that URL."""
+    schemes = {one.partition("://")[0] for one in url.split(" ")}
+    dialled = "kafka" not in schemes or len(schemes) > 1
+    option = "--bind ADDRESS" if "kafka" not in schemes else f"--transport {'kafka+zmq' if dialled else 'kafka'} ..."
+    asked = [f"Is it running there (`trogdor-bus coordinator {option}`)"]
+    asked += ["is the address right, does a firewall block the port"] if dialled else []
+    asked += ["are these its brokers and topics"] if "kafka" in schemes else []
+    return ", ".join(asked)
 
 
 def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:

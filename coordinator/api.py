@@ -92,11 +92,11 @@ class Api:
 
     def validate(self, spec: msgspec.Raw, *, force: bool = False) -> Plan:
         """Return what a spec would do; SpecError or RefusedError says why it cannot."""
-        topology = self._machine.topology()
+        topology, decoded = self._machine.topology(), _decode(spec)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
-        plan = describe(_decode(spec), topology, alive=alive, force=force)
-        self._machine.check_open(node.node for node in plan.nodes)
-        return plan
+        plan = describe(decoded, topology, alive=alive, force=force)
+        _, warning = self._machine.plan(decoded, force=force)
+        return msgspec.structs.replace(plan, warnings=(*plan.warnings, warning)) if warning else plan
 
     def stop_task(self, task_id: str) -> None:
         """Stop a task; an unknown or ended one is no error (as in Trogdor)."""

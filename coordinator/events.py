@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trogdor_bus.bus import BusBrokers
 from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.messages import Beat, Snapshot
 from trogdor_bus.spec import TaskSpec
@@ -58,6 +59,18 @@ class HostsResolved(msgspec.Struct, frozen=True):
     addresses: dict[str, tuple[str, ...]]
 
 
+class BrokersSeen(msgspec.Struct, frozen=True):
+    """The Kafka cluster that alone carries the bus is this now; None: the bus does not hang on Kafka."""
+
+    brokers: BusBrokers | None
+
+
+class LinksSeen(msgspec.Struct, frozen=True):
+    """By node, each link to its agent and whether it is alive."""
+
+    links: dict[str, dict[str, bool]]
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
@@ -70,6 +83,8 @@ Event = (
     | ResumeRequested
     | BeatHeard
     | HostsResolved
+    | BrokersSeen
+    | LinksSeen
     | Ticked
 )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from trogdor_bus.coordinator.brokers import Seat
+from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_name
@@ -19,13 +21,19 @@ AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 
 
 class NodeState(msgspec.Struct, kw_only=True):
-    """One node: its row, what was last heard, and what was last published. Times are ms on the coordinator's clock."""
+    """One node: its row, what was last heard, and what was last published. Times are ms on the coordinator's clock.
+
+    `broker` is the id of the configuration, `announced_broker` that of its agent; the row has the one that counts.
+    """
 
     row: NodeRow
     agent: bool = True
     config: dict[str, str] = {}
     resolved: tuple[str, ...] = ()
     announced: tuple[str, ...] = ()
+    broker: int | None = None
+    announced_broker: int | None = None
+    attached: bool = False
     counters: dict[str, int] = {}
     stamp: Stamp | None = None
     heard_ms: int = -1
@@ -38,6 +46,25 @@ class NodeState(msgspec.Struct, kw_only=True):
     def counter(self) -> int:
         """The newest beat of the present journal, -1 if there is none."""
         return self.counters.get(self.row.journal, -1)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Return what counts: what an agent announced, until it says that it ends; another may have it by now."""
+        return () if self.row.left and not self.resolved else self.row.addresses
+
+    @property
+    def claim(self) -> int | None:
+        """Return the broker that configuration or agent say that it is, None if neither does."""
+        return self.announced_broker if self.broker is None else self.broker
+
+    def seat(self) -> Seat:
+        """Return what is known of its broker."""
+        return Seat(
+            configured=self.broker,
+            announced=self.announced_broker,
+            hostname=self.row.hostname,
+            addresses=self.addresses,
+        )
 
     def echo(self) -> Echo | None:
         """Return what a snapshot to this node answers."""
@@ -61,8 +88,8 @@ class Fleet:
         self._silent_ms = SILENT_BEATS * beat_ms
         self._noted: set[str] = set()
         for node in (configured or {}).values():
-            row = NodeRow(name=node.name, configured=True, hostname=node.hostname, tags=node.tags)
-            self.nodes[node.name] = NodeState(row=row, agent=node.agent, config=node.config)
+            row = NodeRow(name=node.name, configured=True, hostname=node.hostname, tags=node.tags, broker=node.broker)
+            self.nodes[node.name] = NodeState(row=row, agent=node.agent, config=node.config, broker=node.broker)
 
     def ensure(self, name: str) -> NodeState:
         """Return the node of that name, made if it is new."""
@@ -88,7 +115,8 @@ class Fleet:
             return Heard(False, self.once(text))
         node.counters[beat.journal] = beat.counter
         node.stamp, node.heard_ms = beat.stamp, now_ms
-        node.announced = beat.addresses
+        node.announced, node.attached = beat.addresses, beat.attached
+        node.announced_broker = beat.broker if beat.broker is not None and beat.broker >= 0 else None
         note = ""
         if known and new_journal:
             note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
@@ -101,11 +129,18 @@ class Fleet:
             addresses=node.resolved or node.announced,
             note="its agent ended" if beat.leaving else "",
             left=beat.leaving,
+            broker=node.row.broker if node.claim is None else node.claim,
             latch=beat.latch,
             at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
             dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
         )
         return Heard(True, note, new_journal)
+
+    def see(self, event: HostsResolved | LinksSeen, now_ms: int) -> list[tuple[NodeState, str]]:
+        """Take over what the shell has found out; return the nodes that changed, each with what people should know."""
+        if isinstance(event, HostsResolved):
+            return [(node, "") for node in self.resolve(event.addresses)]
+        return self.see_links(event.links, now_ms)
 
     def resolve(self, addresses: Mapping[str, tuple[str, ...]]) -> list[NodeState]:
         """Take over the addresses of configured host names; return the nodes that changed."""
@@ -118,6 +153,26 @@ class Fleet:
                 changed.append(node)
         return changed
 
+    def see_links(self, links: Mapping[str, Mapping[str, bool]], now_ms: int) -> list[tuple[NodeState, str]]:
+        """Take over which links are alive; return the nodes that changed, each with what people should know of it.
+
+        What is known of a node that is not heard stays as it is: there its links are no news.
+        """
+        changed = []
+        for name, node in self.nodes.items():
+            if not node.row.alive or now_ms - node.heard_ms >= self._silent_ms:
+                continue
+            before, found = node.row.links, links.get(name, {})
+            if before != found:
+                node.row = msgspec.structs.replace(node.row, links=dict(found))
+                news = [
+                    f"link {link} {'is back' if alive else 'is silent'}"
+                    for link, alive in found.items()
+                    if before.get(link, True) != alive
+                ]
+                changed.append((node, f"node {name}: {', '.join(news)}" if news else ""))
+        return changed
+
     def fall_silent(self, now_ms: int) -> list[NodeState]:
         """Mark the nodes that have missed their beats; return them."""
         silent = [node for node in self.nodes.values() if node.row.alive and now_ms - node.heard_ms >= self._silent_ms]
@@ -126,18 +181,16 @@ class Fleet:
         return silent
 
     def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Topology:
-        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports.
-
-        What an agent announced counts until it says that it ends: another may have the address by now.
-        """
+        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports."""
         nodes = {
             name: Node(
                 name=name,
-                addresses=() if state.row.left and not state.resolved else state.row.addresses,
+                addresses=state.addresses,
                 hostname=state.row.hostname,
                 tags=state.row.tags,
                 agent=state.agent,
                 config=state.config,
+                broker=state.row.broker,
             )
             for name, state in self.nodes.items()
         }

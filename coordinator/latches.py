@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -23,6 +23,19 @@ def ordered(meta: Meta, node: str) -> str:
 def closed(meta: Meta, node: str, held: str) -> bool:
     """Return whether nothing may start on a node whose agent says that it keeps the latch `held`."""
     return bool(ordered(meta, node)) or (bool(held) and held not in meta.resumed)
+
+
+def check(meta: Meta, held: Mapping[str, str]) -> None:
+    """Raise RefusedError if nothing may start on one of the nodes; `held` are the latches that their agents keep."""
+    shut = [name for name, latch in held.items() if closed(meta, name, latch)]
+    if shut:
+        raise RefusedError(f"aborted: nothing may start on {', '.join(shut)} until `trogdor-bus resume`")
+
+
+def check_everywhere(meta: Meta) -> None:
+    """Raise RefusedError if all nodes are aborted."""
+    if EVERYWHERE in meta.latches:
+        raise RefusedError("aborted: nothing may start anywhere until `trogdor-bus resume`")
 
 
 def resumable(meta: Meta, node: str, held: str) -> str:

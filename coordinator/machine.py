@@ -7,22 +7,24 @@ clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
 from trogdor_bus.coordinator import latches
+from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.events import (
     AbortRequested,
     BeatHeard,
+    BrokersSeen,
     CreateRequested,
     DestroyRequested,
     Effect,
     Event,
     Exit,
     HostsResolved,
+    LinksSeen,
     Publish,
     ResumeRequested,
     StopRequested,
@@ -33,15 +35,8 @@ from trogdor_bus.coordinator.ledger import ENDED, Ledger, reported, verdict
 from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.coordinator.plan import assign
-from trogdor_bus.errors import (
-    ConflictError,
-    InvalidTransitionError,
-    NotFoundError,
-    RefusedError,
-    SpecError,
-    TrogdorBusError,
-)
+from trogdor_bus.coordinator.plan import WorkerPlan, assign
+from trogdor_bus.errors import ConflictError, InvalidTransitionError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
 from trogdor_bus.registry import registry
@@ -89,7 +84,7 @@ class CoordinatorMachine:
         self.listening, self.ended = True, False
         self.started_ms = now_ms
         self.taken: set[tuple[TaskState, Move]] = set()
-        self._ledger = Ledger(loaded, fleet)
+        self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
         self.view = self._ledger.view
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._heard_epoch = above
@@ -120,9 +115,11 @@ class CoordinatorMachine:
                 self._resume(name)
             case BeatHeard(beat=beat):
                 self._beat(beat)
-            case HostsResolved(addresses=addresses):
-                for node in self.fleet.resolve(addresses):
-                    self._ledger.put_node(node)
+            case HostsResolved() | LinksSeen():
+                for node, text in self.fleet.see(event, now_ms):
+                    self._ledger.put_node(node, text)
+            case BrokersSeen(brokers=brokers):
+                self._carrier.see(brokers)
             case Ticked():
                 self._tick()
         return self._flush()
@@ -141,11 +138,14 @@ class CoordinatorMachine:
         """Return the id of the abort that is in force on a node, or ("") on all; "" for none."""
         return latches.ordered(self._meta, node)
 
-    def check_open(self, nodes: Iterable[str]) -> None:
-        """Raise RefusedError if one of the nodes is aborted."""
-        shut = [name for name in nodes if latches.closed(self._meta, name, self.fleet.ensure(name).row.latch)]
-        if shut:
-            raise RefusedError(f"aborted: nothing may start on {', '.join(shut)} until `trogdor-bus resume`")
+    def plan(self, spec: TaskSpec, *, force: bool) -> tuple[tuple[WorkerPlan, ...], str]:
+        """Return who would do what now, and "" or a warning; errors as `assign`.
+
+        RefusedError also if a node is aborted, or the bus would be silenced, unless `force`: then that is the warning.
+        """
+        plans = assign(spec, self.topology(), force=force)
+        latches.check(self._meta, {plan.node: self.fleet.ensure(plan.node).row.latch for plan in plans})
+        return plans, self._carrier.check(spec, plans, self._ledger, self._now, force=force)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
@@ -158,8 +158,7 @@ class CoordinatorMachine:
             if bytes(known.original) == event.wire:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
-        if latches.EVERYWHERE in self._meta.latches:
-            raise RefusedError("aborted: nothing may start anywhere until `trogdor-bus resume`")
+        latches.check_everywhere(self._meta)
         spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
         task = TaskRow(
             id=event.id,
@@ -180,15 +179,14 @@ class CoordinatorMachine:
 
     def _run(self, task: TaskRow, spec: TaskSpec) -> None:
         try:
-            plans = assign(spec, self.topology(), force=task.force)
-            self.check_open(plan.node for plan in plans)
+            plans, warning = self.plan(spec, force=task.force)
         except TrogdorBusError as error:
             text = error.message if isinstance(error, SpecError) else str(error)
             self._fail(task, f"Unable to find nodes for task: {text}")
             return
         first = self._meta.next_worker
         self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(plans)))
-        self._move(task, "run", "started", started_ms=self._now)
+        self._move(task, "run", f"started; warning: {warning}" if warning else "started", started_ms=self._now)
         for worker_id, plan in enumerate(plans, first):
             journal = self.fleet.ensure(plan.node).row.journal
             row = WorkerRow(id=worker_id, node=plan.node, journal=journal, left_out=plan.left_out)
@@ -338,6 +336,7 @@ class CoordinatorMachine:
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
+        self._carrier.seat(self._ledger)
         for node in self.fleet.fall_silent(self._now):
             self._ledger.put_node(node, f"node {node.row.name} is silent")
         for node in self.fleet.nodes.values():

@@ -16,7 +16,7 @@ from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import ConflictError, FencedError
 from trogdor_bus.messages import Latch, NodeRow, TaskInfo
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import several
 
 
 class Errand:
@@ -71,7 +71,7 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
     ConflictError if it lives, BusError if its ports cannot be bound here, FencedError if another one is in charge.
     """
     with contextlib.closing(Store(settings.state_dir)) as store:
-        bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+        bus = several().open_coordinator(settings.url, settings.keys)
         try:
             service = Service(msgspec.structs.replace(settings, abort_all=True), store, bus)
             running = asyncio.create_task(service.run())

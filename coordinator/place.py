@@ -17,12 +17,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Who and where this coordinator is: `me` is a uuid made at each start."""
+    """Who and where this coordinator is: `me` is a uuid made at each start.
+
+    `addresses` and `ports` are where it listens, `machine` are all addresses of the machine where it runs.
+    """
 
     me: str
     process: ProcessIdentity | None = None
     addresses: tuple[str, ...] = ()
     ports: tuple[int, ...] = ()
+    machine: tuple[str, ...] = ()
     url: str = ""
 
     def first_worker(self) -> int:

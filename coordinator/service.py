@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import resource
 import signal
 import socket
 import uuid
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import msgspec
 
-from trogdor_bus.bus import Answer, CoordinatorBus, StateLog
+from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    BrokersSeen,
+    Effect,
+    Event,
+    Exit,
+    HostsResolved,
+    LinksSeen,
+    Publish,
+    Ticked,
+)
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.replication import Replication
+from trogdor_bus.coordinator.seat import greeting, reachable_at
 from trogdor_bus.coordinator.standby import Standby
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
@@ -32,7 +41,7 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
-from trogdor_bus.transports import open_log, transport
+from trogdor_bus.transports import open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
 RESOLVE_AGAIN_S = 10.0
@@ -88,7 +97,7 @@ async def _lead(
     settings: CoordinatorSettings, store: Store, kept_in: StateLog | None, taken: Taken | None = None
 ) -> tuple[int, bool]:
     """Return the exit code, and whether another coordinator is in charge now."""
-    bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+    bus = several().open_coordinator(settings.url, settings.keys)
     try:
         service = Service(settings, store, bus, kept_in, above=taken.epoch if taken else 0)
         return await service.run(), service.fenced
@@ -116,14 +125,14 @@ class Service:
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
-        where = urlsplit(settings.url)
-        port = where.port or 0
+        addresses, ports = reachable_at(settings.url)
         place = Place(
             me=uuid.uuid4().hex,
             process=own_identity(),
-            addresses=_reachable_at(where.hostname or ""),
-            ports=tuple(range(port, port + 4)) if port else (),
+            addresses=addresses,
+            ports=ports,
             url=settings.url,
+            machine=local_addresses(),
         )
         self._machine = CoordinatorMachine(
             store.load(),
@@ -144,6 +153,7 @@ class Service:
         )
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
+        self._brokers: BusBrokers | None = None
         self._exit: int | None = None
         self._garbage = 0
 
@@ -166,8 +176,12 @@ class Service:
                 self._wake.clear()
                 if self._clock.now_ms() >= self._machine.deadline():
                     self._handle_now(Ticked())
+                if (seen := self._bus.brokers()) != self._brokers:
+                    self._brokers = seen
+                    self._handle_now(BrokersSeen(seen))
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
+                    self._handle_now(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
         finally:
             for task in [*beside, *self._waiting]:
@@ -271,19 +285,10 @@ class Service:
 
     def _greet(self) -> None:
         place, settings = self._machine.place, self._settings
-        port = place.ports[0] if place.ports else 0
         log.info("Starting coordinator process.")
         log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
-        outside = [address for address in place.addresses if not ipaddress.ip_address(address).is_loopback]
-        if not outside:
-            log.info("reachable from this machine only (port %d to %d); --bind ADDRESS lets others in", port, port + 3)
-        for address in outside:
-            host = f"[{address}]" if ":" in address else address
-            log.info("elsewhere, type: trogdor-bus agent --node NAME --coordinator %s:%d", host, port)
-        if settings.keys is None:
-            log.warning("--insecure: whoever reaches these ports is root on every node")
-        elif outside:
-            log.info("agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there")
+        for level, text in greeting(settings.url, place.addresses, keys=settings.keys is not None):
+            log.log(level, "%s", text)
 
     async def _resolve(self) -> None:
         """Resolve the configured host names, each once; those that fail are tried again."""
@@ -310,12 +315,3 @@ def must_last(change: Change) -> bool:
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
     return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
-
-
-def _reachable_at(host: str) -> tuple[str, ...]:
-    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
-        return local_addresses()
-    with contextlib.suppress(OSError):
-        infos = socket.getaddrinfo(host, None)
-        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-    return ()

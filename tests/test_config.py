@@ -75,6 +75,19 @@ def test_our_form(tmp_path: Path) -> None:
     )
 
 
+def test_the_broker_of_a_node_and_of_a_host(tmp_path: Path) -> None:
+    ours = "nodes: {a: {broker: 1}, b: {hostname: h, broker: 0}, c: }\nagent: {broker: 3}"
+    cluster, agent = config.load_config(write(tmp_path, "cluster.yaml", ours))
+    assert [node.broker for node in cluster.nodes.values()] == [1, 0, None]
+    assert agent.broker == 3
+    trogdors = {"platform": "basic", "nodes": {"a": {"trogdor.broker.id": "2"}, "b": {"trogdor.broker.id": 3}}}
+    cluster = config.load_cluster(write(tmp_path, "trogdor.json", json.dumps(trogdors)))
+    assert {name: (node.broker, node.config) for name, node in cluster.nodes.items()} == {
+        "a": (2, {"trogdor.broker.id": "2"}),
+        "b": (3, {"trogdor.broker.id": "3"}),
+    }
+
+
 def test_a_node_that_is_not_there_in_trogdors_words(tmp_path: Path) -> None:
     found = config.load_cluster(write(tmp_path, "cluster.yaml", OURS))
     assert found.require("node1").hostname == "10.0.0.1"
@@ -111,13 +124,24 @@ def test_mistakes_in_trogdors_form(tmp_path: Path, root: Any, expected: str) -> 
     [
         ("node: {}", "node: unknown key [in {file}] (did you mean 'nodes'?)"),
         ("nodes: {a: {hostnam: b}}", "nodes.a.hostnam: unknown key [in {file}] (did you mean 'hostname'?)"),
-        ("nodes: {a: {zzz: b}}", "nodes.a.zzz: unknown key [in {file}] (the keys are hostname, tags, agent, config)"),
+        (
+            "nodes: {a: {zzz: b}}",
+            "nodes.a.zzz: unknown key [in {file}] (the keys are hostname, tags, agent, config, broker)",
+        ),
         ("nodes: [a]", "nodes: expected a node per line"),
         ("nodes: {a: 3}", "nodes.a: expected an address"),
         ("nodes: {a: {agent: maybe}}", "nodes.a.agent: expected true or false"),
         ("agent: {lease: 30}", "agent.lease: the lease is 30 (write a number and ms, s, m, h or d: 30s)"),
         ("agent: {lease: 1ms}", 'agent.lease: the lease is 1ms (use at least 1s, or "off" for none)'),
         ("agent: {allowCommands: [reboot]}", "agent.allowCommands[0]: expected a list of words"),
+        ("nodes: {a: {broker: x}}", "nodes.a.broker: expected the id of a broker, found 'x' [in {file}] (such as 1)"),
+        ("nodes: {a: {broker: -1}}", "nodes.a.broker: expected the id of a broker, found -1"),
+        ("nodes: {a: {broker: true}}", "nodes.a.broker: expected the id of a broker, found True"),
+        (
+            "nodes: {a: {broker: 1}, c: {broker: 2}, b: {broker: 1}}",
+            "nodes.b: broker 1 is node a as well [in {file}] (give each broker one node)",
+        ),
+        ("agent: {broker: 1.5}", "agent.broker: expected the id of a broker, found 1.5"),
         ("agent: {allowCommands: [[]]}", "agent.allowCommands[0]: expected a list of words"),
         ("a: [", "{file}, line 1, column 5: "),
     ],

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import msgspec
+
 from trogdor_bus.platform import Endpoint
 
 MAX_FRAME_BYTES = 8 << 20
@@ -21,11 +23,38 @@ OnRequest = Callable[[bytes, Answer], None]
 OnTopic = Callable[[str, bytes], None]
 
 
+class BusBroker(msgspec.Struct, frozen=True, kw_only=True):
+    """One Kafka broker as its cluster advertises it; `addresses` are those of `host`, () if it cannot be resolved."""
+
+    id: int
+    host: str
+    port: int
+    addresses: tuple[str, ...] = ()
+
+
+class BusBrokers(msgspec.Struct, frozen=True, kw_only=True):
+    """The Kafka cluster that carries the bus, and what its topics need.
+
+    `brokers` are those that are up, () while nothing is known. `replicas` are the replica sets of the bus's
+    partitions, each set once (() = unknown), and `min_in_sync` how many of a set must be in sync. `quorum` are the ids
+    of the controllers; () = unknown, as the brokers themselves.
+    """
+
+    brokers: tuple[BusBroker, ...] = ()
+    replicas: tuple[tuple[int, ...], ...] = ()
+    min_in_sync: int = 1
+    quorum: tuple[int, ...] = ()
+
+
 class CoordinatorBus(Protocol):
     """The coordinator's end."""
 
     def receive(self, on_beat: OnFrame, on_request: OnRequest) -> None:
         """Begin to deliver the agents' frames, and clients' requests with the way to answer each (once)."""
+        ...
+
+    def brokers(self) -> BusBrokers | None:
+        """Return the Kafka cluster without which the bus is silent, as last seen; None if it does not hang on one."""
         ...
 
     def publish(self, node: str, frame: bytes) -> None:
@@ -34,6 +63,10 @@ class CoordinatorBus(Protocol):
 
     def announce(self, topic: str, frame: bytes) -> None:
         """Send a frame about `topic` to every monitor."""
+        ...
+
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return, by node, the name of each link to its agent and whether it is alive; {} where there is one link."""
         ...
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from trogdor_bus.topology import Node
 
 AGENT_PORT = "trogdor.agent.port"
 COORDINATOR_PORT = "trogdor.coordinator.port"
+BROKER_ID = "trogdor.broker.id"
+MAX_BROKER_ID = 2**31 - 1
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_CEILING_MS = 86_400_000
 MIN_STANDBY_MS = 3_000
@@ -42,11 +44,15 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
 
 class AgentSection(msgspec.Struct, frozen=True, kw_only=True):
-    """The `agent` section: what agents on this host may do. `lease_ms` None means no lease."""
+    """The `agent` section: what agents on this host may do. `lease_ms` None means no lease.
+
+    `broker` is the id of the Kafka broker on this host, None to let the agent find out.
+    """
 
     lease_ms: int | None = DEFAULT_LEASE_MS
     ceiling_ms: int = DEFAULT_CEILING_MS
     allow_commands: tuple[tuple[str, ...], ...] = ()
+    broker: int | None = None
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +76,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that an agent needs to run; `keys` None means no encryption, `lease_ms` None no lease.
 
-    `ceiling_ms` is the longest that a fault may last on this host, `allow_commands` the commands that a spec may name.
+    `ceiling_ms` is the longest that a fault may last on this host, `allow_commands` the commands that a spec may name,
+    `broker` the id of the Kafka broker that the node is (None: the agent finds out).
     """
 
     node: str
@@ -83,6 +90,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ms: int | None = DEFAULT_LEASE_MS
     ceiling_ms: int = DEFAULT_CEILING_MS
     beat_ms: int = 1000
+    broker: int | None = None
 
 
 def load_cluster(path: Path) -> ClusterConfig:
@@ -101,7 +109,9 @@ def load_config(path: Path) -> tuple[ClusterConfig, AgentSection]:
     if not isinstance(root, dict):
         raise _wrong(name, "$", "the configuration is not an object with 'platform' and 'nodes'")
     reader = _OurForm(name) if document.is_yaml(text, name) else _TrogdorForm(name)
-    return reader.cluster(root), _agent_section(root.get("agent"), name)
+    cluster = reader.cluster(root)
+    _one_node_each(cluster.nodes.values(), name)
+    return cluster, _agent_section(root.get("agent"), name)
 
 
 def parse_duration_ms(text: object, what: str = "the duration", path: str = "$") -> int:
@@ -161,6 +171,7 @@ class _TrogdorForm:
             tags=_tags(value.get("tags"), f"{path}.tags", self.file),
             agent=AGENT_PORT in config or COORDINATOR_PORT not in config,
             config=config,
+            broker=_broker(value.get(BROKER_ID), f"{path}.{BROKER_ID}", self.file),
         )
 
 
@@ -187,7 +198,7 @@ class _OurForm:
             return Node(name=name, hostname=_text(value, path, self.file))
         if not isinstance(value, dict):
             raise _wrong(self.file, path, "expected an address, or {hostname: ..., tags: [...]}")
-        _only(value, ("hostname", "tags", "agent", "config"), path, self.file)
+        _only(value, ("hostname", "tags", "agent", "config", "broker"), path, self.file)
         agent = value.get("agent", True)
         if not isinstance(agent, bool):
             raise _wrong(self.file, f"{path}.agent", "expected true or false")
@@ -200,6 +211,7 @@ class _OurForm:
             tags=_tags(value.get("tags"), f"{path}.tags", self.file),
             agent=agent,
             config={key: _as_text(item) for key, item in config.items()},
+            broker=_broker(value.get("broker"), f"{path}.broker", self.file),
         )
 
 
@@ -208,7 +220,7 @@ def _agent_section(section: object, file: str) -> AgentSection:
         return AgentSection()
     if not isinstance(section, dict):
         raise _wrong(file, "$.agent", "expected an object")
-    _only(section, ("lease", "ceiling", "allowCommands"), "$.agent", file)
+    _only(section, ("lease", "ceiling", "allowCommands", "broker"), "$.agent", file)
     commands = section.get("allowCommands") or []
     if not isinstance(commands, list):
         raise _wrong(file, "$.agent.allowCommands", "expected a list of commands")
@@ -223,6 +235,7 @@ def _agent_section(section: object, file: str) -> AgentSection:
         if "ceiling" in section
         else default.ceiling_ms,
         allow_commands=tuple(tuple(command) for command in commands),
+        broker=_broker(section.get("broker"), "$.agent.broker", file),
     )
 
 
@@ -232,6 +245,31 @@ def _only(value: Mapping[str, Any], known: Collection[str], path: str, file: str
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
             raise _wrong(file, f"{path}.{shown(key)}", "unknown key", remedy=hint)
+
+
+def _broker(value: object, path: str, file: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):  # Trogdor's values may be texts
+        value = int(value)
+    if type(value) is not int or not 0 <= value <= MAX_BROKER_ID:
+        raise _wrong(file, path, f"expected the id of a broker, found {_short(value)}", remedy="such as 1")
+    return value
+
+
+def _one_node_each(nodes: Iterable[Node], file: str) -> None:
+    seen: dict[int, str] = {}
+    for node in nodes:
+        if node.broker is None:
+            continue
+        if node.broker in seen:
+            raise _wrong(
+                file,
+                f"$.nodes.{node.name}",
+                f"broker {node.broker} is node {seen[node.broker]} as well",
+                remedy="give each broker one node",
+            )
+        seen[node.broker] = node.name
 
 
 def _tags(value: object, path: str, file: str) -> tuple[str, ...]:

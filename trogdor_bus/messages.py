@@ -105,7 +105,8 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """An agent's heartbeat and acknowledgement: the stamp it holds and the state of every worker it knows.
 
     `counter` grows with each beat and over restarts, `latch` is the id of the latch that it keeps on disk, `leaving`
-    says that the agent ends on purpose.
+    says that the agent ends on purpose. `broker` is the id of the Kafka broker that its node is, `attached` says that
+    it acts on another network namespace than its own: then what cuts the node does not cut the agent.
     """
 
     node: str
@@ -119,6 +120,8 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     clash: Stamp | None = None
     latch: str = ""
     leaving: bool = False
+    broker: Number | None = None
+    attached: bool = False
 
 
 # --- requests of clients, and their replies ---------------------------------------------------------------------------
@@ -223,7 +226,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `left`: its agent said that it ends, with everything undone. `latch` is the id of the latch that its agent keeps,
     `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
-    with what a person would type.
+    with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known.
+    `links` tells, where an agent has several, which of them are alive.
     """
 
     name: str
@@ -240,6 +244,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     latch: str = ""
     at_rest: bool = False
     dirty: tuple[str, ...] = ()
+    broker: int | None = None
+    links: dict[str, bool] = {}
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

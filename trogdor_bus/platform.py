@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import msgspec
 
@@ -106,6 +106,15 @@ class Platform(Protocol):
 
     def by_hand(self, step: Step) -> str:
         """Return what a person would type to undo the step, "" if there is nothing to type."""
+        ...
+
+
+@runtime_checkable
+class BrokerPlatform(Protocol):
+    """What a Platform may offer beside: which Kafka broker its node is."""
+
+    def broker(self) -> int | None:
+        """Return the id of the broker, as it was when `addresses` was last called; None if it is not known."""
         ...
 
 

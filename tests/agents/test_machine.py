@@ -353,6 +353,8 @@ def test_every_change_is_told_at_once_and_counters_only_grow() -> None:
     assert agent.beats[-1].addresses == ("10.0.0.1", "fd00::1")
     agent.give(AddressesRead(("10.0.0.1", "fd00::1")))
     assert len(agent.beats) == 2
+    agent.give(AddressesRead(("10.0.0.1", "fd00::1"), 7))
+    assert (agent.beats[-1].broker, agent.beats[-1].attached) == (7, False)
     agent.run()
     counters = [beat.counter for beat in agent.beats]
     assert counters == sorted(set(counters))

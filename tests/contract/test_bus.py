@@ -58,7 +58,8 @@ class Opened:
 
 @pytest.fixture(params=KINDS)
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
-    yield Opened(make_bus(request.param, tmp_path))
+    bootstrap = request.getfixturevalue("bootstrap") if request.param.startswith("kafka") else ""
+    yield Opened(make_bus(request.param, tmp_path, bootstrap))
 
 
 def test_a_published_frame_reaches_the_agent_of_that_name_and_no_other(opened: Opened) -> None:
@@ -179,7 +180,7 @@ def test_answering_a_client_that_went_away_is_harmless(opened: Opened) -> None:
         coordinator, client = opened.coordinator(), opened.client()
         coordinator.mute = {b"bye"}
         with pytest.raises(NoCoordinatorError):
-            await client.request(b"bye", 0.3)
+            await client.request(b"bye", opened.bus.impatience_s)
         assert b"bye" in coordinator.answers
         client.close()
         for _ in range(20):

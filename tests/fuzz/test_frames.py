@@ -50,7 +50,7 @@ from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerSta
 SPEC = msgspec.Raw(b'{"class":"noop","durationMs":1}')
 ROW = WorkerRow(id=2**62, node="n1", state=WorkerState.STUCK, warnings=("w",), residue=("r",), outcome=Outcome.FAILED)
 TASK = TaskRow(id="t", state=TaskState.RUNNING, original=SPEC, spec=SPEC, start_ms=1, duration_ms=5)
-NODE = NodeRow(name="n1", configured=True, alive=True, addresses=("10.0.0.1", "::1"), tags=("a",))
+NODE = NodeRow(name="n1", configured=True, alive=True, addresses=("10.0.0.1", "::1"), tags=("a",), broker=1)
 STATUS = CoordinatorStatus(server_start_ms=1, now_ms=2, epoch=3, coordinator="c")
 ORDER = Order(
     worker=2**62,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -13,9 +14,10 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from trogdor_bus import logs
-from trogdor_bus.cli import options, render
+from trogdor_bus.cli import render
+from trogdor_bus.cli.addresses import join_address
 from trogdor_bus.cli.asking import ask
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.config import DEFAULT_LEASE_MS, CoordinatorSettings
 from trogdor_bus.errors import BusError, ConflictError, FencedError, HostError, NoCoordinatorError, NotFoundError
@@ -211,18 +213,13 @@ class _Teller:
 
 def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) -> CoordinatorSettings:
     """Return how to be the coordinator here; NoCoordinatorError if this machine may not."""
-    keys = options.keys_dir(reach.keys, reach.insecure)
-    host, port = options.parse_address(reach.coordinator)
-    why = ""
+    keys = reach.keys_dir()
     if keys is not None and not os.path.exists(keys / COORDINATOR_FILE):  # noqa: PTH110 (no error where it is closed)
         why = f"its place can be taken only on its own host, with its keys ({COORDINATOR_FILE}, not in {keys})"
-    elif not _is_here(host):
-        why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{port}"
-    if why:
         raise _left_to_the_agents(f"{silence}\n  {why}")
+    own = _own_places(reach, silence)
     from trogdor_bus.coordinator.oneshot import last_url
 
-    asked = options.bus_url(reach.transport, host, port)
     try:
         last = last_url(state_dir)
     except ConflictError as error:
@@ -230,13 +227,34 @@ def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) ->
     except HostError as error:
         why = f"its place cannot be taken: {error}"
     else:
-        if not last or urlsplit(last).port == port:
+        if not last or _bearings(last) & _bearings(dataclasses.replace(reach, coordinator=",".join(own)).url()):
+            asked = dataclasses.replace(reach, coordinator=",".join(own[:1])).url()
             return CoordinatorSettings(url=last or asked, state_dir=state_dir, keys=keys)
         why = (
-            f"the last coordinator with its state in {state_dir} was at {last}: give that port, or the --state-dir "
+            f"the last coordinator with its state in {state_dir} was at {last}: give that address, or the --state-dir "
             "of the one that you mean"
         )
     raise _left_to_the_agents(f"{silence}\n  {why}")
+
+
+def _own_places(reach: Reach, silence: NoCoordinatorError) -> list[str]:
+    """Return those addresses of the coordinator that are this machine's.
+
+    NoCoordinatorError if it has to be at one and is at none: on Kafka it may be anywhere.
+    """
+    places = reach.places()
+    own = [join_address(host, port) for host, port in places if _is_here(host)]
+    if places and not own:
+        why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{places[0][1]}"
+        why += "; over Kafka alone from here, too: --transport kafka" if "kafka" in reach.schemes() else ""
+        raise _left_to_the_agents(f"{silence}\n  {why}")
+    return own
+
+
+def _bearings(url: str) -> set[tuple[str, str]]:
+    """Return by what the places of a coordinator are known: a port here, the topics of a Kafka."""
+    parts = [urlsplit(one) for one in url.split(" ")]
+    return {(part.scheme, str(part.port) if part.scheme == "zmq" else part.path) for part in parts}
 
 
 def _is_here(host: str) -> bool:

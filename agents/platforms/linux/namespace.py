@@ -18,6 +18,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
+from trogdor_bus.agents.platforms.linux.announced import broker_id
 from trogdor_bus.agents.platforms.linux.commands import find_tool, run
 from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
 from trogdor_bus.errors import HostError, SpecError
@@ -55,10 +56,21 @@ def parse_attachment(text: str) -> Attachment:
     return Attachment(kind, name)  # type: ignore[arg-type]
 
 
-class Namespace:
-    """An open network namespace; close it, or use it in a `with`. `root_pid`: a process inside its container, or 0."""
+class Running(msgspec.Struct, frozen=True):
+    """A running container: its id, the pid of its first process, and which Kafka broker it says that it is."""
 
-    def __init__(self, path: str, container: str = "", root_pid: int = 0) -> None:
+    identity: str
+    pid: int
+    broker: int | None = None
+
+
+class Namespace:
+    """An open network namespace; close it, or use it in a `with`.
+
+    `root_pid` is a process inside its container, or 0; `broker` which Kafka broker that container says that it is.
+    """
+
+    def __init__(self, path: str, container: str = "", root_pid: int = 0, broker: int | None = None) -> None:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -71,7 +83,7 @@ class Namespace:
         except BaseException:
             os.close(self._fd)
             raise
-        self.root_pid = root_pid
+        self.root_pid, self.broker = root_pid, broker
 
     @property
     def own(self) -> bool:
@@ -136,8 +148,8 @@ def open_attached(attachment: Attachment) -> Namespace:
         case "pid":
             return Namespace(f"/proc/{attachment.name}/ns/net", root_pid=int(attachment.name))
         case "container":
-            identity, pid = find_container(attachment.name)
-            return Namespace(f"/proc/{pid}/ns/net", container=identity, root_pid=pid)
+            found = find_container(attachment.name)
+            return Namespace(f"/proc/{found.pid}/ns/net", found.identity, found.pid, found.broker)
 
 
 def open_again(identity: NamespaceIdentity) -> Namespace | None:
@@ -189,13 +201,16 @@ def _known_paths() -> Iterator[str]:
     yield from (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal())  # noqa: PTH208
 
 
-def find_container(name: str) -> tuple[str, int]:
-    """Return the id of a running container and the pid of its first process; HostError says why there is none."""
+def find_container(name: str) -> Running:
+    """Return a running container; HostError says why there is none."""
     engine = find_tool("docker") or find_tool("podman")
     if engine is None:
         raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")
-    asked = [engine, "inspect", "--type", "container", "--format", "{{.Id}} {{.State.Pid}}", name]
-    answer = run(asked, environment=os.environ).split()  # DOCKER_HOST, HOME and others say where its daemon is
+    wanted = "{{.Id}} {{.State.Pid}}\n{{json .Config.Labels}}\n{{json .Config.Env}}"
+    asked = [engine, "inspect", "--type", "container", "--format", wanted, name]
+    told = run(asked, environment=os.environ)  # DOCKER_HOST, HOME and others say where its daemon is
+    first, _, rest = told.partition("\n")
+    answer = first.split()
     if len(answer) != 2 or not answer[1].isdecimal() or answer[1] == "0":
         raise HostError(f"container {name} is not running; start it first")
     identity, pid = answer[0], int(answer[1])
@@ -204,7 +219,7 @@ def find_container(name: str) -> tuple[str, int]:
             f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
             "speaks of another machine; run the agent where the container runs"
         )
-    return identity, pid
+    return Running(identity, pid, broker_id(rest))
 
 
 def _is_of_container(pid: int, identity: str) -> bool:

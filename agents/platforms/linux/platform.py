@@ -60,11 +60,17 @@ class LinuxPlatform:
         self._attachment = parse_attachment(attach)
         self._restarts = Restarts(self._attachment)
         self._allowed = {tuple(command) for command in allow_commands}
+        self._broker: int | None = None
 
     def addresses(self) -> tuple[str, ...]:
         """Return the node's own IP addresses, loopback and link-local excluded."""
         with open_attached(self._attachment) as namespace:
+            self._broker = namespace.broker
             return namespace.addresses()
+
+    def broker(self) -> int | None:
+        """Return which Kafka broker the attached container said that it is when the addresses were last read."""
+        return self._broker
 
     def boot_id(self) -> str:
         """Return the id of this boot of the machine."""

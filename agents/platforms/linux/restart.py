@@ -208,14 +208,14 @@ def _unit(name: str, killed: Sequence[processes.Process], allowed: set[tuple[str
 
 def _container(name: str, killed: Sequence[processes.Process], allowed: set[tuple[str, ...]]) -> Container:
     engine = find_tool("docker") or find_tool("podman")
-    identity, pid = find_container(name)  # HostError if there is no engine, or it does not know the container
+    found = find_container(name)  # HostError if there is no engine, or it does not know the container
     assert engine is not None
     tool = Path(engine).name
-    inside = processes.mounts_of(pid)
+    inside = processes.mounts_of(found.pid)
     stranger = next((process for process in killed if processes.mounts_of(process.pid) != inside), None)
     if stranger and (tool, "start", name) not in allowed:
         raise _refused(f"process {stranger.pid} ({stranger.name}) is not of the container {name}", tool, name)
-    return Container(engine, identity, name)
+    return Container(engine, found.identity, name)
 
 
 def _refused(why: str, tool: str, name: str) -> RefusedError:

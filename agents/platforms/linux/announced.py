@@ -1,0 +1,37 @@
+"""Which Kafka broker a container is, by what its engine tells of it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+LABEL = "trogdor-bus.broker-id"
+NODE_ID, ROLES = "KAFKA_NODE_ID", "KAFKA_PROCESS_ROLES"
+"""What the official image calls node.id and process.roles (KRaft)."""
+BROKER_ID = "KAFKA_BROKER_ID"
+"""The same before KRaft."""
+
+
+def broker_id(told: str) -> int | None:
+    """Return the broker's id in two lines of JSON, the labels (an object) and the environment (a list); else None.
+
+    The label wins. A container whose roles leave the broker out is none, whatever its node id.
+    """
+    try:
+        lines = [msgspec.json.decode(line) for line in told.splitlines()]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    labels = next((line for line in lines if isinstance(line, Mapping)), {})
+    listed = next((line for line in lines if isinstance(line, Sequence)), ())
+    environment = {name: value for name, _, value in (str(entry).partition("=") for entry in listed)}
+    if LABEL in labels:
+        return _number(labels[LABEL])
+    if "broker" not in environment.get(ROLES, "broker").split(","):
+        return None
+    return _number(environment.get(NODE_ID, environment.get(BROKER_ID)))
+
+
+def _number(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and re.fullmatch("[0-9]{1,9}", text) else None
