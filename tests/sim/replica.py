@@ -28,8 +28,10 @@ class SimReplica:
         """Return above which epoch the process leads; RefusedError if it may not start on that store."""
         try:
             if not takes_over:
-                check_start(store, self._log)
-                return 0
+                if (store.meta.epoch and not store.meta.copied) or self._log.keeper.reachable:
+                    check_start(store, self._log)
+                    return 0
+                raise RefusedError("the log is out")  # without waiting for it in vain
             before = self._read() if self._log.keeper.reachable else None
             taken = take_over(store, self._log, self._replica.me, first=True)
         except RefusedError:
