@@ -130,13 +130,13 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
 
     slowest = max(commands.delays_s, key=lambda what: commands.delays_s[what])
     told_s = {what: f"{delay_s:.2f} s" for what, delay_s in commands.delays_s.items()}
-    print(f"\n{word}: before: at most {max(usual_s.values()):.2f} s; {told_s}; down {down_s:.1f} s, back {back_s:.1f} s")
+    print(
+        f"\n{word}: before: at most {max(usual_s.values()):.2f} s; {told_s}; down {down_s:.1f} s, back {back_s:.1f} s"
+    )
     assert commands.delays_s[slowest] < DELAY_S, (slowest, told_s)
 
 
-def test_on_kafka_alone_deadlines_and_leases_hold_by_themselves(
-    kafka_cluster: KafkaCluster, tmp_path: Path
-) -> None:
+def test_on_kafka_alone_deadlines_and_leases_hold_by_themselves(kafka_cluster: KafkaCluster, tmp_path: Path) -> None:
     with Daemons(kafka_cluster, tmp_path, "kafka") as daemons:
         asyncio.run(_held(begun(daemons, "--lease", "3s"), kafka_cluster))
 
@@ -162,4 +162,6 @@ async def _held(daemons: Daemons, cluster: KafkaCluster) -> None:
         await commands.submit("after", freeze(late))
         await commands.stop("after")
         await commands.check_all()
-    print(f"\nalone: the deadline ended one after {deadline_s:.1f} s of silence, the lease of 3 s after {lease_s:.1f} s")
+    print(
+        f"\nalone: the deadline ended one after {deadline_s:.1f} s of silence, the lease of 3 s after {lease_s:.1f} s"
+    )
