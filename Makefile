@@ -10,10 +10,12 @@ READY := .venv/.ready
 SEEDS ?= 10000
 EFFORT ?= 10
 MINUTES ?= 10
+KAFKA ?= 4.4.0 3.9.2
+TESTS ?=
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo test matrix check fmt sim fuzz soak bench test-all reference clean system
+.PHONY: help demo test test-kafka matrix check fmt sim fuzz soak bench test-all reference clean system system-kafka
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,11 +24,16 @@ demo: $(READY) system ## Cut a small cluster in two and freeze a process, and wa
 	$(BIN)/trogdor-bus demo
 
 test: $(READY) system ## Run all tests but the long simulation and the crash matrix (under five minutes)
-	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix"
-	$(PYTEST) -n 3 -m e2e
+	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix and not kafka"
+	$(PYTEST) -n 3 -m "e2e and not kafka"
+
+test-kafka: $(READY) system-kafka ## Run the tests on a real Kafka cluster, in a Docker of their own (root; the first time makes an image)
+	for version in $(KAFKA); do contrib/kafka-image/build --version $$version --only-cache || exit; done
+	.ci/with-docker sh -ec 'for version in $(KAFKA); do contrib/kafka-image/build --version $$version; done; \
+		exec $(PYTEST) -m kafka $(TESTS)'
 
 matrix: $(READY) system ## Crash every fault at every step of its life, measure how soon it is healed; hostile peers, a short soak
-	$(PYTEST) -s -m matrix
+	$(PYTEST) -s -m "matrix and not kafka"
 
 check: $(READY) ## Lint, format, types, who may import whom
 	$(BIN)/ruff check .
@@ -52,7 +59,7 @@ soak: $(READY) system ## Random faults and random deaths on a lab of 8 nodes, fo
 bench: $(READY) system ## Measure, print tables, write JSON to benchmarks/results
 	$(BIN)/python -m benchmarks
 
-test-all: test fuzz sim matrix ## Run all of them
+test-all: test fuzz sim matrix test-kafka ## Run all of them
 
 reference: $(READY) ## Write the generated parts of docs/reference
 	$(BIN)/python -m tests.house.reference
@@ -63,6 +70,9 @@ clean: ## Remove .venv, caches and builds
 
 system: ## Install what the system lacks (root, Debian or Ubuntu), or print the command to type
 	@.ci/setup ip=iproute2 iptables=iptables nsenter=util-linux ps=procps ping=iputils-ping
+
+system-kafka: system
+	@.ci/setup debootstrap=debootstrap mvn=maven setpriv=util-linux
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }

@@ -20,6 +20,7 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.plan import describe
 from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
+    CHANGES,
     Abort,
     AnyRequest,
     AskStatus,
@@ -51,7 +52,10 @@ RECENT_MS = 60_000
 
 
 class Api:
-    """The coordinator as its clients see it. `handle` gives an event to the machine and stores what follows."""
+    """The coordinator as its clients see it. `handle` gives an event to the machine and stores what follows.
+
+    `behind_ms`, None without a log, tells since when the log has not held everything (epoch ms, -1: it does).
+    """
 
     def __init__(
         self,
@@ -59,19 +63,26 @@ class Api:
         handle: Callable[[Event], None],
         now_ms: Callable[[], int],
         shutdown: Callable[[], None],
+        behind_ms: Callable[[], int] | None = None,
     ) -> None:
         self._machine, self._handle, self._now_ms, self._shutdown = machine, handle, now_ms, shutdown
+        self._behind_ms = behind_ms
 
     def answer(self, frame: bytes) -> bytes:
-        """Return the reply to a request frame; every error becomes a reply that names it."""
+        """Return the frame of the reply to a request frame."""
+        return encode(self.reply(frame)[0])
+
+    def reply(self, frame: bytes) -> tuple[Reply, bool]:
+        """Return the reply to a request frame, and whether a change was accepted; an error becomes a reply, too."""
         try:
-            result = self._dispatch(decode(frame, AnyRequest))
-            return encode(Reply(result=msgspec.Raw(msgspec.json.encode(result))))
+            request = decode(frame, AnyRequest)
+            result = self._dispatch(request)
+            return Reply(result=msgspec.Raw(msgspec.json.encode(result))), isinstance(request, CHANGES)
         except SpecError as error:
             reply = Reply(error="SpecError", message=error.message, path=error.path, remedy=error.remedy)
         except TrogdorBusError as error:
             reply = Reply(error=type(error).__name__, message=str(error))
-        return encode(reply)
+        return reply, False
 
     def create_task(self, task_id: str, spec: msgspec.Raw, *, force: bool = False) -> TaskInfo:
         """Create a task and return it; the same id and spec again return the same task, ConflictError for another."""
@@ -130,7 +141,8 @@ class Api:
         return [node.row for _, node in sorted(self._machine.fleet.nodes.items())]
 
     def status(self) -> CoordinatorStatus:
-        """Return when this coordinator started and who it is."""
+        """Return when this coordinator started, who it is, and whether the log holds everything."""
+        behind_ms = self._behind_ms() if self._behind_ms else msgspec.UNSET
         return CoordinatorStatus(
             server_start_ms=self._machine.started_ms,
             now_ms=self._now_ms(),
@@ -138,6 +150,8 @@ class Api:
             coordinator=self._machine.place.me,
             version=__version__,
             listening=self._machine.listening,
+            replicated=behind_ms if behind_ms is msgspec.UNSET else behind_ms < 0,
+            behind_ms=behind_ms,
         )
 
     def world(self) -> WorldView:

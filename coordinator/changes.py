@@ -20,7 +20,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet.
 
     `latches` are the aborts in force, by node ("" for all), `resumed` the ids of those that are over, `url` is where
-    the last coordinator listened.
+    the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet.
     """
 
     cluster: str
@@ -30,6 +30,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     latches: dict[str, str] = {}
     resumed: tuple[str, ...] = ()
     url: str = ""
+    copied: bool = False
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

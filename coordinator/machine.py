@@ -24,6 +24,7 @@ from trogdor_bus.coordinator.events import (
     Event,
     Exit,
     HostsResolved,
+    LinksSeen,
     Publish,
     ResumeRequested,
     StopRequested,
@@ -62,7 +63,10 @@ TABLE: dict[tuple[TaskState, Move], TaskState] = {
 
 
 class CoordinatorMachine:
-    """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort."""
+    """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort.
+
+    It leads in an epoch above `above`, and above all that it has stored or heard.
+    """
 
     def __init__(
         self,
@@ -73,6 +77,7 @@ class CoordinatorMachine:
         now_ms: int,
         *,
         orphans: Literal["refuse", "adopt", "abort"] = "refuse",
+        above: int = 0,
     ) -> None:
         self.fleet, self.place, self.limits = fleet, place, limits
         self.epoch = loaded.meta.epoch
@@ -82,7 +87,7 @@ class CoordinatorMachine:
         self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
         self.view = self._ledger.view
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
-        self._heard_epoch = 0
+        self._heard_epoch = above
         self._heard = Orphans()
         self._tick_ms = now_ms + limits.beat_ms
         self._exits: list[Exit] = []
@@ -110,9 +115,9 @@ class CoordinatorMachine:
                 self._resume(name)
             case BeatHeard(beat=beat):
                 self._beat(beat)
-            case HostsResolved(addresses=addresses):
-                for node in self.fleet.resolve(addresses):
-                    self._ledger.put_node(node)
+            case HostsResolved() | LinksSeen():
+                for node, text in self.fleet.see(event, now_ms):
+                    self._ledger.put_node(node, text)
             case BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
             case Ticked():
@@ -347,8 +352,8 @@ class CoordinatorMachine:
             return
         self.listening = False
         self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
-        first = self.place.first_worker()
-        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=self.place.url, next_worker=first))
+        first, url = self.place.first_worker(), self.place.url
+        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
         self._ledger.turn_back()
         if self._orphans == "adopt":
             self._adopt()

@@ -16,11 +16,13 @@ from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import ConflictError, FencedError
 from trogdor_bus.messages import Latch, NodeRow, TaskInfo
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import several
 
 
 class Errand:
-    """The one-shot coordinator as a client sees it, without a bus between them."""
+    """The one-shot coordinator as a client sees it, without a bus between them, and without a log."""
+
+    replicated: bool | None = None
 
     def __init__(self, service: Service, running: asyncio.Task[int]) -> None:
         self._api, self._running = service.api, running
@@ -69,7 +71,7 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
     ConflictError if it lives, BusError if its ports cannot be bound here, FencedError if another one is in charge.
     """
     with contextlib.closing(Store(settings.state_dir)) as store:
-        bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+        bus = several().open_coordinator(settings.url, settings.keys)
         try:
             service = Service(msgspec.structs.replace(settings, abort_all=True), store, bus)
             running = asyncio.create_task(service.run())

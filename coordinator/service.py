@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import resource
 import signal
 import socket
 import uuid
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
-from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus
+import msgspec
+
+from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, BrokersSeen, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    BrokersSeen,
+    Effect,
+    Event,
+    Exit,
+    HostsResolved,
+    LinksSeen,
+    Publish,
+    Ticked,
+)
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
+from trogdor_bus.coordinator.replication import Replication
+from trogdor_bus.coordinator.seat import greeting, reachable_at
+from trogdor_bus.coordinator.standby import Standby
 from trogdor_bus.coordinator.store import Store
-from trogdor_bus.errors import BusError, HostError, TrogdorBusError
+from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
+from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, WorkerChanged, decode, encode
+from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
 RESOLVE_AGAIN_S = 10.0
@@ -43,22 +57,75 @@ def run(settings: CoordinatorSettings) -> int:
 
 
 async def _run(settings: CoordinatorSettings) -> int:
-    with contextlib.closing(Store(settings.state_dir)) as store:
-        bus = transport(settings.url).open_coordinator(settings.url, settings.keys)
+    with contextlib.ExitStack() as opened:
+        store = opened.enter_context(contextlib.closing(Store(settings.state_dir)))
+        kept_in = open_log(settings.url, settings.keys)
+        if kept_in is None:
+            if settings.take_over or settings.standby_ms is not None:
+                raise SpecError(
+                    "there is no log to take a coordinator's state over from",
+                    path="$.take-over" if settings.take_over else "$.standby",
+                    remedy="use --transport kafka or kafka+zmq, on every coordinator",
+                )
+            return (await _lead(settings, store, None))[0]
+        opened.callback(kept_in.close)
+        if settings.standby_ms is not None:
+            return await _stand_by(settings, store, kept_in)
+        taken: Taken | None = None
+        if settings.take_over:
+            taken = await asyncio.to_thread(take_over, store, kept_in, uuid.uuid4().hex)
+            log.warning("%s", taken.said)
+        elif unknown := await asyncio.to_thread(check_start, store, kept_in):
+            log.warning("this coordinator starts on its own store, not replicated: %s", unknown)
+        return (await _lead(settings, store, kept_in, taken))[0]
+
+
+async def _stand_by(settings: CoordinatorSettings, store: Store, kept_in: StateLog) -> int:
+    standby = Standby(settings, store, kept_in)
+    while taken := await standby.wait():
         try:
-            return await Service(settings, store, bus).run()
-        finally:
-            bus.close()
+            code, fenced = await _lead(settings, store, kept_in, taken)
+        except BusError as error:
+            log.warning("cannot lead: %s", error)  # the one that was silent is back
+            continue
+        if not fenced:
+            return code
+    return 0
+
+
+async def _lead(
+    settings: CoordinatorSettings, store: Store, kept_in: StateLog | None, taken: Taken | None = None
+) -> tuple[int, bool]:
+    """Return the exit code, and whether another coordinator is in charge now."""
+    bus = several().open_coordinator(settings.url, settings.keys)
+    try:
+        service = Service(settings, store, bus, kept_in, above=taken.epoch if taken else 0)
+        return await service.run(), service.fenced
+    finally:
+        bus.close()
 
 
 class Service:
-    """One running coordinator on an open store and an open bus."""
+    """One running coordinator on an open store and an open bus, replicated to a log if there is one.
 
-    def __init__(self, settings: CoordinatorSettings, store: Store, bus: CoordinatorBus) -> None:
+    It leads in an epoch above `above`. `fenced`: it ended because another coordinator is in charge.
+    """
+
+    fenced = False
+
+    def __init__(
+        self,
+        settings: CoordinatorSettings,
+        store: Store,
+        bus: CoordinatorBus,
+        kept_in: StateLog | None = None,
+        *,
+        above: int = 0,
+    ) -> None:
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
-        addresses, ports = _listens(settings.url)
+        addresses, ports = reachable_at(settings.url)
         place = Place(
             me=uuid.uuid4().hex,
             process=own_identity(),
@@ -74,8 +141,17 @@ class Service:
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms),
             self._clock.now_ms(),
             orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
+            above=above,
         )
-        self.api = Api(self._machine, self._handle_now, self._clock.now_ms, lambda: self.end("a client asked for it"))
+        self._replication = self._replicate(kept_in, place.me) if kept_in else None
+        self.api = Api(
+            self._machine,
+            self._handle_now,
+            self._clock.now_ms,
+            lambda: self.end("a client asked for it"),
+            self._replication.behind_ms if self._replication else None,
+        )
+        self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._brokers: BusBrokers | None = None
         self._exit: int | None = None
@@ -88,7 +164,9 @@ class Service:
             loop.add_signal_handler(number, self.end, f"{number.name} received")
         self._greet()
         self._bus.receive(self._on_beat, self._on_request)
-        resolving = asyncio.create_task(self._resolve())
+        beside = [asyncio.create_task(self._resolve())]
+        if self._replication:
+            beside.append(asyncio.create_task(self._replication.run()))
         announced_ms = 0
         try:
             while self._exit is None:
@@ -103,9 +181,11 @@ class Service:
                     self._handle_now(BrokersSeen(seen))
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
+                    self._handle_now(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
         finally:
-            resolving.cancel()
+            for task in [*beside, *self._waiting]:
+                task.cancel()
         return self._exit
 
     # --- what arrives -----------------------------------------------------------------------------------------------
@@ -126,7 +206,16 @@ class Service:
             asyncio.get_running_loop().call_later(GATHER_S, self._flush)
 
     def _on_request(self, frame: bytes, answer: Answer) -> None:
-        answer(self.api.answer(frame))
+        reply, changed = self.api.reply(frame)
+        if not changed or self._replication is None:
+            answer(encode(reply))
+            return
+        waiting = asyncio.create_task(self._answer(self._replication, reply, answer))
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
+
+    async def _answer(self, replication: Replication, reply: Reply, answer: Answer) -> None:
+        answer(encode(msgspec.structs.replace(reply, replicated=await replication.kept())))
 
     def _flush(self) -> None:
         self._flushing = False
@@ -156,6 +245,8 @@ class Service:
                 self._exit = 1
                 self._wake.set()
                 raise
+            if self._replication:
+                self._replication.follow(changes)
         newest = {effect.snapshot.node: effect.snapshot for effect in effects if isinstance(effect, Publish)}
         for node, snapshot in newest.items():
             self._bus.publish(node, encode(snapshot))
@@ -166,9 +257,23 @@ class Service:
                     log.log(level, "%s", effect.event.text)
                 self._bus.announce(EVENT_TOPIC, encode(effect.event))
             elif isinstance(effect, Exit):
-                log.error("%s", effect.reason)
-                self._exit = 1
+                self._fail(effect.reason, fenced=effect.fenced)
         self._wake.set()
+
+    def _fail(self, reason: str, *, fenced: bool) -> None:
+        log.error("%s", reason)
+        self._exit, self.fenced = 1, fenced
+        self._wake.set()
+
+    def _replicate(self, kept_in: StateLog, me: str) -> Replication:
+        return Replication(
+            kept_in,
+            me,
+            load=self._store.load,
+            epoch=lambda: 0 if self._machine.listening else self._machine.epoch,
+            fenced=lambda reason: self._fail(reason, fenced=True),
+            now_ms=self._clock.now_ms,
+        )
 
     def end(self, why: str) -> None:
         """End soon; running faults go on to their deadlines."""
@@ -180,19 +285,10 @@ class Service:
 
     def _greet(self) -> None:
         place, settings = self._machine.place, self._settings
-        port = place.ports[0] if place.ports else 0
         log.info("Starting coordinator process.")
         log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
-        outside = [address for address in place.addresses if not ipaddress.ip_address(address).is_loopback]
-        if not outside:
-            log.info("reachable from this machine only (port %d to %d); --bind ADDRESS lets others in", port, port + 3)
-        for address in outside:
-            host = f"[{address}]" if ":" in address else address
-            log.info("elsewhere, type: trogdor-bus agent --node NAME --coordinator %s:%d", host, port)
-        if settings.keys is None:
-            log.warning("--insecure: whoever reaches these ports is root on every node")
-        elif outside:
-            log.info("agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there")
+        for level, text in greeting(settings.url, place.addresses, keys=settings.keys is not None):
+            log.log(level, "%s", text)
 
     async def _resolve(self) -> None:
         """Resolve the configured host names, each once; those that fail are tried again."""
@@ -219,20 +315,3 @@ def must_last(change: Change) -> bool:
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
     return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
-
-
-def _listens(url: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the addresses and TCP ports of ours: where Kafka carries the bus there are none."""
-    found = [urlsplit(one) for one in url.split() if one.startswith("zmq://")]
-    addresses = dict.fromkeys(address for where in found for address in _reachable_at(where.hostname or ""))
-    ports = {port: None for where in found if where.port for port in range(where.port, where.port + 4)}
-    return tuple(addresses), tuple(ports)
-
-
-def _reachable_at(host: str) -> tuple[str, ...]:
-    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
-        return local_addresses()
-    with contextlib.suppress(OSError):
-        infos = socket.getaddrinfo(host, None)
-        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-    return ()

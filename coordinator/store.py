@@ -113,6 +113,18 @@ class Store:
                 for change in changes:
                     self._apply(change)
 
+    def replace(self, loaded: Loaded) -> None:
+        """Keep exactly that, durably, instead of everything that is here, events included; or (HostError) nothing."""
+        changes: list[Change] = [PutMeta(loaded.meta), *map(PutTask, loaded.tasks)]
+        changes += [PutWorker(task_id, worker) for task_id, rows in loaded.workers.items() for worker in rows]
+        with self._host_errors():
+            self._db.execute("PRAGMA synchronous = FULL")
+            with self._transaction():
+                for table in ("workers", "tasks", "events"):
+                    self._db.execute(f"DELETE FROM {table}")  # noqa: S608 (a literal)
+                for change in changes:
+                    self._apply(change)
+
     def events(self, since_seq: int, limit: int) -> list[AnyEvent]:
         """Return at most `limit` events after `since_seq`, oldest first."""
         query = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?"

@@ -1,5 +1,5 @@
 """Transports by URL scheme: `zmq://host:port`, `memory://name`. Each is one module, imported when first asked
-for.
+for. Several URLs, with one blank between, are several links at once: the fan.
 
 A transport module has four functions, each given the URL and `keys` (a directory of CURVE keys, or None for no
 encryption; a transport that needs none ignores it):
@@ -8,15 +8,19 @@ encryption; a transport that needs none ignores it):
     open_agent(url, node, keys) -> AgentBus            dials
     open_client(url, keys) -> ClientBus                dials
     open_monitor(url, keys) -> MonitorBus              dials
+
+and, if it can keep a coordinator's state on other machines:
+
+    open_log(url, keys) -> StateLog                    dials
 """
 
 from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
-from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus
+from trogdor_bus.bus import AgentBus, ClientBus, CoordinatorBus, MonitorBus, StateLog
 from trogdor_bus.errors import BusError
 
 TRANSPORTS = {
@@ -30,7 +34,7 @@ class Transport(Protocol):
     """What a transport module offers."""
 
     def open_coordinator(self, url: str, keys: Path | None) -> CoordinatorBus:
-        """Bind and return the coordinator's end; BusError if the address is taken."""
+        """Bind and return the coordinator's end; TakenError if another has the address."""
         ...
 
     def open_agent(self, url: str, node: str, keys: Path | None) -> AgentBus:
@@ -47,9 +51,26 @@ class Transport(Protocol):
 
 
 def transport(url: str) -> Transport:
-    """Return the transport of `url`; BusError if there is none of that name."""
+    """Return the transport of `url`, or of several with blanks between; BusError if there is none of that name."""
+    if " " in url:
+        return several()
     scheme = url.partition("://")[0]
     if scheme not in TRANSPORTS:
         raise BusError(f"no transport is called {scheme!r}; there are {', '.join(sorted(TRANSPORTS))}")
     module: Transport = importlib.import_module(TRANSPORTS[scheme])
     return module
+
+
+def several() -> Transport:
+    """Return the transport of any number of URLs with blanks between: all links at once."""
+    module: Transport = importlib.import_module("trogdor_bus.transports.fan")
+    return module
+
+
+def open_log(url: str, keys: Path | None) -> StateLog | None:
+    """Return the log of the first of the URL's links (a fan has several, with blanks between) that has one, or None."""
+    for link in url.split():
+        opener = getattr(transport(link), "open_log", None)
+        if opener is not None:
+            return cast(StateLog, opener(link, keys))
+    return None

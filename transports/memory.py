@@ -18,8 +18,9 @@ from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
 from trogdor_bus.bus import MAX_FRAME_BYTES, OnFrame, OnRequest, OnTopic
-from trogdor_bus.errors import BusError, NoCoordinatorError
+from trogdor_bus.errors import BusError, NoCoordinatorError, TakenError
 from trogdor_bus.platform import Endpoint
+from trogdor_bus.transports import memory_log
 
 COORDINATOR = "coordinator"
 CLIENT = "client"
@@ -71,6 +72,10 @@ class MemoryCoordinator(MemoryEnd):
         """Send a frame to every monitor."""
         for end in self.network.listening(MemoryMonitor, MONITOR):
             self.network.send(self, end, frame, partial(end.deliver, topic))
+
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return {}: there is one link."""
+        return {}
 
     def deliver_beat(self, frame: bytes) -> None:
         """Hand over an agent's frame."""
@@ -314,10 +319,10 @@ def _network(url: str) -> _LiveNetwork:
 
 
 def open_coordinator(url: str, keys: Path | None) -> MemoryCoordinator:
-    """Join the network of that name as its coordinator; BusError if it has one."""
+    """Join the network of that name as its coordinator; TakenError if it has one."""
     network = _network(url)
     if network.listening(MemoryCoordinator, COORDINATOR):
-        raise BusError(f"{url} has a coordinator already: close it first, or use another name")
+        raise TakenError(f"{url} has another coordinator: close it first, or use another name")
     return network.coordinator()
 
 
@@ -334,3 +339,6 @@ def open_client(url: str, keys: Path | None) -> MemoryClient:
 def open_monitor(url: str, keys: Path | None) -> MemoryMonitor:
     """Join the network of that name as a monitor."""
     return _network(url).monitor()
+
+
+open_log = memory_log.open_log

@@ -65,6 +65,10 @@ class CoordinatorBus(Protocol):
         """Send a frame about `topic` to every monitor."""
         ...
 
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return, by node, the name of each link to its agent and whether it is alive; {} where there is one link."""
+        ...
+
     def close(self) -> None:
         """Send what is queued (bounded in time) and let go of everything."""
         ...

@@ -15,6 +15,7 @@ from trogdor_bus import errors
 from trogdor_bus.bus import ClientBus
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
+    CHANGES,
     Abort,
     AskStatus,
     CoordinatorStatus,
@@ -66,8 +67,10 @@ class Client:
     """Asks the coordinator at the other end of `bus`; `where` is how messages call it. Use it as `async with`.
 
     Every method raises NoCoordinatorError if nobody answers within `timeout_s`, and whatever error the coordinator
-    answers with.
+    answers with. `replicated` tells of the last change whether the coordinator's log has it, None if there is no log.
     """
+
+    replicated: bool | None = None
 
     def __init__(self, bus: ClientBus, where: str, timeout_s: float = TIMEOUT_S) -> None:
         self._bus, self._where, self._timeout_s = bus, where, timeout_s
@@ -172,6 +175,8 @@ class Client:
         reply: Reply = decode(frame, Reply)
         if reply.error:
             raise _raised(reply)
+        if isinstance(request, CHANGES):
+            self.replicated = reply.replicated
         return reply
 
 

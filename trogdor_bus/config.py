@@ -22,6 +22,7 @@ BROKER_ID = "trogdor.broker.id"
 MAX_BROKER_ID = 2**31 - 1
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_CEILING_MS = 86_400_000
+MIN_STANDBY_MS = 3_000
 
 _TROGDOR_PLATFORMS = {"org.apache.kafka.trogdor.basic.BasicPlatform": "basic"}
 _DURATION = re.compile(r"([0-9]{1,15})(ms|s|m|h|d)")
@@ -55,7 +56,10 @@ class AgentSection(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that a coordinator needs to run; `keys` None means no encryption."""
+    """Everything that a coordinator needs to run; `keys` None means no encryption.
+
+    `standby_ms`: wait until no leader was seen for so long, and take over then; None leads at once.
+    """
 
     url: str
     state_dir: Path
@@ -63,6 +67,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     config: ClusterConfig | None = None
     adopt: bool = False
     abort_all: bool = False
+    take_over: bool = False
+    standby_ms: int | None = None
     beat_ms: int = 1000
     lease_ms: int = DEFAULT_LEASE_MS
 
@@ -124,6 +130,14 @@ def parse_lease_ms(text: object, path: str = "$") -> int | None:
     if lease_ms < 1000:
         raise SpecError(f"the lease is {text}", path=path, remedy='use at least 1s, or "off" for none')
     return lease_ms
+
+
+def parse_standby_ms(text: str) -> int:
+    """Return the ms that a standby waits without seeing a coordinator; SpecError if that is too short to tell."""
+    after_ms = parse_duration_ms(text, "--standby-after")
+    if after_ms < MIN_STANDBY_MS:
+        raise SpecError(f"--standby-after is {text}", remedy="use at least 3s: a coordinator is heard once a second")
+    return after_ms
 
 
 class _TrogdorForm:

@@ -6,7 +6,8 @@ TrogdorBusError
 ├── NotFoundError        no such task, node or file
 ├── RefusedError         correct, but not allowed here (policy, safety); says what would allow it
 ├── BusError             the bus cannot carry the frame
-│   └── NoCoordinatorError   nobody answered
+│   ├── NoCoordinatorError   nobody answered
+│   └── TakenError           another coordinator has the place
 ├── HostError            the machine under test refused or failed
 │   └── CannotHealError      an undo did not succeed; the fault may still be there
 ├── FencedError          another coordinator is in charge
@@ -48,6 +49,10 @@ class BusError(TrogdorBusError):
 
 class NoCoordinatorError(BusError):
     """No coordinator answered in time."""
+
+
+class TakenError(BusError):
+    """Another coordinator is on that bus, or something else has its address."""
 
 
 class HostError(TrogdorBusError):

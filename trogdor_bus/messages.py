@@ -217,6 +217,9 @@ AnyRequest = (
     | Shutdown
 )
 
+CHANGES = (CreateTask, StopTask, DestroyTask, Abort, Resume)
+"""The requests that change what the coordinator keeps."""
+
 
 class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one node. `heard_ms` is epoch ms on its own clock, -1 for never.
@@ -224,6 +227,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `left`: its agent said that it ends, with everything undone. `latch` is the id of the latch that its agent keeps,
     `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
     with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known.
+    `links` tells, where an agent has several, which of them are alive.
     """
 
     name: str
@@ -241,6 +245,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     at_rest: bool = False
     dirty: tuple[str, ...] = ()
     broker: int | None = None
+    links: dict[str, bool] = {}
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -276,7 +281,10 @@ class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """When the coordinator started, its own time (epoch ms), and its stamp."""
+    """When the coordinator started, its own time (epoch ms), and its stamp.
+
+    `replicated`: the log holds everything, else not since `behind_ms` (epoch ms); both absent without a log.
+    """
 
     server_start_ms: Number
     now_ms: Number
@@ -284,16 +292,22 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     coordinator: str = ""
     version: str = ""
     listening: bool = False
+    replicated: bool | msgspec.UnsetType = msgspec.UNSET
+    behind_ms: Number | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
-    """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name)."""
+    """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name).
+
+    `replicated` says of what changes something whether the log has it; None without a log, and for questions.
+    """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
     error: str = ""
     message: str = ""
     path: str = "$"
     remedy: str = ""
+    replicated: bool | None = None
 
 
 # --- the monitor stream -----------------------------------------------------------------------------------------------

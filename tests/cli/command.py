@@ -32,6 +32,8 @@ def run(*arguments: str, stdin: str | bytes = b"", **environment: str) -> Ran:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """Return the environment without what changes the output."""
-    unset = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TROGDOR_BUS_COORDINATOR", "TROGDOR_BUS_KEYS")
-    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    unset = ("COLUMNS", "NO_COLOR", "FORCE_COLOR")
+    kept = {
+        name: value for name, value in os.environ.items() if name not in unset and not name.startswith("TROGDOR_BUS_")
+    }
     return {**kept, "TZ": "UTC", **extra}

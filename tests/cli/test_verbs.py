@@ -303,7 +303,7 @@ def test_nobody_there() -> None:
     port = free_port()
     start_s = time.monotonic()
     ran = run("status", "--json", "--insecure", "--coordinator", f"127.0.0.1:{port}")
-    assert time.monotonic() - start_s < 6
+    assert time.monotonic() - start_s < 15  # 3 s, and the start of an interpreter on a busy machine
     assert (ran.code, ran.out) == (4, "")
     told = json.loads(ran.err)
     assert told["error"] == "NoCoordinatorError"

@@ -14,15 +14,19 @@ import pytest
 
 from tests.support import async_wait_until
 from trogdor_bus.bus import AgentBus, Answer, ClientBus, CoordinatorBus, MonitorBus
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import several, transport
 
 ZMQ_PORTS = 4
 KINDS = (
     "memory",
     "zmq",
     "zmq-curve",
+    "fan",
+    "fan-mixed",
+    "fan-elsewhere",
     pytest.param("kafka", marks=pytest.mark.kafka),
     pytest.param("kafka-sealed", marks=pytest.mark.kafka),
+    pytest.param("kafka+zmq", marks=pytest.mark.kafka),
 )
 _names = itertools.count()
 
@@ -42,14 +46,17 @@ def free_ports() -> int:
 
 @dataclass(frozen=True)
 class Bus:
-    """One bus to test: where it is and which keys it uses."""
+    """One bus to test: where it is and which keys it uses; `seat` is where the coordinator of several links is."""
 
     url: str
     keys: Path | None = None
     impatience_s: float = 0.3
     """A client that gives up so soon has asked, though nobody had time to answer."""
+    seat: str = ""
 
     def coordinator(self) -> CoordinatorBus:
+        if self.seat:
+            return several().open_coordinator(self.seat, self.keys)
         return transport(self.url).open_coordinator(self.url, self.keys)
 
     def agent(self, node: str) -> AgentBus:
@@ -65,17 +72,31 @@ class Bus:
 def make_bus(kind: str, directory: Path, bootstrap: str = "") -> Bus:
     """Return a bus of that kind that nobody else uses; Kafka's kinds need brokers."""
     if kind == "memory":
-        return Bus(f"memory://test-{next(_names)}")
+        return Bus(memory_url())
+    if kind == "fan":
+        return Bus(f"{memory_url()} {memory_url()}")
+    if kind == "fan-mixed":
+        return Bus(f"{memory_url()} zmq://127.0.0.1:{free_ports()}")
+    if kind == "fan-elsewhere":  # two addresses, of which one is nobody's
+        seat = f"zmq://127.0.0.1:{free_ports()}"
+        return Bus(f"zmq://127.0.0.1:{free_ports()} {seat}", seat=seat)
     keys = None
-    if kind in ("zmq-curve", "kafka-sealed"):
+    if kind in ("zmq-curve", "kafka-sealed", "kafka+zmq"):
         from trogdor_bus.keys import ensure
         from trogdor_bus.transports.zmq import new_key_pair
 
         keys = directory / "keys"
         ensure(keys, new_key_pair)
     if kind.startswith("kafka"):
-        return Bus(f"kafka://{bootstrap}/test-{secrets.token_hex(4)}", keys, impatience_s=2.0)
+        kafka = f"kafka://{bootstrap}/test-{secrets.token_hex(4)}"
+        both = f"{kafka} zmq://127.0.0.1:{free_ports()}"
+        return Bus(both if kind == "kafka+zmq" else kafka, keys, impatience_s=2.0)
     return Bus(f"zmq://127.0.0.1:{free_ports()}", keys)
+
+
+def memory_url() -> str:
+    """Return the URL of a bus inside this process that nobody else uses."""
+    return f"memory://test-{next(_names)}"
 
 
 class Coordinator:

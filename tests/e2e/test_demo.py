@@ -18,8 +18,9 @@ import pytest
 
 from tests.support import require, require_namespaces, wait_until
 from trogdor_bus.lab import namespaces
-from trogdor_bus.lab.cluster import ROOT, remove
 from trogdor_bus.lab.demo import NAME
+from trogdor_bus.lab.labs import remove
+from trogdor_bus.lab.site import ROOT
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ from tests.fuzz.judge import decoded, keeps_nothing
 from tests.fuzz.mutants import mangled, mutated, scalars, written
 from trogdor_bus import config
 from trogdor_bus.agents.platforms.linux.namespace import parse_attachment
-from trogdor_bus.cli import options
+from trogdor_bus.cli import addresses
 from trogdor_bus.errors import BusError, SpecError
 from trogdor_bus.names import check_name
 from trogdor_bus.transports import address
@@ -147,12 +147,12 @@ ports = st.one_of(
 @examples(400)
 @given(hosts, ports)
 def test_addresses(host: str, port: str) -> None:
-    found = decoded(lambda: options.parse_address(host + port))
+    found = decoded(lambda: addresses.parse_address(host + port))
     if isinstance(found, SpecError):
         assert found.remedy
         return
-    assert 1 <= found[1] <= options.MAX_PORT
-    url = decoded(lambda: options.bus_url("zmq", *found))
+    assert 1 <= found[1] <= addresses.MAX_PORT
+    url = decoded(lambda: addresses.zmq_url(*found))
     if isinstance(url, str):
         host_again, port_again = address.parse(url, 5560, 4)  # what the command line lets through, the bus can read
         assert (host_again, port_again) == (found[0].lower(), found[1])

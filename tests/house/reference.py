@@ -26,6 +26,8 @@ def commands() -> dict[str, Any]:
 
 def _commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
     if hasattr(command, "commands"):
+        if path and command.invoke_without_command:
+            yield path, command
         for name, child in command.commands.items():
             yield from _commands(child, f"{path} {name}".strip())
     elif not command.hidden:

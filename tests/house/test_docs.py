@@ -13,7 +13,7 @@ from tests.house import reference
 from tests.house.repository import ROOT, pages
 from trogdor_bus import document
 from trogdor_bus.agents.perform import RESTARTED
-from trogdor_bus.cli.options import DEFAULT_PORT
+from trogdor_bus.cli.addresses import DEFAULT_PORT
 from trogdor_bus.config import DEFAULT_CEILING_MS, DEFAULT_LEASE_MS, load_config
 from trogdor_bus.registry import registry
 from trogdor_bus.states import EXIT_CODES, Outcome

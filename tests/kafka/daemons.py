@@ -1,119 +1,171 @@
-"""A coordinator and an agent for each broker, as a user starts them beside a cluster in containers."""
+"""Real daemons beside a real Kafka: a coordinator in a seat of its own, agents, and somebody who asks them."""
 
 from __future__ import annotations
 
-import contextlib
 import json
+import os
+import re
+import secrets
 import signal
 import subprocess
 import sys
-import uuid
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import pytest
-from trogdor_bus.lab.kafka import KafkaCluster
 
-from tests.cli.command import Ran, clean_environment, run
-from tests.contract.buses import free_ports
 from tests.support import wait_until
+from trogdor_bus.agents.disk import FileDisk
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.client import Client
+from trogdor_bus.lab.kafka import KafkaCluster
+from trogdor_bus.lab.processes import TOKEN, LabProcess, end_all, start
+from trogdor_bus.transports import transport
+
+COORDINATOR = "coordinator"
+PORT = 5560
+START_S = 60.0
+STARTS = 3
+"""A new coordinator ends if brokers that have just started cannot tell it in time what its log has."""
+_TROGDOR = (sys.executable, "-m", "trogdor_bus")
+_PERFORMED = re.compile(r"\btask (\S+): (?!undoing)")
 
 
 class Daemons:
-    """As a context manager: up inside, with every agent heard; ended after, with their logs printed."""
+    """What is started on one bus, whose topics nobody else uses; as a context manager all of it is gone after."""
 
-    def __init__(self, cluster: KafkaCluster, transport: str, directory: Path, bootstrap: str = "") -> None:
-        self.cluster, self.directory = cluster, directory
-        self._keys = ["--keys", str(directory / "keys")]
-        self._bus = ["--transport", transport]
-        if "kafka" in transport:
-            prefix = f"t{uuid.uuid4().hex[:8]}"
-            self._bus += ["--bootstrap-server", bootstrap or cluster.bootstrap, "--topic-prefix", prefix]
-        self._port = str(free_ports())
-        if "zmq" in transport:
-            self._dial = ["--coordinator", f"127.0.0.1:{self._port}"]
-            self._bind = ["--port", self._port]
-        else:
-            self._dial = self._bind = []
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+    def __init__(self, cluster: KafkaCluster, directory: Path, transport: str) -> None:
+        self.cluster, self.directory, self.transport = cluster, directory, transport
+        self.prefix = f"t{secrets.token_hex(4)}"
+        self.agents: dict[str, LabProcess] = {}
+        self._token = secrets.token_hex(16)
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._workers: dict[tuple[str, str], set[int]] = {}
 
     def __enter__(self) -> Self:
-        try:
-            wait_until(self._led, 90, "the coordinator to answer")
-            for node in self.cluster.brokers.values():
-                attach = f"container:{self.cluster.container(node)}"
-                self._start(node, "agent", "--node", node, "--attach", attach, *self._dial)
-            wait_until(self._all_heard, 60, "every agent to be heard")
-        except BaseException:
-            self._end()
-            raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end()
+    def __exit__(self, *_: object) -> None:
+        for agent in self.agents.values():
+            agent.send(signal.SIGTERM)
+        wait_until(lambda: all(one.state() == "gone" for one in self.agents.values()), 30, "the agents to end")
+        end_all(self._token)
+        for child in self._children:
+            child.wait()
 
-    def ask(self, verb: str, *arguments: str, spec: Mapping[str, Any] | None = None) -> Ran:
-        """Return what a client verb left behind."""
-        given = json.dumps(spec) if spec else ""
-        return run(verb, *arguments, *self._bus, *self._dial, *self._keys, stdin=given)
+    # --- who is there -------------------------------------------------------------------------------------------------
 
-    def json(self, verb: str, *arguments: str, timeout_s: float = 30) -> Any:
-        """Return what a client verb prints as JSON; a bus on Kafka alone may take a while where a leader is lost."""
-        told: list[Ran] = []
+    def start_coordinator(self, *options: str) -> None:
+        """Start a coordinator in its seat until it stays, as a service would be; return when its bus is open."""
+        bind = () if self.transport == "kafka" else ("--bind", self.cluster.addresses[COORDINATOR])
+        argv = ("coordinator", *bind, "--topic-prefix", self.prefix, "--state-dir", str(self._home(COORDINATOR)))
+        for _ in range(STARTS):
+            process = self.start(COORDINATOR, "coordinator", *_TROGDOR, *argv, *options)
+            wait_until(lambda: self._greets() or process.state() == "gone", START_S, "the coordinator")
+            if process.state() != "gone":
+                return
+        pytest.fail(f"the coordinator does not stay: {self.log('coordinator')}")
 
-        def answered() -> bool:
-            told.append(self.ask(verb, *arguments, "--json"))
-            return told[-1].code == 0
+    def start_agent(self, node: str, *options: str) -> None:
+        """Start the agent of a node; it lives in the seat of that name unless it is told to attach to one."""
+        argv = ("agent", "--node", node, "--topic-prefix", self.prefix, "--state-dir", str(self._home(node)))
+        seat = "" if "--attach" in options else node
+        self.agents[node] = self.start(seat, f"agent-{node}", *_TROGDOR, *argv, *options)
 
-        wait_until(answered, timeout_s, f"an answer to {verb}")
-        return json.loads(told[-1].out)
+    def wait_joined(self) -> None:
+        """Return when the coordinator hears every agent and leads."""
 
-    def submit(self, task: str, spec: Mapping[str, Any], *options: str) -> None:
-        """Submit a spec and return when it is in force on all of its nodes."""
-        done = self.ask("submit", "-", "--id", task, *options, spec=spec)
-        assert done.code == 0, done.out + done.err
-        wait_until(lambda: self.json("show", task)["active"], 40, f"task {task} to be active")
+        def joined() -> bool:
+            done = self.trogdor("nodes", "--json")
+            rows = json.loads(done.stdout)["nodes"] if done.returncode == 0 else []
+            return {row["name"] for row in rows if row["alive"]} == set(self.agents)
 
-    def _led(self) -> bool:
-        """Start the coordinator, again if it gave up on brokers that are slow, and return whether it answers."""
-        running = self._running.get("coordinator")
-        if running is None or running.poll() is not None:
-            assert running is None or "no answer from" in self._log("coordinator"), self._log("coordinator")
-            self._start("coordinator", "coordinator", *self._bind)
-        return self.ask("status").code == 0
+        wait_until(joined, START_S, "all agents to be heard")
+        wait_until(lambda: not self.ask("status")["listening"], START_S, "the coordinator to lead")
 
-    def _all_heard(self) -> bool:
-        for name, process in self._running.items():
-            if process.poll() is not None:
-                pytest.fail(f"{name} ended: {self._log(name)}")
-        done = self.ask("nodes", "--json")
-        nodes = json.loads(done.out)["nodes"] if done.code == 0 else ()
-        return {node["name"] for node in nodes if node["alive"]} == set(self.cluster.brokers.values())
+    def start(self, seat: str, name: str, *argv: str) -> LabProcess:
+        """Start a command in a seat, "" for here; it ends with us at the latest."""
+        log = self.directory / f"{name}.log"
+        process, child = start(name, seat, self.inside(seat, argv), self._environment() | {TOKEN: self._token}, log)
+        self._children.append(child)
+        return process
 
-    def _start(self, name: str, *arguments: str) -> None:
-        state = ["--state-dir", str(self.directory / name)]
-        with (self.directory / f"{name}.log").open("wb") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", "trogdor_bus", *arguments, *self._bus, *self._keys, *state],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=clean_environment(),
-            )
+    def inside(self, seat: str, argv: Sequence[str]) -> list[str]:
+        """Return the command line that runs `argv` in the network namespace of a seat, under the same pid."""
+        return ["nsenter", f"--net=/proc/{self.cluster.pid(seat)}/ns/net", "--", *argv] if seat else list(argv)
 
-    def _end(self) -> None:
-        for process in reversed(self._running.values()):  # the agents undo, the coordinator goes last
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        for name in self._running:
-            print(f"--- {name}\n{self._log(name)}")
+    # --- asking and looking -------------------------------------------------------------------------------------------
 
-    def _log(self, name: str) -> str:
-        return (self.directory / f"{name}.log").read_text()
+    def client(self) -> Client:
+        """Return a client on this bus; call it inside the event loop."""
+        kafka = f"kafka://{self.cluster.bootstrap_inside}/{self.prefix}"
+        url = kafka if self.transport == "kafka" else f"{kafka} zmq://{self.cluster.addresses[COORDINATOR]}:{PORT}"
+        return Client(transport(url).open_client(url, self._keys), url)
+
+    def trogdor(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a client verb, as a user would."""
+        return subprocess.run(
+            [*_TROGDOR, *argv, "--topic-prefix", self.prefix],
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+
+    def ask(self, *argv: str) -> Any:
+        """Return the JSON that a client verb prints."""
+        done = self.trogdor(*argv, "--json")
+        assert done.returncode == 0, done.stderr + self.log("coordinator")
+        return json.loads(done.stdout)
+
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return what `nodes` says of the links of each node."""
+        return {row["name"]: row["links"] for row in self.ask("nodes")["nodes"]}
+
+    def log(self, name: str) -> str:
+        """Return what that process wrote so far."""
+        return (self.directory / f"{name}.log").read_text(errors="replace")
+
+    def rules(self, seat: str) -> str:
+        """Return the chains of ours in a seat, "" for none."""
+        argv = self.inside(seat, ["iptables-save"])
+        saved = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        return "\n".join(line for line in saved.splitlines() if "TB-" in line)
+
+    def note_journals(self) -> None:
+        """Note which workers are in the agents' journals: an agent forgets those whose end is over."""
+        for node in self.agents:
+            for entry in Journal.read_only(FileDisk(self._home(node))).entries.values():
+                self._workers.setdefault((node, entry.task), set()).add(entry.worker)
+
+    def performed(self, node: str) -> Counter[str]:
+        """Return how often an agent began to perform each task, by its log."""
+        return Counter(_PERFORMED.findall(self.log(f"agent-{node}")))
+
+    def workers(self, node: str, task: str) -> set[int]:
+        """Return the ids of a task's workers that were noted in a node's journal."""
+        return self._workers.get((node, task), set())
+
+    def _greets(self) -> bool:
+        return "Starting coordinator process." in self.log("coordinator")
+
+    @property
+    def _keys(self) -> Path:
+        return self.directory / "keys"
+
+    def _home(self, name: str) -> Path:
+        return self.directory / f"state-{name}"
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TROGDOR_BUS_")}
+        ours = {
+            "TROGDOR_BUS_TRANSPORT": self.transport,
+            "TROGDOR_BUS_BOOTSTRAP_SERVER": self.cluster.bootstrap_inside,
+            "TROGDOR_BUS_KEYS": str(self._keys),
+        }
+        if self.transport != "kafka":
+            ours["TROGDOR_BUS_COORDINATOR"] = self.cluster.addresses[COORDINATOR]
+        return kept | ours

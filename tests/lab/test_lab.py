@@ -17,8 +17,9 @@ import pytest
 from tests.support import require, require_namespaces, wait_until
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, SpecError
 from trogdor_bus.lab import namespaces
-from trogdor_bus.lab.cluster import Lab, existing, remove
+from trogdor_bus.lab.cluster import Lab
 from trogdor_bus.lab.demo import whole
+from trogdor_bus.lab.labs import existing, remove
 from trogdor_bus.lab.probe import PING, WAYS
 from trogdor_bus.lab.processes import TOKEN, with_token
 from trogdor_bus.lab.snapshot import difference

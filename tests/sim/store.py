@@ -19,7 +19,6 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
-from trogdor_bus.states import TaskRow
 from trogdor_bus.view import View
 
 
@@ -33,6 +32,7 @@ class SimStore:
         self.unwanted_since: dict[int, int] = {}
         self.meant_ends: dict[str, int] = {}
         self._now_ms = now_ms
+        self._taken: Loaded | None = None
         self._reset()
 
     def commit(self, changes: Sequence[Change], *, durable: bool) -> None:
@@ -56,10 +56,18 @@ class SimStore:
     def copy(self) -> SimStore:
         """Return a store of its own with the same content, all of it durable."""
         other = SimStore(self.fresh.next_worker, self._now_ms)
-        other._durable = self._durable + self._volatile
+        other._taken, other._durable = self._taken, self._durable + self._volatile
         other._replay()
         other.unwanted_since, other.meant_ends = dict(self.unwanted_since), dict(self.meant_ends)
         return other
+
+    def replace(self, loaded: Loaded) -> None:
+        """Hold exactly that, all of it durable; what only this host knew is gone."""
+        self._taken = loaded
+        self._volatile, self._durable = [], []
+        self.unwanted_since.clear()
+        self.meant_ends.clear()
+        self._replay()
 
     def load(self) -> Loaded:
         return Loaded(
@@ -80,11 +88,22 @@ class SimStore:
                 self._apply(change)
 
     def _reset(self) -> None:
-        self.meta = self.fresh
-        self.tasks: dict[str, TaskRow] = {}
-        self.workers: dict[str, dict[int, StoredWorker]] = {}
+        taken = self._taken
+        self.meta = taken.meta if taken else self.fresh
+        self.tasks = {task.id: task for task in taken.tasks} if taken else {}
+        self.workers: dict[str, dict[int, StoredWorker]] = {name: {} for name in self.tasks}
         self._task_of: dict[int, str] = {}
         self.told = View()
+        if taken:
+            for name, rows in taken.workers.items():
+                self.workers[name] = {stored.row.id: stored for stored in rows}
+                self._task_of |= dict.fromkeys(self.workers[name], name)
+            self.told.seq = taken.meta.next_seq - 1
+            self.told.tasks = dict(self.tasks)
+            self.told.workers = {
+                name: {worker_id: stored.row for worker_id, stored in rows.items()}
+                for name, rows in self.workers.items()
+            }
 
     def _apply(self, change: Change) -> None:
         match change:

@@ -10,7 +10,7 @@ from trogdor_bus.bus import OnFrame, OnTopic
 from trogdor_bus.platform import Endpoint
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.end import End
-from trogdor_bus.transports.kafka.presence import SILENT_S, Presence, decode
+from trogdor_bus.transports.kafka.presence import SILENT_S, decode
 from trogdor_bus.transports.kafka.record import Record
 
 LOOK_AGAIN_S = 3.0
@@ -24,8 +24,9 @@ class KafkaAgent(End):
 
     def __init__(self, url: str, node: str, keys: Path | None) -> None:
         self._key = topics.node_key(node)
-        self._presence: Presence | None = None
-        self._heard_s = 0.0
+        self._heard_s: float | None = None
+        self._gone = False
+        self._announced = 0
         self._suspicion = ""
         self._looked_s = 0.0
         super().__init__(url, keys)
@@ -47,33 +48,35 @@ class KafkaAgent(End):
         """Return "" while a coordinator is heard and we may write, else what is known about why not."""
         if trouble := self._trouble():
             return trouble
-        presence = self._presence
-        silent_s = time.monotonic() - self._heard_s
-        if presence is not None and not presence.gone and silent_s < SILENT_S:
+        heard_s = self._heard_s
+        if heard_s is None:
+            why = self._suspicion or "no coordinator has been heard there yet"
+        elif self._gone:
+            why = "the coordinator has ended; no coordinator is there"
+        elif (silent_s := time.monotonic() - heard_s) < SILENT_S:
             return ""
-        if self._lost:
-            return f"{self.address}: {self._lost}"
-        if presence is None:
-            return f"{self.address}: {self._suspicion or 'no coordinator has been heard there yet'}"
-        if presence.gone:
-            return f"{self.address}: the coordinator has ended; no coordinator is there"
-        return f"{self.address}: no coordinator has been heard for {silent_s:.0f} s"
+        else:
+            why = f"no coordinator has been heard for {silent_s:.0f} s"
+        return f"{self.address}: {why}" + (f" ({self._lost})" if self._lost else "")
 
     def _places(self, partitions: Mapping[str, int]) -> list[tuple[str, int]]:
         (name,) = self._names(self.reads)
         return [(name, topics.partition_of(self._key, partitions[name]))]
 
     def _found(self) -> None:
-        self._heard_s = self._looked_s = time.monotonic()
+        self._looked_s = time.monotonic()
 
     def _wants(self, topic: str, key: bytes) -> bool:
         return key in (self._key, b"")
 
     def _take(self, record: Record, value: bytes) -> None:
+        presence = None if record.key == self._key else decode(value)
+        if presence is not None:
+            self._announced = presence.partitions
+        self._gone = presence is not None and presence.gone
+        self._heard_s, self._suspicion = time.monotonic(), ""
         if record.key == self._key:
             super()._take(record, value)
-        elif (presence := decode(value)) is not None:
-            self._presence, self._heard_s, self._suspicion = presence, time.monotonic(), ""
 
     def _suspect(self, trouble: str) -> None:
         self._suspicion = trouble
@@ -84,10 +87,10 @@ class KafkaAgent(End):
             return
         (name,) = self._names(self.reads)
         known = self._counts[name]
-        grown = self._presence is not None and self._presence.partitions != known
-        if grown or now_s - self._heard_s > LOOK_AGAIN_S:
+        grown = self._announced not in (0, known)
+        if grown or self._heard_s is None or now_s - self._heard_s > LOOK_AGAIN_S:
             self._looked_s = now_s
-            if self._count(name) not in (0, known):
+            if self._recount(name) != known:
                 self._ready.clear()
 
 

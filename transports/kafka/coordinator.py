@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,10 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from trogdor_bus import keys as key_files
 from trogdor_bus.bus import Answer, BusBrokers, OnFrame, OnRequest
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, TakenError
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.client import NUMBER, TICKET
-from trogdor_bus.transports.kafka.end import End
+from trogdor_bus.transports.kafka.end import ASK_S, End
 from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.presence import EACH_S, KEY, Presence, Watch, encode
 from trogdor_bus.transports.kafka.record import Record
@@ -96,6 +97,10 @@ class KafkaCoordinator(End):
             self._sight.close()
         super().close()
 
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return {}: there is one link."""
+        return {}
+
     def _admitted(self, record: Record) -> Answer | None:
         """Return the way to answer a request, None for one that was heard before or has no good ticket."""
         now_s = time.monotonic()
@@ -117,7 +122,7 @@ class KafkaCoordinator(End):
         finally:
             consumer.close()
         if other is not None:
-            raise BusError(
+            raise TakenError(
                 f"another coordinator (its id is {other.id}) is present at {self.address}: stop it, or choose another "
                 "--topic-prefix"
             )
@@ -131,22 +136,30 @@ class KafkaCoordinator(End):
             self._ready.wait(0.01) if not self._ready.is_set() else time.sleep(0.01)
 
     def _tick(self, now_s: float) -> None:
-        """Be present, and see whether the control topic got more partitions."""
+        """Be present, and see whether the topics are there, and whether the control topic got more partitions."""
         if not self._ready.is_set():
             return
         if now_s - self._counted_s >= COUNT_S:
             self._counted_s = now_s
-            self._grow()
+            self._recount_all()
         if now_s - self._present_s >= EACH_S:
             self._present_s = now_s
             self._be_present(gone=False)
 
-    def _grow(self) -> None:
-        name = self.address.topic(topics.CONTROL.name)
-        count = self._count(name)
-        if count > self._counts[name]:
-            log.info("%s has %d partitions now, it had %d", name, count, self._counts[name])
-            self._counts[name] = count
+    def _miss(self, names: Sequence[str]) -> None:
+        """Make again what somebody removed."""
+        log.warning("%s: %s is gone; making it again", self.address, ", ".join(names))
+        try:
+            make_topics(self._clients, self.address, topics.BUS, ASK_S)
+        except BusError as error:
+            self._unready = str(error)
+
+    def _recount_all(self) -> None:
+        for name, known in list(self._counts.items()):
+            count = self._recount(name)
+            if count > known and name == self.address.topic(topics.CONTROL.name):
+                log.info("%s has %d partitions now, it had %d", name, count, known)
+                self._counts[name] = count
 
     def _be_present(self, *, gone: bool) -> None:
         partitions = self._control_partitions()

@@ -15,7 +15,7 @@ from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import Inbox
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import Clients, reason, words
+from trogdor_bus.transports.kafka.settings import Clients, code, reason, words
 from trogdor_bus.transports.kafka.topics import Topic
 
 POLL_S = 0.1
@@ -49,8 +49,10 @@ class End:
         self._ready = threading.Event()
         self._unready = f"no answer from {self.address} yet"
         self._lost = ""
-        self._refused: dict[str, str] = {}
+        self._refused: dict[tuple[str, str], str] = {}
+        self._losing: set[str] = set()
         self._fatal = False
+        self._renewed_s = 0.0
         self._counts: dict[str, int] = {}
         self._consumer: Consumer | None = self._clients.consumer(self._on_error)
         self._producer: Producer | None = self._new_producer() if self.writes else None
@@ -127,7 +129,12 @@ class End:
             self.dropped += 1
         except KafkaException as error:
             self.dropped += 1
-            log.warning("dropped a frame for %s: %s", name, reason(error))
+            if code(error) in REFUSED:
+                self._refuse("write", name)
+            elif code(error) in GONE:
+                self._ready.clear()
+            else:
+                log.warning("dropped a frame for %s: %s", name, reason(error))
 
     def _names(self, topics: Sequence[Topic]) -> list[str]:
         return [self.address.topic(topic.name) for topic in topics]
@@ -154,11 +161,19 @@ class End:
         else:
             self._stopping.wait(LOOK_S)
         if self._producer is not None:
-            self._producer.poll(0)
-            if self._fatal:
-                self._fatal = False
-                self._producer = self._new_producer()
+            self._report(self._producer)
         self._tick(time.monotonic())
+
+    def _report(self, producer: Producer) -> None:
+        """Hear what became of what was sent; a producer that can do no more is replaced, once a second at most."""
+        try:
+            producer.poll(0)
+        except KafkaException as error:
+            log.debug("%s: %s", self.address, reason(error))
+            self._fatal = True
+        if self._fatal and time.monotonic() - self._renewed_s > ASK_S:
+            self._fatal, self._renewed_s = False, time.monotonic()
+            self._producer = self._new_producer()
 
     def _look(self) -> bool:
         """Find the topics and begin to read at their ends; False if that cannot be, and `_unready` says why."""
@@ -197,15 +212,22 @@ class End:
         if refused:
             self._unready = f"{self.address}: we may not use {', '.join(refused)}: {ACLS}"
         elif missing:
-            self._unready = f"{self.address}: no coordinator has made {', '.join(missing)} yet"
+            self._miss(missing)
         return None if refused or missing else found
 
-    def _count(self, name: str) -> int:
-        """Return how many partitions a topic has now, 0 if nobody says."""
+    def _recount(self, name: str) -> int:
+        """Return how many partitions a topic has now, or had when nobody says; one that is gone is looked for again."""
         try:
-            return self._ask(name)[1]
+            error, count = self._ask(name)
         except KafkaException:
-            return 0
+            return self._counts[name]
+        if error is not None and error.code() in GONE:
+            self._ready.clear()
+        return count or self._counts[name]
+
+    def _miss(self, names: Sequence[str]) -> None:
+        """Learn, in the thread, that topics are not there."""
+        self._unready = f"{self.address}: no coordinator has made {', '.join(names)} yet"
 
     def _ask(self, name: str) -> tuple[KafkaError | None, int]:
         assert self._consumer is not None
@@ -220,12 +242,13 @@ class End:
     def _see(self, message: Message) -> None:
         error = message.error()
         if error is not None:
-            self._on_error(error)
+            self._on_error(error, message.topic() or "")
             if error.code() in GONE:
                 self._ready.clear()  # somebody removed the topic: look again
             return
         self._lost = ""
         record = record_of(message)
+        self._refused.pop(("read", record.topic), None)
         if record.value is None or not self._wants(record.topic, record.key):
             return
         if trouble := self._seal.trouble(record):
@@ -233,27 +256,40 @@ class End:
         else:
             self._take(record, record.value)
 
-    def _on_error(self, error: KafkaError) -> None:
+    def _on_error(self, error: KafkaError, topic: str = "") -> None:
         """Note what librdkafka says: it goes on by itself, unless it is fatal for the producer."""
         if error.fatal():
-            log.warning("%s: %s; beginning anew", self.address, words(error))
             self._fatal = True
-        if error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTO_OFFSET_RESET):
+        if error.code() in REFUSED:
+            self._refuse("read" if topic else "write", topic)
+        elif error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTO_OFFSET_RESET, KafkaError._FATAL):
             self._lost = words(error)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         name = message.topic() or ""
         if error is None:
             self._lost = ""
-            self._refused.pop(name, None)
+            self._refused.pop(("write", name), None)
+            self._refused.pop(("write", ""), None)
+            self._losing.discard(name)
             return
         self.dropped += 1
-        if error.code() in REFUSED and name not in self._refused:
-            self._refused[name] = f"{self.address}: we may not write {name}: {ACLS}"
-            log.warning("%s", self._refused[name])
-        elif error.code() not in (*REFUSED, KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
-            log.info("lost a frame for %s: %s", name, words(error))
+        if error.code() in REFUSED:
+            self._refuse("write", name)
+        elif error.code() not in (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT):
             self._lost = self._lost or words(error)
+            if name not in self._losing:
+                self._losing.add(name)
+                log.info("losing frames for %s: %s", name, words(error))
+            if error.code() in GONE:
+                self._ready.clear()
+
+    def _refuse(self, operation: str, topic: str) -> None:
+        """Note that we may not do something, and say it once until it works."""
+        if (operation, topic) not in self._refused:
+            what = topic or "any topic"
+            self._refused[operation, topic] = f"{self.address}: we may not {operation} {what}: {ACLS}"
+            log.warning("%s", self._refused[operation, topic])
 
     def _part(self) -> None:
         """Let go of librdkafka: what is queued gets half a second."""

@@ -126,9 +126,9 @@ class KafkaLog:
             if trouble := self._seal.trouble(record):
                 wrong = trouble
             else:
-                rows.pop(record.key.decode(errors="replace"), None)
+                rows.pop(record.key.decode(errors="surrogatepass"), None)
                 if record.value is not None:
-                    rows[record.key.decode(errors="replace")] = record.value
+                    rows[record.key.decode(errors="surrogatepass")] = record.value
         if wrong and not rows:
             raise BusError(f"{self.address}: nothing in {self._topic} can be trusted: {wrong}")
         return rows

@@ -9,7 +9,7 @@ import zmq
 
 from trogdor_bus import keys as key_files
 from trogdor_bus.bus import OnFrame, OnRequest
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, TakenError
 from trogdor_bus.transports.address import address_and_port, parse, resolve
 from trogdor_bus.transports.zmq.sockets import DEFAULT_PORT, PORTS, End, Socket, log, new_key_pair, node_topic
 
@@ -72,6 +72,10 @@ class ZmqCoordinator(End):
         """Send a frame to every monitor that is connected."""
         self._send(self._monitor, [topic.encode(), frame])
 
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return {}: there is one link."""
+        return {}
+
     def _gatekeeper(self, keys: Path) -> Socket:
         """Bind the socket on which libzmq asks whether a key may enter (ZAP, RFC 27), before any port is open."""
         key_files.ensure(keys, new_key_pair)
@@ -108,8 +112,11 @@ def _bind(sock: Socket, address: str, port: int) -> None:
         sock.bind(f"tcp://{address_and_port(address, port)}")
     except zmq.ZMQError as error:
         where = address_and_port(address, port)
+        if error.errno == errno.EADDRINUSE:
+            raise TakenError(
+                f"{where} is taken: is another coordinator running? Stop it, or choose another --port"
+            ) from None
         reasons = {
-            errno.EADDRINUSE: f"{where} is taken: is another coordinator running? Stop it, or choose another --port",
             errno.EADDRNOTAVAIL: f"{address} is no address of this machine: choose one with --bind",
             errno.EACCES: f"no permission to listen at {where}: choose a --port above 1023",
         }

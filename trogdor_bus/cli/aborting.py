@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import socket
 import time
@@ -13,9 +14,10 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from trogdor_bus import logs
-from trogdor_bus.cli import options, render
+from trogdor_bus.cli import render
+from trogdor_bus.cli.addresses import join_address
 from trogdor_bus.cli.asking import ask
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.config import DEFAULT_LEASE_MS, CoordinatorSettings
 from trogdor_bus.errors import BusError, ConflictError, FencedError, HostError, NoCoordinatorError, NotFoundError
@@ -40,6 +42,9 @@ class _Source(Protocol):
     """What is asked to abort: a client, or the coordinator in this process."""
 
     async def abort(self, latch: str, node: str = "") -> Latch: ...
+
+    @property
+    def replicated(self) -> bool | None: ...
 
     async def nodes(self) -> tuple[NodeRow, ...]: ...
 
@@ -80,19 +85,21 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
 def resume(reach: Reach, node: str, as_json: bool) -> int:
     """Let faults start again on a node, or ("") on all, and return the exit code once the live agents know it."""
 
-    async def verb(client: Client) -> tuple[list[str], list[str]]:
+    async def verb(client: Client) -> tuple[list[str], list[str], bool | None]:
         names = set(await client.resume(node))
         deadline = time.monotonic() + RESUMED_S
         while True:
             shut = [row.name for row in await client.nodes() if row.name in names and row.alive and row.latch]
             if not shut or time.monotonic() > deadline:
-                return sorted(names), shut
+                return sorted(names), shut, client.replicated
             await asyncio.sleep(POLL_S)
 
-    names, shut = ask(reach, verb)
+    names, shut, replicated = ask(reach, verb)
     if as_json:
-        render.print_json({"nodes": names, "waiting": shut})
-    elif not names:
+        render.print_json(render.with_replicated({"nodes": names, "waiting": shut}, replicated))
+        return 3 if shut else 0
+    render.print_unreplicated(replicated)
+    if not names:
         print("Nothing was aborted.")
     else:
         print(f"Resumed: faults may start again on {', '.join(names)}.")
@@ -129,7 +136,7 @@ async def _abort(
         await asyncio.sleep(POLL_S)
     unproven = [name for name, state in states.items() if state == "waiting"] + unheard
     nobody = appear_s > 0 and all(state == "silent" for state in states.values())
-    teller.end(latch, states, rows, unproven, nobody=nobody)
+    teller.end(latch, states, rows, unproven, nobody=nobody, replicated=source.replicated)
     return 1 if any(row.dirty for row in rows) else 3 if unproven or nobody else 0
 
 
@@ -171,15 +178,24 @@ class _Teller:
                 render.print_dirt(to, [row])
 
     def end(
-        self, latch: Latch, states: dict[str, str], rows: list[NodeRow], unproven: list[str], *, nobody: bool
+        self,
+        latch: Latch,
+        states: dict[str, str],
+        rows: list[NodeRow],
+        unproven: list[str],
+        *,
+        nobody: bool,
+        replicated: bool | None,
     ) -> None:
-        """Tell how it ended; `nobody` was heard."""
+        """Tell how it ended; `nobody` was heard, `replicated` as `Client.replicated`."""
         if self._as_json:
             nodes: list[dict[str, Any]] = [
                 {"node": row.name, "state": states[row.name], "dirty": row.dirty} for row in rows if row.name in states
             ]
-            render.print_json({"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven})
+            found = {"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven}
+            render.print_json(render.with_replicated(found, replicated))
             return
+        render.print_unreplicated(replicated)
         ended = sum(state == "ended" for state in states.values())
         self.say(f"Aborted: {ended} of {len(states)} nodes hold nothing and start nothing.")
         if nobody:
@@ -197,18 +213,13 @@ class _Teller:
 
 def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) -> CoordinatorSettings:
     """Return how to be the coordinator here; NoCoordinatorError if this machine may not."""
-    keys = options.keys_dir(reach.keys, reach.insecure)
-    host, port = options.parse_address(reach.coordinator)
-    why = ""
+    keys = reach.keys_dir()
     if keys is not None and not os.path.exists(keys / COORDINATOR_FILE):  # noqa: PTH110 (no error where it is closed)
         why = f"its place can be taken only on its own host, with its keys ({COORDINATOR_FILE}, not in {keys})"
-    elif not _is_here(host):
-        why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{port}"
-    if why:
         raise _left_to_the_agents(f"{silence}\n  {why}")
+    own = _own_places(reach, silence)
     from trogdor_bus.coordinator.oneshot import last_url
 
-    asked = options.bus_url(reach.transport, host, port)
     try:
         last = last_url(state_dir)
     except ConflictError as error:
@@ -216,13 +227,34 @@ def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) ->
     except HostError as error:
         why = f"its place cannot be taken: {error}"
     else:
-        if not last or urlsplit(last).port == port:
+        if not last or _bearings(last) & _bearings(dataclasses.replace(reach, coordinator=",".join(own)).url()):
+            asked = dataclasses.replace(reach, coordinator=",".join(own[:1])).url()
             return CoordinatorSettings(url=last or asked, state_dir=state_dir, keys=keys)
         why = (
-            f"the last coordinator with its state in {state_dir} was at {last}: give that port, or the --state-dir "
+            f"the last coordinator with its state in {state_dir} was at {last}: give that address, or the --state-dir "
             "of the one that you mean"
         )
     raise _left_to_the_agents(f"{silence}\n  {why}")
+
+
+def _own_places(reach: Reach, silence: NoCoordinatorError) -> list[str]:
+    """Return those addresses of the coordinator that are this machine's.
+
+    NoCoordinatorError if it has to be at one and is at none: on Kafka it may be anywhere.
+    """
+    places = reach.places()
+    own = [join_address(host, port) for host, port in places if _is_here(host)]
+    if places and not own:
+        why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{places[0][1]}"
+        why += "; over Kafka alone from here, too: --transport kafka" if "kafka" in reach.schemes() else ""
+        raise _left_to_the_agents(f"{silence}\n  {why}")
+    return own
+
+
+def _bearings(url: str) -> set[tuple[str, str]]:
+    """Return by what the places of a coordinator are known: a port here, the topics of a Kafka."""
+    parts = [urlsplit(one) for one in url.split(" ")]
+    return {(part.scheme, str(part.port) if part.scheme == "zmq" else part.path) for part in parts}
 
 
 def _is_here(host: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach, connected
 
 _NODE_HELP = "Only this node, and the tasks that use it."
 
@@ -19,6 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: trogdor-bus resume --node node1")(resume)
 
 
+@connected
 def abort(
     *,
     node: Annotated[str, typer.Option("--node", "-n", metavar="NAME", help=_NODE_HELP)] = "",
@@ -30,10 +31,7 @@ def abort(
         typer.Option("--state-dir", metavar="DIR", help="The coordinator's state, if no coordinator answers."),
     ] = None,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """End every fault now, wait for the proof, and let nothing start until `resume`.
 
@@ -44,20 +42,17 @@ def abort(
     from trogdor_bus.config import parse_duration_ms
 
     within_s = parse_duration_ms(timeout, "--timeout") / 1000
-    reach = Reach(coordinator, transport, keys, insecure)
     raise typer.Exit(aborting.abort(reach, node, within_s, options.state_dir(state_dir, "coordinator"), as_json))
 
 
+@connected
 def resume(
     *,
     node: Annotated[str, typer.Option("--node", "-n", metavar="NAME", help="Only this node.")] = "",
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Let faults start again after an abort."""
     from trogdor_bus.cli import aborting
 
-    raise typer.Exit(aborting.resume(Reach(coordinator, transport, keys, insecure), node, as_json))
+    raise typer.Exit(aborting.resume(reach, node, as_json))

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.errors import NoCoordinatorError
 

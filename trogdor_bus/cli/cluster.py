@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach, connected
 
 
 def register(app: typer.Typer) -> None:
@@ -16,13 +16,11 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: trogdor-bus shutdown --coordinator 10.0.0.1")(shutdown)
 
 
+@connected
 def nodes(
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """List the nodes: which are alive, since when unheard."""
     from trogdor_bus.cli import render
@@ -33,7 +31,7 @@ def nodes(
     async def verb(client: Client) -> tuple[CoordinatorStatus, tuple[NodeRow, ...]]:
         return await client.status(), await client.nodes()
 
-    status, rows = ask(Reach(coordinator, transport, keys, insecure), verb)
+    status, rows = ask(reach, verb)
     if as_json:
         render.print_json({"nowMs": status.now_ms, "nodes": rows})
     elif rows:
@@ -42,20 +40,17 @@ def nodes(
         print("No nodes: start an agent on each (trogdor-bus agent --node NAME --coordinator HOST).")
 
 
+@connected
 def status(
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Say whether the coordinator runs, since when, and what it is."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
     from trogdor_bus.logs import escape
 
-    reach = Reach(coordinator, transport, keys, insecure)
     found = ask(reach, lambda client: client.status())
     if as_json:
         render.print_json(found)
@@ -64,21 +59,20 @@ def status(
     print(f"\tStart time: {render.date(found.server_start_ms)}")
     listening = " (still listening for its agents)" if found.listening else ""
     print(f"\tVersion: {escape(found.version)}, epoch {found.epoch}{listening}")
+    if isinstance(found.behind_ms, int):
+        print(f"\tReplicated: {'everything' if found.replicated else f'not since {render.date(found.behind_ms)}'}")
 
 
+@connected
 def uptime(
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Say for how long the coordinator has been running."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
 
-    reach = Reach(coordinator, transport, keys, insecure)
     found = ask(reach, lambda client: client.status())
     if as_json:
         render.print_json({"serverStartMs": found.server_start_ms, "nowMs": found.now_ms})
@@ -89,13 +83,11 @@ def uptime(
     print(f"\tUptime: {render.duration(found.now_ms - found.server_start_ms)}")
 
 
+@connected
 def shutdown(
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """End the coordinator.
 
@@ -104,7 +96,6 @@ def shutdown(
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
 
-    reach = Reach(coordinator, transport, keys, insecure)
     ask(reach, lambda client: client.shutdown())
     if as_json:
         render.print_json({})

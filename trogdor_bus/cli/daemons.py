@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trogdor_bus.cli import options
+from trogdor_bus.cli.reach import Reach, Seat, connected
 from trogdor_bus.errors import SpecError
 
 _CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
@@ -20,59 +21,66 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: trogdor-bus heal --state-dir /var/lib/trogdor-bus/agent-node1")(heal)
 
 
+@connected
 def coordinator(
     *,
-    transport: options.Transport = "zmq",
-    bind: Annotated[
-        str, typer.Option("--bind", metavar="ADDR", help="The address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=1, max=options.MAX_PORT, help="The first of four ports.")
-    ] = options.DEFAULT_PORT,
+    seat: Seat,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", "--coordinator.config", metavar="FILE", help=_CONFIG_HELP)
     ] = None,
     node_name: Annotated[str, typer.Option("--node-name", "-n", hidden=True)] = "",
     state_dir: options.StateDir = None,
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
     adopt: Annotated[
         bool, typer.Option("--adopt", help="With an empty state: keep faults that already run, to their deadlines.")
     ] = False,
     abort_all: Annotated[
         bool, typer.Option("--abort-all", help="With an empty state: undo faults that already run.")
     ] = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Go on with the state of another coordinator, from its log.")
+    ] = False,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Wait, and take over once no coordinator is seen for --standby-after.")
+    ] = False,
+    standby_after: Annotated[
+        str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
+    ] = "10s",
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
     """Run the coordinator, which tells the agents."""
     from trogdor_bus import logs
-    from trogdor_bus.config import CoordinatorSettings, load_cluster
+    from trogdor_bus.config import CoordinatorSettings, load_cluster, parse_standby_ms
 
     if adopt and abort_all:
         raise SpecError("--adopt and --abort-all exclude each other", remedy="drop one")
+    if take_over and standby:
+        raise SpecError("--take-over and --standby exclude each other", remedy="drop one: --standby takes over later")
+    standby_ms = parse_standby_ms(standby_after)
     logs.set_up(log_level, log_json)
     cluster = load_cluster(config) if config else None
     if cluster and node_name:
         cluster.require(node_name)
     settings = CoordinatorSettings(
-        url=options.bus_url(transport, bind.strip("[]"), port),
+        url=seat.url(),
         state_dir=options.state_dir(state_dir, "coordinator"),
-        keys=options.keys_dir(keys, insecure),
+        keys=seat.keys_dir(),
         config=cluster,
         adopt=adopt,
         abort_all=abort_all,
+        take_over=take_over,
+        standby_ms=standby_ms if standby else None,
     )
     from trogdor_bus.coordinator.service import run
 
     raise typer.Exit(run(settings))
 
 
+@connected
 def agent(
     *,
     node: Annotated[str, typer.Option("--node", "--node-name", "-n", metavar="NAME", help="The name of this node.")],
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
+    reach: Reach,
     attach: Annotated[
         str,
         typer.Option(
@@ -89,8 +97,6 @@ def agent(
         typer.Option("--lease", metavar="TIME", help='Undo after so long without the coordinator: 30s, or "off".'),
     ] = None,
     state_dir: options.StateDir = None,
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
@@ -108,9 +114,9 @@ def agent(
         cluster.require(node)
     settings = AgentSettings(
         node=node,
-        url=options.bus_url(transport, *options.parse_address(coordinator)),
+        url=reach.url(),
         state_dir=options.state_dir(state_dir, f"agent-{node}"),
-        keys=options.keys_dir(keys, insecure),
+        keys=reach.keys_dir(),
         platform=cluster.platform,
         attach=attach,
         allow_commands=section.allow_commands,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trogdor_bus.cli import options
+from trogdor_bus.cli.reach import Reach, connected
 
 
 def register(app: typer.Typer) -> None:
@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: trogdor-bus monitor --json --for 30s")(monitor)
 
 
+@connected
 def monitor(
     *,
     as_json: Annotated[
@@ -23,10 +24,7 @@ def monitor(
         str | None,
         typer.Option("--for", metavar="TIME", help="End after this time (30s); exit 4 if nothing was heard."),
     ] = None,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Watch nodes, running faults and every event.
 
@@ -36,5 +34,4 @@ def monitor(
     from trogdor_bus.config import parse_duration_ms
 
     limit_s = parse_duration_ms(for_, "--for") / 1000 if for_ is not None else None
-    reach = options.Reach(coordinator, transport, keys, insecure)
     raise typer.Exit(live.watch(reach, as_json, limit_s))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trogdor_bus.cli import options
+from trogdor_bus.cli.reach import Reach, connected
 
 if TYPE_CHECKING:
     from trogdor_bus.spec import TaskSpec
@@ -31,6 +32,7 @@ def read_spec(argument: str) -> TaskSpec:
     return registry().decode(document.parse(text, name))
 
 
+@connected
 def validate(
     spec: SpecArgument,
     *,
@@ -38,22 +40,11 @@ def validate(
     force: Annotated[
         bool, typer.Option("--force", help="Allow what would cut the coordinator itself or silence the bus.")
     ] = False,
-    coordinator: Annotated[
-        str | None,
-        typer.Option(
-            "--coordinator",
-            envvar=options.ADDRESS_VARIABLE,
-            metavar="HOST[:PORT]",
-            help="Check against this cluster, too.",
-        ),
-    ] = None,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Say what is wrong with a spec.
 
-    With --coordinator (or its environment variable), also what it would do to that cluster.
+    With --coordinator or --bootstrap-server (or their variables), also what it would do to that cluster.
     """
     import sys
 
@@ -61,10 +52,9 @@ def validate(
 
     found = read_spec(spec)
     plan = None
-    if coordinator:
+    if reach.chosen & {"coordinator", "bootstrap"}:
         from trogdor_bus.cli.asking import ask
 
-        reach = options.Reach(coordinator, transport, keys, insecure)
         plan = ask(reach, lambda client: client.validate(wire(found), force))
     if as_json:
         sys.stdout.buffer.write(wire(found) + b"\n")

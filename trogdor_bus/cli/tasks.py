@@ -10,7 +10,7 @@ import typer
 
 from trogdor_bus.cli import options
 from trogdor_bus.cli.offline import SpecArgument, read_spec
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach, connected
 from trogdor_bus.errors import NoCoordinatorError, SpecError
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the task.")]
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: trogdor-bus destroy partition-7f3a9c")(destroy)
 
 
+@connected
 def submit(
     spec: SpecArgument,
     *,
@@ -41,21 +42,17 @@ def submit(
         ),
     ] = False,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Create a task from a spec: JSON, JSON with comments, or YAML."""
     from trogdor_bus.cli import render, waiting
     from trogdor_bus.cli.asking import ask
-    from trogdor_bus.client import new_id
+    from trogdor_bus.client import Client, new_id
     from trogdor_bus.names import check_name
     from trogdor_bus.spec import wire
 
     found = read_spec(spec)
     body = wire(found)
-    reach = Reach(coordinator, transport, keys, insecure)
     if dry_run:
         plan = ask(reach, lambda client: client.validate(body, force))
         if as_json:
@@ -67,19 +64,27 @@ def submit(
     announce = json.dumps({"id": task_id}) if as_json else f"Task {task_id}"
     print(announce, file=sys.stderr if as_json else sys.stdout, flush=True)
     ask(reach, lambda client: client.validate(body, force))
+
+    async def verb(client: Client) -> bool | None:
+        await client.create(task_id, body, force)
+        return client.replicated
+
     try:
-        ask(reach, lambda client: client.create(task_id, body, force))
+        replicated = ask(reach, verb)
     except NoCoordinatorError as error:
         again = f"the task may or may not exist; ask again with the same id: trogdor-bus submit ... --id {task_id}"
         raise waiting.outcome_unknown(f"{error}\n{again}", as_json) from None
+    if not as_json:
+        render.print_unreplicated(replicated)
     if wait:
         raise typer.Exit(waiting.wait(reach, task_id, as_json))
     if as_json:
-        render.print_json({"id": task_id})
+        render.print_json(render.with_replicated({"id": task_id}, replicated))
     else:
         print(f"Submitted. To see it: trogdor-bus show {task_id}    To end it: trogdor-bus stop {task_id}")
 
 
+@connected
 def tasks(
     *,
     state: Annotated[
@@ -87,10 +92,7 @@ def tasks(
     ] = "",
     id: Annotated[list[str] | None, typer.Option("--id", "-i", help="Only this task; can be repeated.")] = None,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """List tasks."""
     from trogdor_bus.cli import render
@@ -101,7 +103,7 @@ def tasks(
     if state and state.upper() not in TaskState.__members__:
         raise SpecError(f"State {state} is invalid. Must be one of [{', '.join(TaskState)}]")
     query = ListTasks(ids=tuple(id or ()), state=state.upper())
-    found = ask(Reach(coordinator, transport, keys, insecure), lambda client: client.tasks(query))
+    found = ask(reach, lambda client: client.tasks(query))
     if as_json:
         render.print_json({"tasks": {info.task.id: render.task_json(info) for info in found}})
     elif found:
@@ -110,20 +112,18 @@ def tasks(
         print("No matching tasks found.")
 
 
+@connected
 def show(
     id: IdArgument,
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Show one task: its state, what each node says, its spec."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
 
-    info = ask(Reach(coordinator, transport, keys, insecure), lambda client: client.show(id))
+    info = ask(reach, lambda client: client.show(id))
     if as_json:
         render.print_json(render.task_json(info))
         return
@@ -137,51 +137,54 @@ def show(
     render.print_line(console, f"Spec: {json.dumps(json.loads(bytes(task.spec)), indent=2)}")
 
 
+@connected
 def stop(
     id: IdArgument,
     *,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is undone.")] = False,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Stop a task: its faults are undone now."""
     from trogdor_bus.cli import render, waiting
     from trogdor_bus.cli.asking import ask
     from trogdor_bus.client import Client
 
-    reach = Reach(coordinator, transport, keys, insecure)
-
-    async def verb(client: Client) -> None:
+    async def verb(client: Client) -> bool | None:
         await client.show(id)  # the coordinator itself ignores an unknown id, as Trogdor does
         await client.stop(id)
+        return client.replicated
 
-    ask(reach, verb)
+    replicated = ask(reach, verb)
+    if not as_json:
+        render.print_unreplicated(replicated)
     if wait:
         raise typer.Exit(waiting.wait(reach, id, as_json, cancelled_is_success=True))
     if as_json:
-        render.print_json({"id": id})
+        render.print_json(render.with_replicated({"id": id}, replicated))
     else:
         render.print_line(render.console(), f"Task {id} is asked to stop; when it is DONE, everything is undone.")
 
 
+@connected
 def destroy(
     id: IdArgument,
     *,
     as_json: options.AsJson = False,
-    coordinator: options.Coordinator = options.DEFAULT_ADDRESS,
-    transport: options.Transport = "zmq",
-    keys: options.Keys = None,
-    insecure: options.Insecure = False,
+    reach: Reach,
 ) -> None:
     """Stop a task on its agents and forget it."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import Client
 
-    ask(Reach(coordinator, transport, keys, insecure), lambda client: client.destroy(id))
+    async def verb(client: Client) -> bool | None:
+        await client.destroy(id)
+        return client.replicated
+
+    replicated = ask(reach, verb)
     if as_json:
-        render.print_json({"id": id})
+        render.print_json(render.with_replicated({"id": id}, replicated))
     else:
+        render.print_unreplicated(replicated)
         render.print_line(render.console(), f"Task {id} is forgotten, and its faults are being undone.")

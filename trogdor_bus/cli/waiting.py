@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from trogdor_bus.cli import render
 from trogdor_bus.cli.asking import ask
-from trogdor_bus.cli.options import Reach
+from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.messages import TaskInfo

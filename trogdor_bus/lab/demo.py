@@ -13,8 +13,9 @@ from typing import Protocol
 from trogdor_bus.document import parse, read_file
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.lab import namespaces
-from trogdor_bus.lab.cluster import Lab, existing, remove
+from trogdor_bus.lab.cluster import Lab
 from trogdor_bus.lab.interrupts import Interrupted, Interrupts
+from trogdor_bus.lab.labs import existing, remove
 from trogdor_bus.lab.probe import PING, WAYS, Matrix
 from trogdor_bus.lab.processes import LabProcess
 from trogdor_bus.lab.screen import LEGEND, Screen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -39,3 +40,9 @@ class Interrupts:
         if not self._closed:
             self._closed = True
             raise Interrupted(signal.Signals(number))
+
+
+def wait() -> NoReturn:
+    """Do nothing until a signal says to end."""
+    while True:
+        signal.pause()

@@ -44,12 +44,17 @@ class Member(msgspec.Struct, frozen=True):
 
 def members(lab: str, nodes: int) -> tuple[Member, ...]:
     """Return node1 to nodeN and the coordinator; SpecError for a name or a number that cannot be."""
-    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", lab):
-        raise SpecError(f"a lab cannot be called {lab!r}", remedy="use at most 32 of a-z, 0-9 and '-'")
+    check_name(lab)
     if not 1 <= nodes <= MAX_NODES:
         raise SpecError(f"a lab cannot have {nodes} nodes", remedy=f"ask for 1 to {MAX_NODES}")
     named = [(f"node{number}", number) for number in range(1, nodes + 1)] + [(COORDINATOR, 254)]
     return tuple(Member(name, f"tb-{lab}-{name}", str(SUBNET4[number]), str(SUBNET6[number])) for name, number in named)
+
+
+def check_name(lab: str) -> None:
+    """Raise SpecError for what no lab can be called."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", lab):
+        raise SpecError(f"a lab cannot be called {lab!r}", remedy="use at most 32 of a-z, 0-9 and '-'")
 
 
 def bridge(lab: str) -> str:

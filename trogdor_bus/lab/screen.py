@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 import msgspec
 from rich import box
@@ -15,9 +15,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from trogdor_bus.lab.cluster import LabState
 from trogdor_bus.lab.namespaces import Member
 from trogdor_bus.lab.probe import PING, Matrix
+from trogdor_bus.lab.site import LabState
 
 _STYLES = {"ok": "green", "CUT": "bold red", "ping": "yellow", "silent": "yellow", "-": "dim"}
 LEGEND = "ok: TCP, UDP and ping over IPv4 and IPv6   CUT: none of them   ping: only ping"
@@ -176,17 +176,36 @@ def table(matrix: Matrix) -> Table:
 
 def members_table(members: Iterable[Member], state: LabState) -> Table:
     """Return the members with their addresses and the states of their processes by role."""
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
-    for column in ("member", "addresses", "processes"):
-        shown.add_column(column, overflow="fold")
+    shown = _member_columns()
     for member in members:
-        processes = Text()
-        for one in state.processes_of(member.name):
-            ordinary = one.state() == ("stopped" if one.role == "sleeper" else "running")
-            processes.append(f"{one.role} {one.state()}\n", style="" if ordinary else "bold red")
-        processes.rstrip()
-        shown.add_row(member.name, f"{member.ipv4}\n{member.ipv6}", processes)
+        shown.add_row(member.name, f"{member.ipv4}\n{member.ipv6}", _processes(state, member.name))
     return shown
+
+
+def containers_table(status: Mapping[str, Any], state: LabState) -> Table:
+    """Return the members of a lab of Kafka with their containers and the states of their processes by role."""
+    shown = _member_columns("container")
+    for member in status["members"]:
+        running = Text(member["state"], style="" if member["state"] == "running" else "bold red")
+        container = Text.assemble(f"{member['container']}\n", running)
+        shown.add_row(member["name"], "\n".join(member["addresses"]), container, _processes(state, member["name"]))
+    return shown
+
+
+def _member_columns(*more: str) -> Table:
+    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1), show_edge=False, pad_edge=False)
+    for column in ("member", "addresses", *more, "processes"):
+        shown.add_column(column, overflow="fold")
+    return shown
+
+
+def _processes(state: LabState, member: str) -> Text:
+    processes = Text()
+    for one in state.processes_of(member):
+        ordinary = one.state() == ("stopped" if one.role == "sleeper" else "running")
+        processes.append(f"{one.role} {one.state()}\n", style="" if ordinary else "bold red")
+    processes.rstrip()
+    return processes
 
 
 def word(matrix: Matrix, source: str, target: str) -> str:
