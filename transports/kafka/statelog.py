@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import (
@@ -25,7 +26,7 @@ from trogdor_bus.transports.kafka.coordinator import ensure_keys
 from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import FOREVER_MS, Clients, reason, words
+from trogdor_bus.transports.kafka.settings import FOREVER_MS, TELLS_NOTHING, Clients, reason, words
 
 POLL_S = 0.1
 ASK_S = 1.0
@@ -119,7 +120,7 @@ class KafkaLog:
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition() or 0)
-                elif not error.retriable():
+                elif not error.retriable() and error.code() not in TELLS_NOTHING:
                     raise KafkaException(error)
                 continue
             record = record_of(message)
@@ -150,12 +151,10 @@ class KafkaLog:
         if not self._made:
             self._make()
             return
-        if self._under_way:
-            self._producer.poll(POLL_S)
-        else:
+        if not self._under_way:
             self._work.wait(POLL_S)
-            self._producer.poll(0)
         self._work.clear()
+        self._report(POLL_S if self._under_way else 0)
         if self._fatal:
             self._begin_anew()
         if self._failed:
@@ -193,13 +192,23 @@ class KafkaLog:
         """Take another producer: this one can write no more, and gives back what it had."""
         assert self._producer is not None
         self._producer.purge()
-        self._producer.flush(ASK_S)
+        self._report(ASK_S)
+        self._stopping.wait(AGAIN_S)
         self._fatal, self._producer = False, self._new_producer()
+
+    def _report(self, timeout_s: float) -> None:
+        """Hear what became of what was sent."""
+        assert self._producer is not None
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            log.debug("%s: %s", self.address, reason(error))
+            self._fatal = True
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = True
-        if error.code() != KafkaError._ALL_BROKERS_DOWN and (self._unsent or self._under_way):
+        if error.code() not in TELLS_NOTHING and (self._unsent or self._under_way):
             self._say(f"{self.address}: {words(error)}")
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
@@ -223,7 +232,8 @@ class KafkaLog:
         assert self._producer is not None
         if self._made:
             self._send()
-            self._producer.flush(FLUSH_S)
+        with suppress(KafkaException):  # a producer that can do no more
+            self._producer.flush(FLUSH_S if self._made else 0)
         self._producer.purge()
-        self._producer.poll(0)
+        self._report(0)
         self._producer = None
