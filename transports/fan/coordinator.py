@@ -7,7 +7,7 @@ from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 
-from trogdor_bus.bus import MAX_FRAME_BYTES, Answer, CoordinatorBus, OnFrame, OnRequest
+from trogdor_bus.bus import MAX_FRAME_BYTES, Answer, BusBrokers, CoordinatorBus, OnFrame, OnRequest
 from trogdor_bus.errors import BusError
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.fan.envelope import Asked, Echo, Report, too_large, unwrap, wrap
@@ -112,6 +112,11 @@ class FanCoordinator:
         """Return, for each node whose agent has several links, each link and whether frames go both ways on it."""
         now_ms = _now_ms()
         return {node: told.links(now_ms) for node, told in self._told.items()}
+
+    def brokers(self) -> BusBrokers | None:
+        """Return what the only link knows of the brokers that carry it; None if there are several links."""
+        ends = [end for _, end in self._links.opened()]
+        return ends[0].brokers() if ends and len(self._links.all) == 1 else None
 
     def close(self) -> None:
         """Close every link."""
