@@ -65,6 +65,12 @@ class BrokersSeen(msgspec.Struct, frozen=True):
     brokers: BusBrokers | None
 
 
+class LinksSeen(msgspec.Struct, frozen=True):
+    """By node, each link to its agent and whether it is alive."""
+
+    links: dict[str, dict[str, bool]]
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
@@ -78,6 +84,7 @@ Event = (
     | BeatHeard
     | HostsResolved
     | BrokersSeen
+    | LinksSeen
     | Ticked
 )
 

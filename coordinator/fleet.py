@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from trogdor_bus.coordinator.brokers import Seat
+from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_name
@@ -135,6 +136,12 @@ class Fleet:
         )
         return Heard(True, note, new_journal)
 
+    def see(self, event: HostsResolved | LinksSeen, now_ms: int) -> list[tuple[NodeState, str]]:
+        """Take over what the shell has found out; return the nodes that changed, each with what people should know."""
+        if isinstance(event, HostsResolved):
+            return [(node, "") for node in self.resolve(event.addresses)]
+        return self.see_links(event.links, now_ms)
+
     def resolve(self, addresses: Mapping[str, tuple[str, ...]]) -> list[NodeState]:
         """Take over the addresses of configured host names; return the nodes that changed."""
         changed = []
@@ -144,6 +151,26 @@ class Fleet:
                 node.resolved = found
                 node.row = msgspec.structs.replace(node.row, addresses=found or node.announced)
                 changed.append(node)
+        return changed
+
+    def see_links(self, links: Mapping[str, Mapping[str, bool]], now_ms: int) -> list[tuple[NodeState, str]]:
+        """Take over which links are alive; return the nodes that changed, each with what people should know of it.
+
+        What is known of a node that is not heard stays as it is: there its links are no news.
+        """
+        changed = []
+        for name, node in self.nodes.items():
+            if not node.row.alive or now_ms - node.heard_ms >= self._silent_ms:
+                continue
+            before, found = node.row.links, links.get(name, {})
+            if before != found:
+                node.row = msgspec.structs.replace(node.row, links=dict(found))
+                news = [
+                    f"link {link} {'is back' if alive else 'is silent'}"
+                    for link, alive in found.items()
+                    if before.get(link, True) != alive
+                ]
+                changed.append((node, f"node {name}: {', '.join(news)}" if news else ""))
         return changed
 
     def fall_silent(self, now_ms: int) -> list[NodeState]:

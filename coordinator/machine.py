@@ -24,6 +24,7 @@ from trogdor_bus.coordinator.events import (
     Event,
     Exit,
     HostsResolved,
+    LinksSeen,
     Publish,
     ResumeRequested,
     StopRequested,
@@ -114,9 +115,9 @@ class CoordinatorMachine:
                 self._resume(name)
             case BeatHeard(beat=beat):
                 self._beat(beat)
-            case HostsResolved(addresses=addresses):
-                for node in self.fleet.resolve(addresses):
-                    self._ledger.put_node(node)
+            case HostsResolved() | LinksSeen():
+                for node, text in self.fleet.see(event, now_ms):
+                    self._ledger.put_node(node, text)
             case BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
             case Ticked():

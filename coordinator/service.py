@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 import resource
 import signal
 import socket
 import uuid
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -20,11 +18,22 @@ from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, BrokersSeen, Effect, Event, Exit, HostsResolved, Publish, Ticked
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    BrokersSeen,
+    Effect,
+    Event,
+    Exit,
+    HostsResolved,
+    LinksSeen,
+    Publish,
+    Ticked,
+)
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.replication import Replication
+from trogdor_bus.coordinator.seat import greeting, reachable_at
 from trogdor_bus.coordinator.standby import Standby
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
@@ -116,7 +125,7 @@ class Service:
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
-        addresses, ports = _listens(settings.url)
+        addresses, ports = reachable_at(settings.url)
         place = Place(
             me=uuid.uuid4().hex,
             process=own_identity(),
@@ -172,6 +181,7 @@ class Service:
                     self._handle_now(BrokersSeen(seen))
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
+                    self._handle_now(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
         finally:
             for task in [*beside, *self._waiting]:
@@ -275,19 +285,10 @@ class Service:
 
     def _greet(self) -> None:
         place, settings = self._machine.place, self._settings
-        port = place.ports[0] if place.ports else 0
         log.info("Starting coordinator process.")
         log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
-        outside = [address for address in place.addresses if not ipaddress.ip_address(address).is_loopback]
-        if not outside:
-            log.info("reachable from this machine only (port %d to %d); --bind ADDRESS lets others in", port, port + 3)
-        for address in outside:
-            host = f"[{address}]" if ":" in address else address
-            log.info("elsewhere, type: trogdor-bus agent --node NAME --coordinator %s:%d", host, port)
-        if settings.keys is None:
-            log.warning("--insecure: whoever reaches these ports is root on every node")
-        elif outside:
-            log.info("agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there")
+        for level, text in greeting(settings.url, place.addresses, keys=settings.keys is not None):
+            log.log(level, "%s", text)
 
     async def _resolve(self) -> None:
         """Resolve the configured host names, each once; those that fail are tried again."""
@@ -314,20 +315,3 @@ def must_last(change: Change) -> bool:
     if isinstance(change, PutRow):
         return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
     return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)
-
-
-def _listens(url: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the addresses and TCP ports of ours: where Kafka carries the bus there are none."""
-    found = [urlsplit(one) for one in url.split() if one.startswith("zmq://")]
-    addresses = dict.fromkeys(address for where in found for address in _reachable_at(where.hostname or ""))
-    ports = {port: None for where in found if where.port for port in range(where.port, where.port + 4)}
-    return tuple(addresses), tuple(ports)
-
-
-def _reachable_at(host: str) -> tuple[str, ...]:
-    if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
-        return local_addresses()
-    with contextlib.suppress(OSError):
-        infos = socket.getaddrinfo(host, None)
-        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-    return ()

@@ -227,6 +227,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `left`: its agent said that it ends, with everything undone. `latch` is the id of the latch that its agent keeps,
     `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
     with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known.
+    `links` tells, where an agent has several, which of them are alive.
     """
 
     name: str
@@ -244,6 +245,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     at_rest: bool = False
     dirty: tuple[str, ...] = ()
     broker: int | None = None
+    links: dict[str, bool] = {}
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -13,7 +13,16 @@ import pytest
 from rich.console import Console
 
 from trogdor_bus.cli import live, render
-from trogdor_bus.messages import CoordinatorStatus, NodeRow, TaskInfo, WorkerChanged, WorldView
+from trogdor_bus.messages import (
+    AnyEvent,
+    CoordinatorStatus,
+    NodeChanged,
+    NodeRow,
+    TaskInfo,
+    WorkerChanged,
+    WorldView,
+    encode,
+)
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
 SPEC = msgspec.Raw(b'{"class":"org.apache.kafka.trogdor.task.NoOpTaskSpec","startMs":0,"durationMs":3661000}')
@@ -157,6 +166,52 @@ def test_a_dirty_node_is_red_with_what_to_type() -> None:
     ]
 
 
+def test_links_are_a_column_only_where_a_node_has_several() -> None:
+    plain = NodeRow(name="plain", alive=True, heard_ms=0, addresses=("10.0.0.1",))
+    assert shown(render.nodes_table([plain], 1000), 60).split("\n")[0].split() == [
+        "NODE",
+        "STATE",
+        "HEARD",
+        "ADDRESSES",
+        "NOTE",
+    ]
+    several = {"kafka": False, "zmq 10.0.0.1:5560": True}
+    nodes = [
+        plain,
+        NodeRow(name="both", alive=True, heard_ms=0, addresses=("10.0.0.2",), links=several),
+        NodeRow(name="gone", heard_ms=0, addresses=("10.0.0.3",), links=several),
+    ]
+    for width in (60, 100):
+        table = shown(render.nodes_table(nodes, 1000), width)
+        assert max(map(len, table.splitlines())) <= width
+        assert table.split("\n")[0].split() == ["NODE", "STATE", "HEARD", "LINKS", "ADDRESSES", "NOTE"]
+        squeezed = _columns_joined(table)
+        assert "kafkasilentzmq10.0.0.1:5560" in squeezed.replace(" ", "") and squeezed.count("kafka") == 1
+    to, out = terminal()
+    render.print_nodes(to, nodes, 1000)
+    assert f"{RED}kafka silent" in out.getvalue()
+
+
+def test_a_view_from_a_slow_link_is_no_step_back() -> None:
+    views: list[int] = []
+
+    class Screen:
+        def view(self, world: WorldView) -> None:
+            views.append(world.at_ms)
+
+        def event(self, event: AnyEvent) -> None: ...
+
+        def say(self, text: str) -> None: ...
+
+        def tick(self) -> None: ...
+
+    ears = live._Ears(Screen(), "")
+    for epoch, at_ms in ((1, 5), (1, 7), (1, 6), (1, 7), (2, 3), (1, 9), (2, 4)):
+        status = CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=epoch)
+        ears.hear("view/", encode(WorldView(seq=1, at_ms=at_ms, status=status)))
+    assert views == [5, 7, 7, 3, 4]
+
+
 def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
     to, out = terminal(80)
     screen = live._LiveScreen(to, "here")
@@ -166,11 +221,13 @@ def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
         screen.view(WorldView(seq=1, at_ms=0, status=status, nodes=(dirty,)))
         screen.event(WorkerChanged(seq=2, at_ms=0, task_id="t", worker=STUCK, text="task t on node3: it stays"))
         screen.event(WorkerChanged(seq=3, at_ms=0, task_id="u", worker=STUCK_NO_MORE, text="task u on node3: done"))
+        screen.event(NodeChanged(seq=4, at_ms=0, node=dirty))
         screen.tick()
     written = out.getvalue()
     assert f"{RED}1970-01-01T00:00:00Z task t on node3: it stays" in written
     assert f"{RED}dirty" in written
     assert f"{RED}node3: the undo of task t is stuck; by hand: kill -CONT 7" in written
+    assert written.count("1970-01-01T00:00:00Z") == 2  # an event without a text is no line
     assert "task u on node3: done" in written and f"{RED}1970-01-01T00:00:00Z task u" not in written
 
 

@@ -26,6 +26,7 @@ KINDS = (
     "fan-elsewhere",
     pytest.param("kafka", marks=pytest.mark.kafka),
     pytest.param("kafka-sealed", marks=pytest.mark.kafka),
+    pytest.param("kafka+zmq", marks=pytest.mark.kafka),
 )
 _names = itertools.count()
 
@@ -80,14 +81,16 @@ def make_bus(kind: str, directory: Path, bootstrap: str = "") -> Bus:
         seat = f"zmq://127.0.0.1:{free_ports()}"
         return Bus(f"zmq://127.0.0.1:{free_ports()} {seat}", seat=seat)
     keys = None
-    if kind in ("zmq-curve", "kafka-sealed"):
+    if kind in ("zmq-curve", "kafka-sealed", "kafka+zmq"):
         from trogdor_bus.keys import ensure
         from trogdor_bus.transports.zmq import new_key_pair
 
         keys = directory / "keys"
         ensure(keys, new_key_pair)
     if kind.startswith("kafka"):
-        return Bus(f"kafka://{bootstrap}/test-{secrets.token_hex(4)}", keys, impatience_s=2.0)
+        kafka = f"kafka://{bootstrap}/test-{secrets.token_hex(4)}"
+        both = f"{kafka} zmq://127.0.0.1:{free_ports()}"
+        return Bus(both if kind == "kafka+zmq" else kafka, keys, impatience_s=2.0)
     return Bus(f"zmq://127.0.0.1:{free_ports()}", keys)
 
 

@@ -164,3 +164,26 @@ def test_notes_do_not_pile_up(fleet: Fleet) -> None:
     notes = [fleet.once(f"note {number}") for number in range(2_000)]
     assert 1_000 <= sum(map(bool, notes)) <= 1_001
     assert fleet.once("note 1") == ""
+
+
+def test_the_links_of_a_node_and_what_is_news(fleet: Fleet) -> None:
+    fleet.hear(beat("a", 1), NOW)
+
+    def seen(links: dict[str, bool], at_ms: int = NOW) -> list[str]:
+        return [text for _, text in fleet.see_links({"a": links, "nobody": {"zmq": True}}, at_ms)]
+
+    assert seen({}) == []
+    assert seen({"zmq": True}) == [""], "a link that is there is no news"
+    assert seen({"kafka": False, "zmq": True}) == ["node a: link kafka is silent"]
+    assert seen({"kafka": False, "zmq": True}) == []
+    assert seen({"kafka": True, "zmq": False}) == ["node a: link kafka is back, link zmq is silent"]
+    fleet.hear(beat("a", 2), NOW)
+    assert fleet.nodes["a"].row.links == {"kafka": True, "zmq": False}, "a beat does not speak of links"
+    dead = NOW + SILENT_BEATS * BEAT_MS
+    assert seen({"kafka": False, "zmq": False}, dead) == [], "of a node that is not heard it is no news"
+    fleet.fall_silent(dead)
+    assert seen({"kafka": False, "zmq": False}) == []
+    fleet.hear(beat("a", 3), dead)
+    assert seen({"kafka": True, "zmq": True}, dead) == ["node a: link zmq is back"]
+    assert seen({}, dead) == [""], "the agent has one link now"
+    assert "nobody" not in fleet.nodes

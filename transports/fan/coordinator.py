@@ -17,6 +17,8 @@ OPEN_S = 6.0
 """How long a coordinator waits for its slowest link, once one is open."""
 ALIVE_MS = 3_500
 """A link is alive if a frame that left an agent within this time was echoed on it."""
+FORGET_MS = 60_000
+"""What an agent that is gone, or has one link only by now, told of its links is forgotten after this time."""
 KEEP_S = 30.0
 MAX_KEPT = 4096
 MAX_KEPT_BYTES = 8 * MAX_FRAME_BYTES
@@ -111,12 +113,13 @@ class FanCoordinator:
     def links(self) -> dict[str, dict[str, bool]]:
         """Return, for each node whose agent has several links, each link and whether frames go both ways on it."""
         now_ms = _now_ms()
+        for node in [node for node, told in self._told.items() if now_ms - told.at_ms > FORGET_MS]:
+            del self._told[node]
         return {node: told.links(now_ms) for node, told in self._told.items()}
 
     def brokers(self) -> BusBrokers | None:
-        """Return what the only link knows of the brokers that carry it; None if there are several links."""
-        ends = [end for _, end in self._links.opened()]
-        return ends[0].brokers() if ends and len(self._links.all) == 1 else None
+        """Return what the only link says of the brokers that carry it; None if there is another link as well."""
+        return self._links.opened()[0][1].brokers() if len(self._links.all) == 1 else None
 
     def close(self) -> None:
         """Close every link."""

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def open_coordinator(url: str, keys: Path | None) -> KafkaCoordinator:
-    """Make the topics and be present, with keys made at the first start; BusError if another coordinator is there."""
+    """Make the topics and be present, with keys made at the first start; TakenError if another coordinator is there."""
     return KafkaCoordinator(url, keys)
 
 

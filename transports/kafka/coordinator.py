@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 
 from trogdor_bus import keys as key_files
 from trogdor_bus.bus import Answer, BusBrokers, OnFrame, OnRequest
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, TakenError
 from trogdor_bus.transports.kafka import topics
 from trogdor_bus.transports.kafka.client import NUMBER, TICKET
 from trogdor_bus.transports.kafka.end import ASK_S, End
@@ -97,6 +97,10 @@ class KafkaCoordinator(End):
             self._sight.close()
         super().close()
 
+    def links(self) -> dict[str, dict[str, bool]]:
+        """Return {}: there is one link."""
+        return {}
+
     def _admitted(self, record: Record) -> Answer | None:
         """Return the way to answer a request, None for one that was heard before or has no good ticket."""
         now_s = time.monotonic()
@@ -118,7 +122,7 @@ class KafkaCoordinator(End):
         finally:
             consumer.close()
         if other is not None:
-            raise BusError(
+            raise TakenError(
                 f"another coordinator (its id is {other.id}) is present at {self.address}: stop it, or choose another "
                 "--topic-prefix"
             )

@@ -217,7 +217,7 @@ def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) ->
     if keys is not None and not os.path.exists(keys / COORDINATOR_FILE):  # noqa: PTH110 (no error where it is closed)
         why = f"its place can be taken only on its own host, with its keys ({COORDINATOR_FILE}, not in {keys})"
         raise _left_to_the_agents(f"{silence}\n  {why}")
-    here = dataclasses.replace(reach, coordinator=",".join(_own_places(reach, silence)))
+    own = _own_places(reach, silence)
     from trogdor_bus.coordinator.oneshot import last_url
 
     try:
@@ -227,9 +227,9 @@ def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) ->
     except HostError as error:
         why = f"its place cannot be taken: {error}"
     else:
-        url = here.url()
-        if not last or _bearings(last) & _bearings(url):
-            return CoordinatorSettings(url=last or url, state_dir=state_dir, keys=keys)
+        if not last or _bearings(last) & _bearings(dataclasses.replace(reach, coordinator=",".join(own)).url()):
+            asked = dataclasses.replace(reach, coordinator=",".join(own[:1])).url()
+            return CoordinatorSettings(url=last or asked, state_dir=state_dir, keys=keys)
         why = (
             f"the last coordinator with its state in {state_dir} was at {last}: give that address, or the --state-dir "
             "of the one that you mean"
@@ -238,7 +238,7 @@ def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) ->
 
 
 def _own_places(reach: Reach, silence: NoCoordinatorError) -> list[str]:
-    """Return those addresses of the coordinator that are this machine's, the first one if there are several.
+    """Return those addresses of the coordinator that are this machine's.
 
     NoCoordinatorError if it has to be at one and is at none: on Kafka it may be anywhere.
     """
@@ -248,7 +248,7 @@ def _own_places(reach: Reach, silence: NoCoordinatorError) -> list[str]:
         why = f"its place can be taken only on its own host, there with --coordinator 127.0.0.1:{places[0][1]}"
         why += "; over Kafka alone from here, too: --transport kafka" if "kafka" in reach.schemes() else ""
         raise _left_to_the_agents(f"{silence}\n  {why}")
-    return own[:1]
+    return own
 
 
 def _bearings(url: str) -> set[tuple[str, str]]:

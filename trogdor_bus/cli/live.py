@@ -56,6 +56,7 @@ class _Ears:
         self._last = time.monotonic()
         self._silent = False
         self._broken = ""
+        self._newest = (-1, -1)
         self.heard = False
 
     def hear(self, topic: str, frame: bytes) -> None:
@@ -65,13 +66,19 @@ class _Ears:
             self._screen.say("The coordinator is heard again.")
         try:
             if topic.startswith(VIEW_TOPIC):
-                self._screen.view(decode(frame, WorldView))
+                self._hear_view(decode(frame, WorldView))
             elif topic.startswith(EVENT_TOPIC):
                 self._hear_event(decode(frame, AnyEvent))
         except BusError as error:
             if str(error) != self._broken:
                 self._broken = str(error)
                 self._screen.say(f"A frame is left out: {error}")
+
+    def _hear_view(self, world: WorldView) -> None:
+        age = (world.status.epoch, world.at_ms)
+        if age >= self._newest:  # a slow link brings what a fast one has brought long ago
+            self._newest = age
+            self._screen.view(world)
 
     def _hear_event(self, event: AnyEvent) -> None:
         if (event.at_ms, event.seq) not in self._seen:
@@ -209,6 +216,8 @@ def _summary(view: View) -> str:
 
 
 def _print_event(console: Console, event: AnyEvent) -> None:
+    if not event.text:
+        return
     stuck = isinstance(event, WorkerChanged) and event.worker.state is WorkerState.STUCK
     render.print_line(console, f"{render.date(event.at_ms)} {event.text}", "bold red" if stuck else "")
 

@@ -146,14 +146,26 @@ def print_workers(to: Console, info: TaskInfo) -> None:
 
 def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
     """Return the nodes with what was last heard of them; `now_ms` is on the coordinator's clock."""
-    result = table("NODE", "STATE", "HEARD", "ADDRESSES", "NOTE")
-    for node in nodes:
+    rows = list(nodes)
+    with_links = ("LINKS",) if any(node.links for node in rows) else ()
+    result = table("NODE", "STATE", "HEARD", *with_links, "ADDRESSES", "NOTE")
+    for node in rows:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
         broker = f"broker {node.broker}" if node.broker is not None else ""
         note = "\n".join(part for part in (node.note, broker, tags) if part)
-        add_row(result, node.name, node_state(node), heard, "\n".join(node.addresses) or node.hostname, note)
+        links = [links_text(node)] if with_links else []
+        add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or node.hostname, note)
     return result
+
+
+def links_text(node: NodeRow) -> Text:
+    """Return the links of a live node, a line each; those that are silent say so, in their colour."""
+    shown = Text()
+    for name, alive in node.links.items() if node.alive else ():
+        shown.append("\n" if shown else "")
+        shown.append_text(text(name) if alive else text(f"{name} silent", _COLOURS["silent"]))
+    return shown
 
 
 def dirt(nodes: Iterable[NodeRow]) -> list[Text]:
