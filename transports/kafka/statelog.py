@@ -55,7 +55,7 @@ class KafkaLog:
         self._failed: dict[str, bytes] = {}
         self._under_way = 0
         self._too_large: set[str] = set()
-        self._said = ""
+        self._said: set[str] = set()
         self._fatal = False
         self._made = False
         self._work = threading.Event()
@@ -207,16 +207,16 @@ class KafkaLog:
             self._under_way -= 1
             key = (message.key() or b"").decode(errors="surrogatepass")
             if error is None:
-                self._said = ""
+                self._said.clear()
             elif key not in self._unsent and key not in self._too_large:
                 self._failed[key] = message.value() or b""
         if error is not None:
             self._say(f"{self.address}: cannot write {self._topic}: {words(error)}")
 
     def _say(self, trouble: str) -> None:
-        """Say in the log what is wrong, once for each trouble."""
-        if trouble != self._said:
-            self._said = trouble
+        """Say in the log what is wrong, each trouble once until something can be written: brokers take turns."""
+        if trouble not in self._said:
+            self._said.add(trouble)
             log.warning("%s; the state waits here", trouble)
 
     def _part(self) -> None:
