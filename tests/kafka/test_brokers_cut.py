@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import shutil
@@ -74,7 +75,7 @@ class Topic:
             self._admin.create_topics([NewTopic(self.name, 3, 3)])[self.name].result(30)
 
     def in_sync(self) -> list[set[int]]:
-        """Return the replicas in sync of each partition; [] if nobody answers."""
+        """Return the replicas in sync of each partition."""
         return [set(partition.isrs) for partition in self._partitions()]
 
     def leaders(self) -> set[int]:
@@ -95,10 +96,15 @@ class Topic:
         return errors == [None]
 
     def _partitions(self) -> list[PartitionMetadata]:
-        try:
-            return list(self._admin.list_topics(self.name, timeout=5).topics[self.name].partitions.values())
-        except KafkaException:
-            return []
+        found: list[PartitionMetadata] = []
+
+        def answered() -> bool:
+            with contextlib.suppress(KafkaException):  # nobody in time
+                found.extend(self._admin.list_topics(self.name, timeout=5).topics[self.name].partitions.values())
+            return bool(found)
+
+        wait_until(answered, 60, "the brokers to tell of the topic")
+        return found
 
 
 @pytest.fixture
