@@ -267,7 +267,7 @@ def test_a_coordinator_that_died_is_followed_after_three_seconds_and_one_that_en
         began = time.monotonic()
         second = place.coordinator()
         waited = time.monotonic() - began
-        assert SILENT_S <= waited
+        assert waited >= SILENT_S
         await async_wait_until(lambda: agent.bus.trouble() == "")
         second.bus.close()
         await async_wait_until(lambda: "has ended" in agent.bus.trouble())
