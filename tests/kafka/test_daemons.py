@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.command import Ran, run
 from tests.cli.test_aborts import Site, runs
+from tests.cli.test_verbs import NOOP
 from tests.support import wait_until
 from trogdor_bus.lab.kafka import KafkaCluster
 
@@ -39,6 +40,10 @@ class KafkaSite(Site):
 
     def run(self, *arguments: str, **environment: str) -> Ran:
         return run(*arguments, *self.dialling(), *self.kafka, *self.trust, **environment)
+
+    def noop(self, node: str = "") -> Ran:
+        """Perform a task that does nothing on all nodes, long enough for brokers on a busy machine."""
+        return self.run("submit", NOOP % 3000, "--wait")
 
 
 Make = Callable[[str], KafkaSite]
