@@ -26,7 +26,7 @@ COMMON = {
     "reconnect.backoff.max.ms": 500,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 250,
-    "topic.metadata.refresh.interval.ms": 30_000,
+    "topic.metadata.refresh.interval.ms": 5000,  # a broker that is cut off claims to lead, and only others know better
 }
 PRODUCER = COMMON | {
     "acks": "all",

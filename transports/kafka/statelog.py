@@ -54,7 +54,7 @@ class KafkaLog:
         self._failed: list[tuple[str, bytes]] = []
         self._under_way = 0
         self._too_large: set[str] = set()
-        self._said = ""
+        self._said: set[str] = set()
         self._fatal = False
         self._made = False
         self._work = threading.Event()
@@ -215,15 +215,15 @@ class KafkaLog:
             if error is not None:
                 self._failed.append((key, message.value() or b""))
             else:
-                self._said = ""
+                self._said.clear()
                 self._failed = [failed for failed in self._failed if failed[0] != key]  # a newer value is kept
         if error is not None:
             self._say(f"{self.address}: cannot write {self._topic}: {words(error)}")
 
     def _say(self, trouble: str) -> None:
-        """Say in the log what is wrong, once for each trouble."""
-        if trouble != self._said:
-            self._said = trouble
+        """Say in the log what is wrong, each trouble once until something can be written: brokers take turns."""
+        if trouble not in self._said:
+            self._said.add(trouble)
             log.warning("%s; the state waits here", trouble)
 
     def _part(self) -> None:
