@@ -324,13 +324,24 @@ class Service:
                     self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )
                 log.warning(
-                    "no word from the coordinator at %s: %s. Is it running there (`trogdor-bus coordinator --bind "
-                    "ADDRESS`), is the address right, does a firewall block the port, do the keys match (`trogdor-bus "
-                    "keys export` there)? Trying on.",
-                    self._settings.url,
+                    "no word from the coordinator at %s: %s. %s, do the keys match (`trogdor-bus keys export` there)? "
+                    "Trying on.",
+                    self._settings.url.replace(" ", " or "),
                     trouble,
+                    likely_causes(self._settings.url),
                 )
             await asyncio.sleep(LONELY_AGAIN_S)
+
+
+def likely_causes(url: str) -> str:
+    """Return what people should check when no coordinator answers at that URL."""
+    schemes = {one.partition("://")[0] for one in url.split(" ")}
+    dialled = "kafka" not in schemes or len(schemes) > 1
+    option = "--bind ADDRESS" if "kafka" not in schemes else f"--transport {'kafka+zmq' if dialled else 'kafka'} ..."
+    asked = [f"Is it running there (`trogdor-bus coordinator {option}`)"]
+    asked += ["is the address right, does a firewall block the port"] if dialled else []
+    asked += ["are these its brokers and topics"] if "kafka" in schemes else []
+    return ", ".join(asked)
 
 
 def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:

@@ -29,9 +29,11 @@ class Carrier:
         self._known: dict[int, BusBroker] = {}
 
     def see(self, bus: BusBrokers | None) -> None:
-        """Take over what the bus hangs on; a broker that is down is remembered as it was."""
+        """Take over what the bus hangs on; a broker that is down is remembered, as long as it should be up."""
         self._bus = bus
-        self._known.update({broker.id: broker for broker in bus.brokers} if bus else {})
+        found = {broker.id: broker for broker in bus.brokers} if bus else {}
+        wanted = {one for group in bus.replicas for one in group} if bus and bus.replicas else self._known.keys()
+        self._known = {one: broker for one, broker in self._known.items() if one in wanted} | found
 
     def seat(self, ledger: Ledger) -> None:
         """Record which node is which broker; where two could be meant, only what configuration and agents say."""

@@ -88,7 +88,7 @@ class CoordinatorMachine:
         self.view = self._ledger.view
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._heard_epoch = above
-        self._heard = Orphans()
+        self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
         self._exits: list[Exit] = []
         self._changed: set[str] = set()
@@ -271,8 +271,7 @@ class CoordinatorMachine:
         stamp = beat.stamp
         if stamp is not None and self.listening:
             self._heard_epoch = max(self._heard_epoch, stamp.epoch)
-            if self._fresh:
-                self._heard.hear(beat)
+            (self._heard if self._fresh else self._begun).hear(beat)
         elif stamp is not None and stamp.epoch > self.epoch:
             self._exit(
                 f"fenced: node {beat.node} obeys coordinator {stamp.coordinator} of epoch {stamp.epoch}, ours is "
@@ -357,6 +356,7 @@ class CoordinatorMachine:
         self._ledger.turn_back()
         if self._orphans == "adopt":
             self._adopt()
+        self._go_on_with_begun()
         self._changed.update(node.row.name for node in self.fleet.nodes.values())
         self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
 
@@ -381,6 +381,20 @@ class CoordinatorMachine:
                 status=report.status,
             )
             self._ledger.add_worker(report.task, row, None)
+
+    def _go_on_with_begun(self) -> None:
+        """Start no task that this store does not know to have begun, if agents were heard to perform it."""
+        pending = {task.id for task in self.view.tasks.values() if task.state is TaskState.PENDING}
+        begun = [orphan for orphan in self._begun if orphan.report.task in pending]
+        for task_id in sorted({orphan.report.task for orphan in begun}):
+            self._move(self.view.tasks[task_id], "run", "had begun already", started_ms=self._now)
+        for orphan in begun:
+            row = WorkerRow(id=orphan.report.worker, node=orphan.node, journal=orphan.journal)
+            self._ledger.add_worker(orphan.report.task, row, None)
+        for orphan in begun:
+            new = reported(self._ledger.row(orphan.report.worker), orphan.report, self._now)
+            self._ledger.put_worker(new)
+            self._weigh(new)
 
     def _describe_task(self, task_id: str, report: Report) -> None:
         task = self.view.tasks[task_id]

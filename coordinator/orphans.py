@@ -19,10 +19,11 @@ class Orphan(msgspec.Struct, frozen=True):
 
 
 class Orphans:
-    """What the agents reported while this coordinator listened."""
+    """What the agents reported while this coordinator listened; of ended workers only if `ended`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, ended: bool = False) -> None:
         self._found: dict[int, Orphan] = {}
+        self._ended = ended
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -31,9 +32,9 @@ class Orphans:
         return iter([orphan for _, orphan in sorted(self._found.items())])
 
     def hear(self, beat: Beat) -> None:
-        """Remember the live workers of a beat, and forget those that have ended."""
+        """Remember the workers of a beat, and forget those that have ended, unless they count."""
         for report in beat.reports:
-            if report.state is WorkerState.DONE:
+            if report.state is WorkerState.DONE and not self._ended:
                 self._found.pop(report.worker, None)
             else:
                 self._found[report.worker] = Orphan(beat.node, beat.journal, report)

@@ -40,12 +40,13 @@ class Site:
     def state_dir(self) -> Path:
         return self.directory / "coordinator"
 
-    def start(self, name: str) -> None:
-        state = ["--state-dir", str(self.directory / name)]
+    def command(self, name: str) -> list[str]:
         if name == "coordinator":
-            command = ["coordinator", "--bind", self.bind, "--port", str(self.port), *state]
-        else:
-            command = ["agent", "--node", name, "--coordinator", self.dialled, *state]
+            return ["coordinator", "--bind", self.bind, "--port", str(self.port)]
+        return ["agent", "--node", name, "--coordinator", self.dialled]
+
+    def start(self, name: str) -> None:
+        command = [*self.command(name), "--state-dir", str(self.directory / name)]
         with (self.directory / f"{name}.log").open("ab") as log:
             self.daemons[name] = subprocess.Popen(
                 [sys.executable, "-m", "trogdor_bus", *command, *self.trust],
@@ -56,7 +57,7 @@ class Site:
 
     def up(self, *nodes: str) -> None:
         self.start("coordinator")
-        if self.trust != ["--insecure"]:
+        if "--insecure" not in self.trust:
             wait_until((self.directory / "keys" / "member.json").exists, 30, "the keys")
         for node in nodes:
             self.start(node)

@@ -62,6 +62,23 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opened]:
     yield Opened(make_bus(request.param, tmp_path, bootstrap))
 
 
+def test_only_kafka_alone_is_what_the_bus_hangs_on(opened: Opened) -> None:
+    async def scenario() -> None:
+        bus = opened.coordinator().bus
+        if not opened.bus.url.startswith("kafka:") or " " in opened.bus.url:
+            assert bus.brokers() is None
+            return
+        await async_wait_until(lambda: (seen := bus.brokers()) is not None and seen.brokers, 30, "brokers to be seen")
+        seen = bus.brokers()
+        ids = {broker.id for broker in seen.brokers}
+        assert all(broker.addresses and broker.port for broker in seen.brokers)
+        assert {one for group in seen.replicas for one in group} <= ids
+        assert 1 <= seen.min_in_sync <= min(map(len, seen.replicas))
+        assert set(seen.quorum) <= ids, "the tests' brokers are the controllers as well"
+
+    opened.run(scenario)
+
+
 def test_a_published_frame_reaches_the_agent_of_that_name_and_no_other(opened: Opened) -> None:
     async def scenario() -> None:
         coordinator = opened.coordinator()

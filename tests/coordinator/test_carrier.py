@@ -175,6 +175,14 @@ def test_a_broker_that_went_down_is_remembered_where_it_was(cluster: Cluster) ->
         validate(cluster, {**STOP_TWO, "nodes": ["a"]})
 
 
+def test_a_broker_that_no_topic_needs_any_more_is_forgotten(cluster: Cluster) -> None:
+    new = BusBroker(id=4, host="kafka1", port=9092, addresses=("10.0.0.1",))
+    cluster.give(BrokersSeen(BusBrokers(brokers=(*BROKERS[1:], new), replicas=((2, 3, 4),), min_in_sync=2)))
+    beat_on(cluster, attached=True)
+    assert rows(cluster) == {"a": 4, "b": 2, "c": 3}
+    assert not [text for text in cluster.texts if "not clear" in text]
+
+
 def test_brokers_are_not_known_yet() -> None:
     assert validate(on_kafka(Cluster(), BusBrokers()), STOP_TWO).warnings == ()
 

@@ -12,10 +12,12 @@ import pytest
 
 from tests.contract.buses import free_ports
 from tests.support import wait_until
+from tests.transports.old_broker import OldBroker
 from trogdor_bus import keys
 from trogdor_bus.errors import BusError, NoCoordinatorError, NotFoundError, SpecError
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.kafka import open_agent, open_client, open_coordinator, open_log, open_monitor, topics
+from trogdor_bus.transports.kafka.access import ROLES, commands
 from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import MAX_ITEMS, Inbox
 from trogdor_bus.transports.kafka.presence import Presence, decode, encode
@@ -25,6 +27,8 @@ from trogdor_bus.transports.kafka.seal import HEADER, TOLD, Seal
 from trogdor_bus.transports.kafka.settings import Clients
 from trogdor_bus.transports.kafka.tickets import LIFE_S, Tickets
 from trogdor_bus.transports.zmq import new_key_pair
+
+PAGE = Path(__file__).parents[2] / "docs/how-to/kafka-as-the-bus.md"
 
 
 def keyed(directory: Path) -> Path:
@@ -222,6 +226,15 @@ def test_the_commands_make_what_the_coordinator_makes() -> None:
     )
 
 
+def test_the_page_has_the_rights_and_the_topics() -> None:
+    text, address = PAGE.read_text(), Address(("broker1:9092",))
+    for role in ROLES:
+        for command in commands(address, role, f"User:trogdor-{role}"):
+            assert command in text
+    for topic in topics.ALL:
+        assert topics.create_command(address, topic) in text
+
+
 def test_a_request_is_let_in_once_and_only_with_a_ticket_of_this_life() -> None:
     tickets = Tickets()
     first = tickets.now(0)
@@ -307,13 +320,21 @@ def test_a_coordinator_without_brokers_gives_up_with_a_remedy(monkeypatch: pytes
     assert threading.active_count() == 1
 
 
+def test_a_broker_that_is_too_old_is_told_with_what_it_lacks() -> None:
+    with (
+        OldBroker() as broker,
+        pytest.raises(BusError, match=r"Admin API .* not supported by broker.*the bus needs Kafka 2\.3 or newer"),
+    ):
+        open_coordinator(f"kafka://127.0.0.1:{broker.port}/p", None)
+    assert threading.active_count() == 1
+
+
 def test_a_log_without_brokers_keeps_what_it_gets_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     log = open_log(f"kafka://{nobody()}/p", None)
     try:
-        for value in (b"1", b"2"):
-            log.append("meta", value)
+        log.append("meta", b"1")
         log.append("task/1", b"x")
-        assert log.unwritten() == 2
+        assert log.unwritten() == 3
         wait_until(lambda: "the state waits here" in caplog.text)
         with pytest.raises(BusError, match="no answer"):
             log.read(0.5)

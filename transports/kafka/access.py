@@ -22,7 +22,7 @@ class Right(NamedTuple):
 ROLES = {
     "coordinator": (
         Right(None, ("Create", "DescribeConfigs", "AlterConfigs", "Read", "Write")),
-        Right(None, ("Describe",), cluster=True),  # DescribeQuorum: what the brokers say about themselves
+        Right(None, ("DescribeConfigs",), cluster=True),  # which brokers are the quorum
     ),
     "agent": (Right(topics.CONTROL, ("Read",)), Right(topics.STATUS, ("Write",))),
     "client": (

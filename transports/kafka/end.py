@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -15,7 +16,7 @@ from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import Inbox
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import Clients, code, reason, words
+from trogdor_bus.transports.kafka.settings import TELLS_NOTHING, Clients, code, reason, words
 from trogdor_bus.transports.kafka.topics import Topic
 
 POLL_S = 0.1
@@ -262,7 +263,7 @@ class End:
             self._fatal = True
         if error.code() in REFUSED:
             self._refuse("read" if topic else "write", topic)
-        elif error.code() not in (KafkaError._ALL_BROKERS_DOWN, KafkaError._AUTO_OFFSET_RESET, KafkaError._FATAL):
+        elif error.code() not in TELLS_NOTHING:
             self._lost = words(error)
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
@@ -295,9 +296,10 @@ class End:
         """Let go of librdkafka: what is queued gets half a second."""
         if self._producer is not None:
             self._say_goodbye()
-            self._producer.flush(FLUSH_S)
-            self._producer.purge()
-            self._producer.poll(0)
+            with suppress(KafkaException):  # a producer that can do no more
+                self._producer.flush(FLUSH_S)
+                self._producer.purge()
+                self._producer.poll(0)
             self._producer = None
         if self._consumer is not None:
             self._consumer.close()

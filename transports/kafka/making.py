@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 
 from trogdor_bus.errors import BusError
 from trogdor_bus.transports.kafka.address import Address
-from trogdor_bus.transports.kafka.settings import Clients, code, reason, words
+from trogdor_bus.transports.kafka.settings import TELLS_NOTHING, Clients, code, reason, words
 from trogdor_bus.transports.kafka.topics import (
     LARGEST,
     MAX_REPLICAS,
@@ -82,7 +82,7 @@ class Making:
         del self._admin
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() != KafkaError._ALL_BROKERS_DOWN:
+        if error.code() not in TELLS_NOTHING:
             self._lost = words(error)
 
     def _brokers(self) -> int:

@@ -26,7 +26,7 @@ COMMON = {
     "reconnect.backoff.max.ms": 500,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 250,
-    "topic.metadata.refresh.interval.ms": 30_000,
+    "topic.metadata.refresh.interval.ms": 5000,  # a broker that is cut off claims to lead, and only others know better
 }
 PRODUCER = COMMON | {
     "acks": "all",
@@ -58,6 +58,12 @@ FOREVER_MS = 0
 """As `message.timeout.ms`: the producer never gives up."""
 
 Client = TypeVar("Client")
+TELLS_NOTHING = (
+    KafkaError._ALL_BROKERS_DOWN,  # which, and why, comes with other errors
+    KafkaError._AUTO_OFFSET_RESET,
+    KafkaError._FATAL,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,  # librdkafka looks for the group's coordinator; we have no use for it
+)
 OnError = Callable[[KafkaError], None]
 OnDelivery = Callable[[KafkaError | None, Message], None]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
 from confluent_kafka import (
@@ -25,7 +27,7 @@ from trogdor_bus.transports.kafka.coordinator import ensure_keys
 from trogdor_bus.transports.kafka.making import make_topics
 from trogdor_bus.transports.kafka.record import Record, record_of
 from trogdor_bus.transports.kafka.seal import Seal
-from trogdor_bus.transports.kafka.settings import FOREVER_MS, Clients, reason, words
+from trogdor_bus.transports.kafka.settings import FOREVER_MS, TELLS_NOTHING, Clients, reason, words
 
 POLL_S = 0.1
 ASK_S = 1.0
@@ -39,10 +41,7 @@ log = logging.getLogger("trogdor_bus.transports.kafka")
 
 
 class KafkaLog:
-    """Writes in a thread, in the order of the appends, for as long as it takes.
-
-    What is appended under a key before the last value was written takes its place: the log would forget that, too.
-    """
+    """Writes in a thread, in the order of the appends, for as long as it takes: what is kept is a prefix of them."""
 
     def __init__(self, url: str, keys: Path | None) -> None:
         ensure_keys(keys)
@@ -51,8 +50,8 @@ class KafkaLog:
         self._clients = Clients(self.address)
         self._topic = self.address.topic(topics.STATE.name)
         self._lock = threading.Lock()
-        self._unsent: dict[str, bytes] = {}
-        self._failed: dict[str, bytes] = {}
+        self._unsent: deque[tuple[str, bytes]] = deque()
+        self._failed: list[tuple[str, bytes]] = []
         self._under_way = 0
         self._too_large: set[str] = set()
         self._said: set[str] = set()
@@ -69,13 +68,12 @@ class KafkaLog:
         if self._stopping.is_set():
             return
         with self._lock:
-            self._unsent.pop(key, None)
             self._too_large.discard(key)
             if len(value) > MAX_FRAME_BYTES:
                 self._too_large.add(key)
                 log.error("%s of %d bytes cannot be kept on Kafka: at most %d", key, len(value), MAX_FRAME_BYTES)
             else:
-                self._unsent[key] = value
+                self._unsent.append((key, value))
         self._work.set()
 
     def unwritten(self) -> int:
@@ -119,7 +117,7 @@ class KafkaLog:
             if (error := message.error()) is not None:
                 if error.code() == KafkaError._PARTITION_EOF:
                     unread.discard(message.partition() or 0)
-                elif not error.retriable():
+                elif not error.retriable() and error.code() not in TELLS_NOTHING:
                     raise KafkaException(error)
                 continue
             record = record_of(message)
@@ -150,20 +148,19 @@ class KafkaLog:
         if not self._made:
             self._make()
             return
-        if self._under_way:
-            self._producer.poll(POLL_S)
-        else:
+        if not self._under_way:
             self._work.wait(POLL_S)
-            self._producer.poll(0)
         self._work.clear()
+        self._report(POLL_S if self._under_way else 0)
         if self._fatal:
             self._begin_anew()
-        if self._failed:
+        if self._failed and not self._under_way:
             self._stopping.wait(AGAIN_S)
             with self._lock:
-                self._unsent = self._failed | self._unsent
-                self._failed = {}
-        self._send()
+                self._unsent.extendleft(reversed(self._failed))
+                self._failed.clear()
+        if not self._failed:
+            self._send()
 
     def _make(self) -> None:
         try:
@@ -177,39 +174,49 @@ class KafkaLog:
         """Hand what waits to librdkafka, the oldest first."""
         while self._under_way < MAX_UNDER_WAY:
             with self._lock:
-                key = next(iter(self._unsent), None)
-                if key is None or self._producer is None:
+                if not self._unsent or self._producer is None:
                     return
-                value = self._unsent[key] or None
-                record = Record(self._topic, key.encode(errors="surrogatepass"), {}, value)
+                key, value = self._unsent[0]
+                record = Record(self._topic, key.encode(errors="surrogatepass"), {}, value or None)
                 try:
-                    self._producer.produce(record.topic, value, record.key, headers=self._seal.headers(record))
+                    self._producer.produce(record.topic, record.value, record.key, headers=self._seal.headers(record))
                 except BufferError:
                     return
-                del self._unsent[key]
+                self._unsent.popleft()
                 self._under_way += 1
 
     def _begin_anew(self) -> None:
         """Take another producer: this one can write no more, and gives back what it had."""
         assert self._producer is not None
         self._producer.purge()
-        self._producer.flush(ASK_S)
+        self._report(ASK_S)
+        self._stopping.wait(AGAIN_S)
         self._fatal, self._producer = False, self._new_producer()
+
+    def _report(self, timeout_s: float) -> None:
+        """Hear what became of what was sent."""
+        assert self._producer is not None
+        try:
+            self._producer.poll(timeout_s)
+        except KafkaException as error:
+            log.debug("%s: %s", self.address, reason(error))
+            self._fatal = True
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal():
             self._fatal = True
-        if error.code() != KafkaError._ALL_BROKERS_DOWN and (self._unsent or self._under_way):
+        if error.code() not in TELLS_NOTHING and (self._unsent or self._under_way):
             self._say(f"{self.address}: {words(error)}")
 
     def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         with self._lock:
             self._under_way -= 1
             key = (message.key() or b"").decode(errors="surrogatepass")
-            if error is None:
+            if error is not None:
+                self._failed.append((key, message.value() or b""))
+            else:
                 self._said.clear()
-            elif key not in self._unsent and key not in self._too_large:
-                self._failed[key] = message.value() or b""
+                self._failed = [failed for failed in self._failed if failed[0] != key]  # a newer value is kept
         if error is not None:
             self._say(f"{self.address}: cannot write {self._topic}: {words(error)}")
 
@@ -223,7 +230,8 @@ class KafkaLog:
         assert self._producer is not None
         if self._made:
             self._send()
-            self._producer.flush(FLUSH_S)
+        with suppress(KafkaException):  # a producer that can do no more
+            self._producer.flush(FLUSH_S if self._made else 0)
         self._producer.purge()
-        self._producer.poll(0)
+        self._report(0)
         self._producer = None

@@ -1,0 +1,32 @@
+"""What an agent that nobody answers asks people to check."""
+
+from __future__ import annotations
+
+import pytest
+
+from trogdor_bus.agents.service import likely_causes
+
+KAFKA, ZMQ = "kafka://b1:9092/trogdor", "zmq://10.0.0.1:5560"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        (
+            f"{ZMQ} zmq://10.0.0.2:5560",
+            "Is it running there (`trogdor-bus coordinator --bind ADDRESS`), is the address right, does a firewall "
+            "block the port",
+        ),
+        (
+            KAFKA,
+            "Is it running there (`trogdor-bus coordinator --transport kafka ...`), are these its brokers and topics",
+        ),
+        (
+            f"{KAFKA} {ZMQ}",
+            "Is it running there (`trogdor-bus coordinator --transport kafka+zmq ...`), is the address right, does a "
+            "firewall block the port, are these its brokers and topics",
+        ),
+    ],
+)
+def test_the_likely_causes_are_those_of_the_transport(url: str, words: str) -> None:
+    assert likely_causes(url) == words
