@@ -21,6 +21,7 @@ from tests.e2e.steps import await_active, new_id, stop
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka_lab import KafkaLab
+from trogdor_bus.lab.labs import existing
 from trogdor_bus.lab.metadata import brokers_of
 from trogdor_bus.lab.processes import with_token
 from trogdor_bus.lab.site import ROOT
@@ -169,6 +170,25 @@ def test_a_fault_ends_by_itself(lab: KafkaLab) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["outcome"] == "done"
     assert state(lab, "broker3") == "S"
+
+
+def test_an_agent_on_a_seat_of_its_own_can_be_cut_off_alone() -> None:
+    require_namespaces()
+    require_kafka()
+    with KafkaLab(1, f"s{os.getpid()}", print, seats=("seat",)) as lab:
+        lab.end(lab.process("agent", "broker1"))
+        lab.start_agent("broker1", seat="seat")
+        wait_until(lambda: lab.alive() == {"broker1"}, 30, "the agent to be heard from its seat")
+        assert lab.run("seat", "iptables", "-A", "OUTPUT", "-d", lab.address, "-j", "DROP").returncode == 0
+        wait_until(lambda: not lab.alive(), 30, "the coordinator to miss the agent")
+        assert brokers_of(lab.cluster.bootstrap, 5) == {1}
+        assert lab.run("seat", "iptables", "-F").returncode == 0
+        wait_until(lambda: lab.alive() == {"broker1"}, 30, "the agent to be heard again")
+        assert {member["name"] for member in existing(lab.name).status()["members"]} == {
+            "broker1",
+            "coordinator",
+            "seat",
+        }
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

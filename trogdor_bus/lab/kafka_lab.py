@@ -36,11 +36,13 @@ class KafkaLab(Site):
         mode: str = "combined",
         version: str = DEFAULT_VERSION,
         transport: str = "zmq",
+        seats: tuple[str, ...] = (),
     ) -> None:
+        """Choose; `seats` are further nodes like the coordinator's, where daemons may be started, or cut off."""
         check_name(name)
         if transport not in TRANSPORTS:
             raise SpecError(f"no transport is called {transport!r}", remedy=f"there are {', '.join(TRANSPORTS)}")
-        self.cluster = KafkaCluster(brokers, name, on_step, mode=mode, version=version, seats=(COORDINATOR,))
+        self.cluster = KafkaCluster(brokers, name, on_step, mode=mode, version=version, seats=(COORDINATOR, *seats))
         super().__init__(len(self.cluster.nodes), name, on_step)
         self.transport = transport
         self.state.kafka = KafkaPart(brokers, mode, version, transport)
@@ -49,6 +51,11 @@ class KafkaLab(Site):
     def nodes(self) -> tuple[str, ...]:
         """Return the names of brokers and controllers."""
         return self.cluster.nodes
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Return the names of all that has an address of its own: nodes, the coordinator's, further seats."""
+        return (*self.nodes, *self.cluster.seats)
 
     @property
     def address(self) -> str:
@@ -64,7 +71,7 @@ class KafkaLab(Site):
             self.cluster.up()
             assert self.state.kafka is not None
             self.state.kafka.addresses, self.state.kafka.ports = self.cluster.addresses, self.cluster.ports
-            for member in (*self.nodes, COORDINATOR):
+            for member in self.members:
                 (self.directory / member).mkdir(mode=0o700)
             self.write_variables()
             self.start_coordinator()
@@ -110,7 +117,7 @@ class KafkaLab(Site):
     def status(self) -> dict[str, Any]:
         """Return the members with their containers and processes, for showing."""
         members = []
-        for member in (*self.nodes, COORDINATOR):
+        for member in self.members:
             found = self.cluster.containers.get(member)
             members.append(
                 {
@@ -125,20 +132,23 @@ class KafkaLab(Site):
         about = {"name": self.name, "directory": str(self.directory), "transport": self.transport}
         return {**about, "bootstrap": self.cluster.bootstrap, "members": members}
 
-    def start_coordinator(self, *options: str) -> LabProcess:
-        """Start the coordinator on its own node; what it stored there before is picked up."""
-        argv = ["coordinator", *self._transport(), "--state-dir", str(self.directory / COORDINATOR)]
-        argv += ["--bind", self.address] if "zmq" in self.transport else []
-        return self.start_process("coordinator", COORDINATOR, [*TROGDOR, *argv, *options])
+    def start_coordinator(self, *options: str, seat: str = COORDINATOR) -> LabProcess:
+        """Start the coordinator on its own node, or another on a further seat; what it stored there is picked up."""
+        argv = ["coordinator", *self._transport(), "--state-dir", str(self.directory / seat)]
+        argv += ["--bind", self.cluster.addresses[seat]] if "zmq" in self.transport else []
+        return self.start_process("coordinator", seat, [*TROGDOR, *argv, *options])
 
-    def start_agent(self, node: str, *options: str) -> LabProcess:
-        """Start the agent of a node, outside of its container, which it may start again."""
+    def start_agent(self, node: str, *options: str, seat: str = "") -> LabProcess:
+        """Start the agent of a node outside of its container, which it may start again.
+
+        It reaches the bus by this machine's network, or by that of a seat.
+        """
         container, directory = self.cluster.container(node), self.directory / node
         config = directory / "agent.yaml"
         config.write_text(json.dumps({"agent": {"allowCommands": [["docker", "start", container]]}}))
-        argv = ["agent", "--node", node, "--attach", f"container:{container}", *self._transport()]
-        argv += ["--state-dir", str(directory), "--config", str(config)]
-        return self.start_process("agent", node, [*TROGDOR, *argv, *options], outside=True)
+        argv = [*TROGDOR, "agent", "--node", node, "--attach", f"container:{container}", *self._transport()]
+        argv += ["--state-dir", str(directory), "--config", str(config), *options]
+        return self.start_process("agent", node, self.command(seat, argv) if seat else argv, outside=True)
 
     def _transport(self) -> list[str]:
         return ["--transport", self.transport]
@@ -148,6 +158,7 @@ class KafkaLab(Site):
         super().told(state)
         assert state.kafka is not None
         self.cluster.addresses, self.cluster.ports = state.kafka.addresses, state.kafka.ports
+        self.cluster.seats = tuple(name for name in self.cluster.addresses if name not in self.nodes) or (COORDINATOR,)
         return self
 
 
