@@ -329,7 +329,7 @@ class CoordinatorMachine:
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
-        self._carrier.seat(self._ledger)
+        self._carrier.seat(self._ledger, settled=self._now - self.started_ms >= self.limits.lease_ms)
         for node in self.fleet.fall_silent(self._now):
             self._ledger.put_node(node, f"node {node.row.name} is silent")
         for node in self.fleet.nodes.values():
