@@ -41,7 +41,7 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
 from trogdor_bus.states import WorkerState
-from trogdor_bus.transports import open_log, several
+from trogdor_bus.transports import link_with_log, open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
 RESOLVE_AGAIN_S = 10.0
@@ -57,16 +57,16 @@ def run(settings: CoordinatorSettings) -> int:
 
 
 async def _run(settings: CoordinatorSettings) -> int:
+    if (settings.take_over or settings.standby_ms is not None) and not link_with_log(settings.url):
+        raise SpecError(
+            "there is no log to take a coordinator's state over from",
+            path="$.take-over" if settings.take_over else "$.standby",
+            remedy="use --transport kafka or kafka+zmq, on every coordinator",
+        )
     with contextlib.ExitStack() as opened:
         store = opened.enter_context(contextlib.closing(Store(settings.state_dir)))
         kept_in = open_log(settings.url, settings.keys)
         if kept_in is None:
-            if settings.take_over or settings.standby_ms is not None:
-                raise SpecError(
-                    "there is no log to take a coordinator's state over from",
-                    path="$.take-over" if settings.take_over else "$.standby",
-                    remedy="use --transport kafka or kafka+zmq, on every coordinator",
-                )
             return (await _lead(settings, store, None))[0]
         opened.callback(kept_in.close)
         if settings.standby_ms is not None:
