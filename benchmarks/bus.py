@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import resource
+import secrets
 import socket
 import subprocess
 import sys
@@ -81,8 +82,8 @@ def _take_turns(size: Size) -> dict[str, list[float]]:
     for _ in range(size.blocks):
         for name, curve in (("floor_plain", False), ("floor_curve", True)):
             with floor.hub(size.agents, curve=curve) as hub:
-                samples[name] += [_whole(hub.round()) for _ in range(size.floor)]
-        samples["ours"] += asyncio.run(_ours(size.agents, size.ours))
+                samples[name] += [whole(hub.round()) for _ in range(size.floor)]
+        samples["ours"] += asyncio.run(ours(size.agents, size.ours))
     return samples
 
 
@@ -113,13 +114,37 @@ def _add(result: Result, agents: int, samples: dict[str, list[float]]) -> None:
         result.aims.append(Aim(AIM, f"{times:.1f} times", times <= AIM_TIMES))
 
 
-def _whole(seconds: float | None) -> float:
+def whole(seconds: float | None) -> float:
+    """Return the seconds of a round of bare sockets; HostError if there was none."""
     if seconds is None:
         raise HostError(f"a round of the bare sockets lost a message, or took over {floor.ROUND_S:g} s")
     return seconds
 
 
 # --- us ---------------------------------------------------------------------------------------------------------------
+
+
+class Bus(msgspec.Struct, frozen=True):
+    """A bus: `transport` as the command line has it, and the brokers (HOST:PORT,...) if Kafka is in it."""
+
+    transport: str = "zmq"
+    brokers: str = ""
+
+    def place(self) -> tuple[list[str], str]:
+        """Return the options of a coordinator at a place of its own, and the URL of that."""
+        options, urls = [], []
+        if "kafka" in self.transport:
+            prefix = f"bench{secrets.token_hex(4)}"
+            options += ["--transport", self.transport, "--bootstrap-server", self.brokers, "--topic-prefix", prefix]
+            urls.append(f"kafka://{self.brokers}/{prefix}")
+        if "zmq" in self.transport:
+            port = free_ports()
+            options += ["--bind", "127.0.0.1", "--port", str(port)]
+            urls.append(f"zmq://127.0.0.1:{port}")
+        return options, " ".join(urls)
+
+
+ZMQ = Bus()
 
 
 class Watch:
@@ -156,13 +181,21 @@ class Watch:
 
 @contextlib.contextmanager
 def running(
-    agents: int, directory: Path, *, coordinator: tuple[str, ...] = TROGDOR, profile: str = ""
+    agents: int,
+    directory: Path,
+    *,
+    coordinator: tuple[str, ...] = TROGDOR,
+    profile: str = "",
+    bus: Bus = ZMQ,
+    requests: str = "",
 ) -> Iterator[str]:
-    """Yield the URL of a coordinator daemon that was just started, with its crowd of agents; all ended after."""
-    port, keys = free_ports(), directory / "keys"
-    url = f"zmq://127.0.0.1:{port}"
+    """Yield the URL of a coordinator daemon that was just started, with its crowd of agents; all ended after.
+
+    `profile`, `requests`: what each process of the crowd leaves behind, as a path without its number.
+    """
+    (options, url), keys = bus.place(), directory / "keys"
     crowd: list[tuple[subprocess.Popen[bytes], Path]] = []
-    argv = [*coordinator, "coordinator", "--bind", "127.0.0.1", "--port", str(port)]
+    argv = [*coordinator, "coordinator", *options]
     with contextlib.ExitStack() as stack:
         log = stack.enter_context((directory / "coordinator.log").open("wb"))
         daemon = subprocess.Popen(
@@ -183,6 +216,7 @@ def running(
                 "keys": str(keys),
                 "numbers": list(range(index, agents, PROCESSES)),
                 "profile": f"{profile}.agents{index}" if profile else "",
+                "requests": f"{requests}.agents{index}" if requests else "",
             }
             agents_log = stack.enter_context((directory / f"agents{index}.log").open("wb"))
             child = subprocess.Popen(
@@ -202,8 +236,9 @@ def running(
             raise
 
 
-async def _ours(agents: int, rounds: int) -> list[float]:
-    with tempfile.TemporaryDirectory(prefix="trogdor-bus-bench-") as name, running(agents, Path(name)) as url:
+async def ours(agents: int, rounds: int, bus: Bus = ZMQ) -> list[float]:
+    """Return the seconds from submit to all active of each round, on a bus with daemons that were just started."""
+    with tempfile.TemporaryDirectory(prefix="trogdor-bus-bench-") as name, running(agents, Path(name), bus=bus) as url:
         return await submit_rounds(url, Path(name) / "keys", agents, rounds)
 
 
@@ -215,7 +250,7 @@ async def submit_rounds(url: str, keys: Path, agents: int, rounds: int) -> list[
         watch = Watch()
         monitor.receive(watch.take)
         async with Client(transport(url).open_client(url, keys), url, timeout_s=10.0) as client:
-            await _joined(client, agents)
+            await joined(client, agents)
             await asyncio.wait_for(watch.connected, 10)
             for number in range(-3, rounds):  # the first ones warm up
                 taken = await _round(client, watch, f"noop-{number + 3}")
@@ -246,7 +281,8 @@ async def _in_time(future: asyncio.Future[float], task_id: str) -> float:
         raise HostError(f"task {task_id} did not get on within {ROUND_S:g} s") from None
 
 
-async def _joined(client: Client, agents: int) -> None:
+async def joined(client: Client, agents: int) -> None:
+    """Wait until all agents are heard and the coordinator leads; HostError if that takes too long."""
     deadline = time.monotonic() + JOIN_S
     alive, leads = 0, False
     while alive < agents or not leads:

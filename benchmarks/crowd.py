@@ -13,6 +13,7 @@ import json
 import os
 import pstats
 import sys
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -28,6 +29,10 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import NotFoundError
 from trogdor_bus.testing import RecordingPlatform
 from trogdor_bus.transports import transport
+from trogdor_bus.transports.kafka import settings
+
+SETTLE_S = 5.0
+"""How long a client of Kafka may take until it is idle."""
 
 
 class InlineHands(Executor):
@@ -82,17 +87,52 @@ async def _main() -> None:
         await _serve(group, **json.loads(sys.argv[1]))
 
 
-async def _serve(group: asyncio.TaskGroup, url: str, keys: str, numbers: list[int], profile: str) -> None:
+class Requests:
+    """What librdkafka says of the requests that all its clients in this process sent: one sample a second of each."""
+
+    def __init__(self) -> None:
+        self._samples: dict[str, list[tuple[float, Counter[str]]]] = {}
+
+    def watch(self) -> None:
+        """Have every client that is made from now on tell."""
+        told = {"statistics.interval.ms": 1000, "stats_cb": self._take}
+        settings.CONSUMER.update(told)
+        settings.PRODUCER.update(told)
+
+    def per_second(self, settled_s: float) -> dict[str, float]:
+        """Return the rate of each kind of request, all clients together, without the first `settled_s` of each."""
+        rates: Counter[str] = Counter()
+        for samples in self._samples.values():
+            later = [sample for sample in samples if sample[0] >= samples[0][0] + settled_s]
+            (began_s, before), (ended_s, after) = later[0], later[-1]
+            for kind, count in after.items():
+                rates[kind] += (count - before[kind]) / (ended_s - began_s)
+        return dict(rates)
+
+    def _take(self, text: str) -> None:
+        told = json.loads(text)
+        sent: Counter[str] = Counter()
+        for broker in told["brokers"].values():
+            sent.update(broker["req"])
+        self._samples.setdefault(told["name"], []).append((told["ts"] / 1e6, sent))
+
+
+async def _serve(
+    group: asyncio.TaskGroup, *, url: str, keys: str, numbers: list[int], profile: str, requests: str
+) -> None:
+    counted = Requests()
+    if requests:
+        counted.watch()
     shared: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     shared.max_sockets = 16 * len(numbers) + 16
     zmq.Context = lambda: shared  # type: ignore[assignment,misc]  # one context for the whole crowd
     for number in numbers:
         name = node_name(number)
-        settings = AgentSettings(node=name, url=url, state_dir=Path("/nowhere"), keys=Path(keys))
+        given = AgentSettings(node=name, url=url, state_dir=Path("/nowhere"), keys=Path(keys))
         journal = Journal(MemoryDisk())
         platform = RecordingPlatform((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",))
-        bus = transport(url).open_agent(url, name, settings.keys)
-        service = Service(settings, Performer(journal, platform), bus)
+        bus = transport(url).open_agent(url, name, given.keys)
+        service = Service(given, Performer(journal, platform), bus)
         service._hands = InlineHands()  # type: ignore[assignment]
         group.create_task(service.run(asyncio.Event()))
         if number % 20 == 0:
@@ -104,6 +144,8 @@ async def _serve(group: asyncio.TaskGroup, url: str, keys: str, numbers: list[in
     if profile:
         profiler.disable()
         pstats.Stats(profiler).dump_stats(profile)
+    if requests:
+        Path(requests).write_text(json.dumps(counted.per_second(SETTLE_S)))
     os._exit(0)  # nothing here outlives the process
 
 

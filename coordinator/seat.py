@@ -26,7 +26,7 @@ def greeting(url: str, addresses: tuple[str, ...], *, keys: bool) -> Iterator[tu
     """Return what people should read at the start, each line with its logging level."""
     links = {part.scheme: part for part in (urlsplit(one) for one in url.split(" "))}
     outside = [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
-    agent = " ".join(["trogdor-bus agent --node NAME", *_kafka_options(links)])
+    agent = " ".join(["trogdor-bus agent --node NAME", *_kafka_options(links, dialled=bool(outside))])
     reached = []
     if (zmq := links.get("zmq")) is not None and zmq.port:
         reached.append("reaches these ports")
@@ -46,14 +46,14 @@ def greeting(url: str, addresses: tuple[str, ...], *, keys: bool) -> Iterator[tu
         yield INFO, "agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there"
 
 
-def _kafka_options(links: Mapping[str, SplitResult]) -> list[str]:
+def _kafka_options(links: Mapping[str, SplitResult], *, dialled: bool) -> list[str]:
     """Return the options that say which Kafka it is, as an agent is started with them; [] without Kafka."""
     kafka = links.get("kafka")
     if kafka is None:
         return []
     prefix = kafka.path.strip("/")
     return [
-        f"--transport {'+'.join(links)}",
+        f"--transport {'kafka+zmq' if dialled else 'kafka'}",
         f"--bootstrap-server {kafka.netloc}",
         *(["--kafka-config FILE"] if kafka.query else []),
         *([f"--topic-prefix {prefix}"] if prefix != "trogdor" else []),

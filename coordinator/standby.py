@@ -15,7 +15,7 @@ from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, take_over
 from trogdor_bus.errors import BusError, HostError, RefusedError
 from trogdor_bus.messages import VIEW_TOPIC, WorldView, decode
-from trogdor_bus.transports import transport
+from trogdor_bus.transports import link_with_log, transport
 
 log = logging.getLogger("trogdor_bus.coordinator")
 AGAIN_S = (0.5, 1.5)
@@ -40,7 +40,8 @@ class Standby:
             loop.add_signal_handler(number, self._ended.set)
         self._seen_s = loop.time()
         self._say(f"standing by: taking over when no coordinator is seen for {self._after_s:g} s")
-        monitor = transport(self._settings.url).open_monitor(self._settings.url, self._settings.keys)
+        link = link_with_log(self._settings.url)  # where the log is out, nobody may take over anyhow
+        monitor = transport(link).open_monitor(link, self._settings.keys)
         try:
             monitor.receive(self._on_topic)
             while not self._ended.is_set():

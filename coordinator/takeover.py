@@ -15,6 +15,9 @@ from trogdor_bus.errors import BusError, RefusedError
 
 READ_S = 5.0
 """How long the log may take to be read."""
+FIRST_READ_S = 20.0
+"""And how long if nothing can be done without: the brokers may just have been started."""
+AGAIN_S = 0.5
 CLAIM_S = 5.0
 """How long it may take to acknowledge a claim."""
 STEP = 1_000
@@ -48,10 +51,11 @@ def check_start(store: Keeping, log: StateLog) -> str:
     RefusedError if the log knows better, or if it is out and the store has nothing of its own.
     """
     local = store.load()
+    needed = local.fresh or local.meta.copied
     try:
-        found = read(log, READ_S)
+        found = _read_within(FIRST_READ_S if needed else READ_S, log)
     except BusError as error:
-        if local.fresh or local.meta.copied:
+        if needed:
             raise RefusedError(
                 f"this coordinator's store is empty or a copy, and what the log has cannot be known: {error}; "
                 "start again when it can be read"
@@ -119,6 +123,17 @@ def _read(log: StateLog) -> Found:
         return read(log, READ_S)
     except BusError as error:
         raise RefusedError(f"{error}; nobody may take over while the log is out") from None
+
+
+def _read_within(timeout_s: float, log: StateLog) -> Found:
+    until = time.monotonic() + timeout_s
+    while True:
+        try:
+            return read(log, READ_S)
+        except BusError:
+            if time.monotonic() + READ_S > until:
+                raise
+        time.sleep(AGAIN_S)
 
 
 def _within(timeout_s: float, predicate: Callable[[], bool]) -> bool:

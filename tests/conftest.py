@@ -13,6 +13,7 @@ from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 
 SEATS = ("coordinator", "apart", "outside")
+SETTINGS = {"offsets.topic.num.partitions": "1"}  # nobody commits, and each one is a burden on brokers that come back
 
 
 def require_kafka(version: str = DEFAULT_VERSION) -> None:
@@ -31,7 +32,7 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
 def made_kafka_cluster() -> Iterator[KafkaCluster]:
     """Three combined brokers of the newest line, and seats for daemons that are to be cut off alone."""
     require_kafka()
-    with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS) as cluster:
+    with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS, settings=SETTINGS) as cluster:
         yield cluster
 
 

@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -50,12 +51,13 @@ class Daemon:
     bridges and rules where the caller lives, who has seen to it that this is nobody else's.
     """
 
-    def __init__(self, *, network: bool = False) -> None:
+    def __init__(self, *, network: bool = False, owner: int = 0) -> None:
+        """Choose; `owner` is the pid that the control groups are named after, ours if 0."""
         self.token = secrets.token_hex(16)
         self.directory = Path(tempfile.mkdtemp(prefix="tb-docker-"))
         self.host = f"unix://{self.directory}/docker.sock"
         self._network = network
-        self._cgroup = f"tb-docker-{self.token[:12]}"
+        self._cgroup = f"tb-docker-{owner or os.getpid()}-{self.token[:8]}"
         self._daemon: subprocess.Popen[bytes] | None = None
 
     @property
@@ -100,10 +102,7 @@ class Daemon:
         end_all(self.token)
         if daemon is not None:
             daemon.wait(10)
-        for made in [CGROUPS / self._cgroup, *CGROUPS.glob(f"*/{self._cgroup}")]:
-            for folder, _, _ in os.walk(made, topdown=False):
-                with contextlib.suppress(FileNotFoundError):
-                    Path(folder).rmdir()
+        remove_groups(lambda name: name == self._cgroup)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _start(self) -> None:
@@ -146,6 +145,20 @@ class Daemon:
         return "\n".join(self._log_path.read_text(errors="replace").splitlines()[-8:])
 
 
+def remove_groups(which: Callable[[str], bool]) -> None:
+    """Remove the control groups of daemons by name; those that somebody is in stay."""
+    for made in [*CGROUPS.glob("tb-docker-*"), *CGROUPS.glob("*/tb-docker-*")]:
+        if which(made.name):
+            for folder, _, _ in os.walk(made, topdown=False):
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
+
+
+def sweep_groups() -> None:
+    """Remove the control groups of those who were killed."""
+    remove_groups(lambda name: (pid := name.split("-")[2]).isdecimal() and not Path("/proc", pid).exists())
+
+
 # --- a command beside a daemon ----------------------------------------------------------------------------------------
 
 CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWPID = 0x00020000, 0x40000000, 0x20000000
@@ -163,16 +176,17 @@ def main(argv: list[str]) -> int:
     of us dies, by whatever signal: the namespaces end with their first process, and all that was in them is gone.
     """
     if argv[:1] == ["--inside"]:
-        return _beside(argv[1:])
+        return _beside(int(argv[1]), argv[2:])
     if os.geteuid() != 0:
         sys.exit("with-docker: needs root; run it with sudo")
     for tool, package in TOOLS:
         if shutil.which(tool) is None:
             sys.exit(f"with-docker: {tool} is not installed; apt-get install {package}")
+    sweep_groups()
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWPID) != 0:
         sys.exit(f"with-docker: no namespaces here: {os.strerror(ctypes.get_errno())}")
-    again = [sys.executable, "-m", "tests.docker", "--inside", *argv]
+    again = [sys.executable, "-m", "tests.docker", "--inside", str(os.getpid()), *argv]
     with Interrupts():
         child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "sh", "-c", ROOM, "sh", *again])
         try:
@@ -181,12 +195,13 @@ def main(argv: list[str]) -> int:
             if told.number != signal.SIGINT or not sys.stdin.isatty():  # a terminal told the child, too
                 child.send_signal(told.number)
             code = child.wait()
+    remove_groups(lambda name: name.startswith(f"tb-docker-{os.getpid()}-"))
     return code if code >= 0 else 128 - code
 
 
-def _beside(argv: list[str]) -> int:
-    """Do the work of `main` as the first process of the namespaces."""
-    with Daemon(network=True) as daemon, Interrupts():
+def _beside(owner: int, argv: list[str]) -> int:
+    """Do the work of `main` as the first process of the namespaces; `owner` is its pid outside."""
+    with Daemon(network=True, owner=owner) as daemon, Interrupts():
         child = subprocess.Popen(argv, env=daemon.environment())
         try:
             code = _reap_until(child.pid)

@@ -67,10 +67,12 @@ def several() -> Transport:
     return module
 
 
+def link_with_log(url: str) -> str:
+    """Return the first of the URL's links that has a log, "" if none has."""
+    return next((link for link in url.split() if hasattr(transport(link), "open_log")), "")
+
+
 def open_log(url: str, keys: Path | None) -> StateLog | None:
-    """Return the log of the first of the URL's links (a fan has several, with blanks between) that has one, or None."""
-    for link in url.split():
-        opener = getattr(transport(link), "open_log", None)
-        if opener is not None:
-            return cast(StateLog, opener(link, keys))
-    return None
+    """Return the log of the first of the URL's links that has one, or None."""
+    link = link_with_log(url)
+    return cast(StateLog, getattr(transport(link), "open_log")(link, keys)) if link else None  # noqa: B009

@@ -53,11 +53,15 @@ class MemoryLog:
     def arrive(self) -> None:
         """Hand over what waits, if the machines can be reached."""
         if self.keeper.reachable:
-            self._unsaid += len(self._waiting)
-            self.keeper.records += self._waiting
-            self._waiting.clear()
+            self.hand_over(len(self._waiting))
             if self.keeper.acknowledging:
                 self._unsaid = 0
+
+    def hand_over(self, most: int) -> None:
+        """Hand over the oldest of what waits, without being told so, as before the connection broke."""
+        for _ in range(min(most, len(self._waiting))):
+            self.keeper.records.append(self._waiting.popleft())
+            self._unsaid += 1
 
     def unwritten(self) -> int:
         """Return how many values are not known to be kept yet."""

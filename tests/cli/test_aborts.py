@@ -57,7 +57,7 @@ class Site:
 
     def up(self, *nodes: str) -> None:
         self.start("coordinator")
-        if self.trust != ["--insecure"]:
+        if "--insecure" not in self.trust:
             wait_until((self.directory / "keys" / "member.json").exists, 30, "the keys")
         for node in nodes:
             self.start(node)

@@ -155,6 +155,16 @@ def test_a_spec_is_checked_against_a_cluster_only_if_one_was_named() -> None:
     assert run("validate", spec, "--insecure", "--coordinator", "127.0.0.1:5").code == 4
 
 
+def test_how_an_agent_is_started() -> None:
+    agent = "trogdor-bus agent --node NAME"
+    kafka = Reach(transport="kafka", bootstrap="b1:9092")
+    assert Reach().agent() == f"{agent} --coordinator HOST"
+    assert kafka.agent() == f"{agent} --transport kafka --bootstrap-server b1:9092"
+    assert replace(kafka, transport="kafka+zmq").agent() == (
+        f"{agent} --transport kafka+zmq --bootstrap-server b1:9092 --coordinator HOST"
+    )
+
+
 def test_the_advice_for_each_transport(tmp_path: Path) -> None:
     config = tmp_path / "client.properties"
     kafka = Reach(transport="kafka", bootstrap="b1:9092", kafka_config=config, topic_prefix="chaos", keys=tmp_path)

@@ -9,8 +9,9 @@ import pytest
 
 from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, START_MS, Cluster
 from trogdor_bus.coordinator.events import DestroyRequested, HostsResolved
+from trogdor_bus.coordinator.fleet import GRACE_MS
 from trogdor_bus.coordinator.ledger import KEEP_DONE, KEEP_DONE_MS
-from trogdor_bus.coordinator.machine import GRACE_MS, TABLE, Move
+from trogdor_bus.coordinator.machine import TABLE, Move
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError
 from trogdor_bus.messages import Report, Stamp
 from trogdor_bus.states import Disturbance, Outcome, TaskState, WorkerState
@@ -439,3 +440,28 @@ def test_bad_input_changes_nothing(cluster: Cluster) -> None:
     with pytest.raises(SpecError):
         cluster.stop("")
     assert (cluster.machine.view.seq, dict(cluster.machine.view.tasks), cluster.machine.deadline()) == before
+
+
+def test_a_task_that_began_after_what_the_store_knows_is_not_begun_again() -> None:
+    cluster = Cluster("a", "b")
+    cluster.create("t", startMs=cluster.now + 3_000)
+    cluster.create("u", startMs=cluster.now + 3_000)
+    before = cluster.store.load()
+    cluster.pass_(4_000, "a", "b")
+    cluster.say("a", WorkerState.RUNNING)
+    cluster.say("b", WorkerState.DONE, outcome=Outcome.FAILED, error="no")
+    workers = {row.id for row in cluster.machine.view.info("t").workers}
+    stamp = cluster.published["a"].stamp
+    cluster.store.replace(before)
+    cluster.start()
+    for name in ("a", "b"):
+        cluster.beat(name, stamp=stamp)
+    cluster.lead()
+    assert {row.id for row in cluster.machine.view.info("t").workers} == workers
+    assert cluster.row("b").outcome is Outcome.FAILED
+    assert cluster.task().state is TaskState.STOPPING, "as one node failed, the other stops"
+    assert ("t", True) not in cluster.orders("a")
+    cluster.pass_(1_000, "a", "b")
+    assert cluster.task("u").state is TaskState.RUNNING, "nobody was heard to have begun it"
+    cluster.say("a", WorkerState.DONE, outcome=Outcome.CANCELLED)
+    assert (cluster.task().state, cluster.task().outcome) == (TaskState.DONE, Outcome.FAILED)

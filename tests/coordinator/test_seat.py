@@ -38,6 +38,7 @@ def test_the_words_of_each_transport() -> None:
     ]
     brokers = "--bootstrap-server b1:9092,b2:9092"
     assert said(KAFKA) == [f"elsewhere, type: trogdor-bus agent --node NAME --transport kafka {brokers}", KEYS]
+    assert said(f"{KAFKA} {zmq}", "127.0.0.1")[1] == said(KAFKA)[0], "nobody elsewhere can dial it"
     assert said(f"{KAFKA}-2?config=/etc/client.properties {zmq}", "10.0.0.1") == [
         f"elsewhere, type: trogdor-bus agent --node NAME --transport kafka+zmq {brokers} --kafka-config FILE "
         "--topic-prefix trogdor-2 --coordinator 10.0.0.1:7000",

@@ -57,7 +57,8 @@ NewHost = Callable[[str], Host]
 
 
 @pytest.fixture
-def keeper() -> MemoryKeeper:
+def keeper(monkeypatch: pytest.MonkeyPatch) -> MemoryKeeper:
+    monkeypatch.setattr(takeover, "FIRST_READ_S", 0.0)
     return MemoryKeeper()
 
 
@@ -128,6 +129,19 @@ def test_a_log_of_another_cluster_is_refused(new: NewHost) -> None:
     for start in (b.check_start, b.take_over):
         with pytest.raises(RefusedError, match=r"another cluster .*choose another --topic-prefix"):
             start()
+
+
+def test_an_empty_store_waits_for_brokers_that_have_just_been_started(
+    new: NewHost, keeper: MemoryKeeper, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("READ_S", 0.1), ("FIRST_READ_S", 10.0), ("AGAIN_S", 0.01)):
+        monkeypatch.setattr(takeover, name, value)
+    keeper.reachable = False
+    a = new("a")
+    timer = threading.Timer(0.1, lambda: setattr(keeper, "reachable", True))
+    timer.start()
+    assert a.check_start() == ""
+    timer.join()
 
 
 def test_while_the_log_is_out_a_store_may_go_on_but_nobody_takes_over(new: NewHost, keeper: MemoryKeeper) -> None:

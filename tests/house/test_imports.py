@@ -19,6 +19,7 @@ PLANTED = {
     "pure": ("coordinator/machine.py", "import time"),
     "pure-deep": ("trogdor_bus/names.py", "import socket"),
     "zmq": ("trogdor_bus/bus.py", "import zmq"),
+    "kafka": ("coordinator/store.py", "import confluent_kafka"),
     "docker": ("trogdor_bus/lab/cluster.py", "import docker"),
     "machine-under-test": ("coordinator/store.py", "import psutil"),
     "programs": ("coordinator/plan.py", "import subprocess"),

@@ -12,11 +12,11 @@ import msgspec
 
 from tests.kafka.daemons import Daemons
 from trogdor_bus.client import Client
-from trogdor_bus.errors import NotFoundError
+from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.messages import TaskInfo
 from trogdor_bus.states import Outcome, TaskState
 
-LOOK_S = 0.05
+LOOK_S = 0.1
 PATIENCE_S = 30.0
 
 
@@ -27,7 +27,7 @@ class Commands:
         self._daemons, self._client, self._word = daemons, client, word
         self.outcomes: dict[str, Outcome] = {}
         self.delays_s: dict[str, float] = {}
-        """How long each command took until it showed: submit to active, stop to done."""
+        """How long each command took until it was answered, and until it showed: submit to active, stop to done."""
 
     def task(self, name: str) -> str:
         """Return the id of a task."""
@@ -47,6 +47,14 @@ class Commands:
         """Return a task when it is done."""
         return await self._until(name, _done)
 
+    async def links(self, expected: dict[str, dict[str, bool]], timeout_s: float) -> float:
+        """Wait until the nodes' links are told to be so, and return how long that took."""
+        begun = time.monotonic()
+        while (told := {node.name: node.links for node in await self._client.nodes()}) != expected:
+            assert time.monotonic() < begun + timeout_s, f"after {timeout_s} s the links are {told}, not {expected}"
+            await asyncio.sleep(LOOK_S)
+        return time.monotonic() - begun
+
     async def check_all(self) -> None:
         """Check that every task ended as it was to, and was performed once by each of its workers and nobody else."""
         for task, outcome in self.outcomes.items():
@@ -61,17 +69,21 @@ class Commands:
     async def _measured(
         self, what: str, asking: Coroutine[Any, Any, object], name: str, reached: Callable[[TaskInfo], bool]
     ) -> TaskInfo:
-        begun, answered = time.monotonic(), asyncio.ensure_future(asking)
+        begun, answering = time.monotonic(), asyncio.ensure_future(asking)
+        answering.add_done_callback(lambda _: self._took(f"answer to {what}", begun))
         info = await self._until(name, reached)
-        self.delays_s[what] = time.monotonic() - begun
+        self._took(what, begun)
         await asyncio.to_thread(self._daemons.note_journals)
-        await answered
+        await answering
         return info
+
+    def _took(self, what: str, begun: float) -> None:
+        self.delays_s[what] = time.monotonic() - begun
 
     async def _until(self, name: str, reached: Callable[[TaskInfo], bool]) -> TaskInfo:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                with contextlib.suppress(NotFoundError):
+                with contextlib.suppress(NotFoundError, NoCoordinatorError):
                     info = await self._client.show(self.task(name))
                     if reached(info):
                         return info

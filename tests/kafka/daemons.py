@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.support import wait_until
 from trogdor_bus.agents.disk import FileDisk
@@ -54,6 +55,7 @@ class Daemons:
         end_all(self._token)
         for child in self._children:
             child.wait()
+        self._remove_topics()
 
     # --- who is there -------------------------------------------------------------------------------------------------
 
@@ -62,9 +64,7 @@ class Daemons:
         bind = () if self.transport == "kafka" else ("--bind", self.cluster.addresses[COORDINATOR])
         argv = ("coordinator", *bind, "--topic-prefix", self.prefix, "--state-dir", str(self._home(COORDINATOR)))
         for _ in range(STARTS):
-            process = self.start(COORDINATOR, "coordinator", *_TROGDOR, *argv, *options)
-            wait_until(lambda: self._greets() or process.state() == "gone", START_S, "the coordinator")
-            if process.state() != "gone":
+            if self._stays(self.start(COORDINATOR, "coordinator", *_TROGDOR, *argv, *options)):
                 return
         pytest.fail(f"the coordinator does not stay: {self.log('coordinator')}")
 
@@ -149,8 +149,18 @@ class Daemons:
         """Return the ids of a task's workers that were noted in a node's journal."""
         return self._workers.get((node, task), set())
 
-    def _greets(self) -> bool:
-        return "Starting coordinator process." in self.log("coordinator")
+    def _stays(self, coordinator: LabProcess) -> bool:
+        def greets() -> bool:
+            return "Starting coordinator process." in self.log("coordinator")
+
+        wait_until(lambda: greets() or coordinator.state() == "gone", START_S, "the coordinator")
+        return coordinator.state() != "gone"
+
+    def _remove_topics(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self.cluster.bootstrap})
+        ours = [name for name in admin.list_topics(timeout=30).topics if name.startswith(f"{self.prefix}.")]
+        for removed in admin.delete_topics(ours).values() if ours else ():
+            removed.result(30)
 
     @property
     def _keys(self) -> Path:

@@ -18,7 +18,7 @@ from trogdor_bus.lab.kafka import KafkaCluster
 from trogdor_bus.lab.processes import LabProcess
 from trogdor_bus.states import Outcome
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
 INSIDE, OUTSIDE = "apart", "outside"
 """Two nodes, both seats: one's agent lives in it and can be cut off alone, the other's stands outside."""
@@ -26,6 +26,10 @@ DELAY_S = 5.0
 """How long a command may take while Kafka is broken. The aim is 2 s, but JVMs that start leave little of a machine."""
 DOWN_S, BACK_S = 15.0, 30.0
 """How soon `nodes` must say that a link is down, and, once all brokers know each other, that it is back."""
+LEASE_S, LATE_S = 6, 3.0
+"""A short lease, and how late an agent may be with what is due."""
+WHOLE_S = 240.0
+"""How long three JVMs may take to start again, all at once, and to find each other."""
 
 BOTH = {INSIDE, OUTSIDE}
 TROUBLES: dict[str, tuple[Callable[[KafkaCluster], Trouble], set[str]]] = {
@@ -37,16 +41,16 @@ TROUBLES: dict[str, tuple[Callable[[KafkaCluster], Trouble], set[str]]] = {
 """Each with the nodes whose link over Kafka it takes down."""
 
 
-def noop(duration_s: float = 120) -> dict[str, Any]:
+def noop(duration_s: float = 900) -> dict[str, Any]:
     return {"class": "org.apache.kafka.trogdor.task.NoOpTaskSpec", "durationMs": int(duration_s * 1000)}
 
 
-def freeze(victim: LabProcess, duration_s: float = 120) -> dict[str, Any]:
+def freeze(victim: LabProcess, duration_s: float = 900) -> dict[str, Any]:
     match = victim.role.removeprefix("victim-")
     return {"class": "process-stop", "durationMs": int(duration_s * 1000), "nodes": [INSIDE], "match": match}
 
 
-def block(duration_s: float = 120) -> dict[str, Any]:
+def block(duration_s: float = 900) -> dict[str, Any]:
     return {"class": "port-block", "durationMs": int(duration_s * 1000), "nodes": [OUTSIDE], "ports": [9999]}
 
 
@@ -85,17 +89,9 @@ def test_with_zeromq_beside_it_broken_kafka_delays_nothing(
 async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: Trouble, dead: set[str]) -> None:
     first, second, third = (start_victim(daemons, 734_100 + number) for number in range(3))
 
-    def told(expected: set[str]) -> Callable[[], bool]:
-        return lambda: daemons.links() == links(expected)
-
-    async def seen(expected: set[str], timeout_s: float, what: str) -> float:
-        since = time.monotonic()
-        await asyncio.to_thread(wait_until, told(expected), timeout_s, what)
-        return time.monotonic() - since
-
-    await seen(set(), BACK_S, "both links of all nodes to be alive")
     async with daemons.client() as client:
         commands = Commands(daemons, client, word)
+        await commands.links(links(set()), BACK_S)
         await commands.submit("noop-before", noop())
         await commands.submit("block-before", block())
         await commands.submit("freeze-before", freeze(first, 4), Outcome.DONE)
@@ -104,6 +100,7 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
         commands.delays_s.clear()
 
         with during(trouble) as end:
+            down = asyncio.create_task(commands.links(links(dead), DOWN_S))
             await commands.stop("block-before")
             assert not daemons.rules(OUTSIDE)
             await commands.submit("freeze-while", freeze(second))
@@ -112,7 +109,8 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
             await commands.done("freeze-before")
             assert first.state() == "running"
             await commands.done("short-while")
-            down_s = await seen(dead, DOWN_S, "`nodes` to say whose link over Kafka is down")
+            down_s = await down
+            assert daemons.links() == links(dead)
             await commands.submit("block-while", block())
             await commands.stop("noop-before")
             await commands.submit("ends-across", freeze(third, 5), Outcome.DONE)
@@ -120,8 +118,9 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
             await commands.stop("freeze-while")
             assert second.state() == "running"
             await commands.submit("noop-across", noop())
-        await asyncio.to_thread(cluster.wait_ready)
-        back_s = await seen(set(), BACK_S, "`nodes` to say that every link is back")
+        await asyncio.to_thread(cluster.wait_ready, WHOLE_S)
+        back_s = await commands.links(links(set()), BACK_S)
+        assert daemons.links() == links(set())
         await commands.stop("block-while")
         await commands.stop("noop-across")
         await commands.done("ends-across")
@@ -138,7 +137,7 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
 
 def test_on_kafka_alone_deadlines_and_leases_hold_by_themselves(kafka_cluster: KafkaCluster, tmp_path: Path) -> None:
     with Daemons(kafka_cluster, tmp_path, "kafka") as daemons:
-        asyncio.run(_held(begun(daemons, "--lease", "3s"), kafka_cluster))
+        asyncio.run(_held(begun(daemons, "--lease", f"{LEASE_S}s"), kafka_cluster))
 
 
 async def _held(daemons: Daemons, cluster: KafkaCluster) -> None:
@@ -147,21 +146,22 @@ async def _held(daemons: Daemons, cluster: KafkaCluster) -> None:
         commands = Commands(daemons, client, "alone")
         await commands.submit("lease", freeze(late), Outcome.LEASE)
         await commands.submit("lease-block", block(), Outcome.LEASE)
-        await commands.submit("deadline", freeze(soon, 2), Outcome.DONE)
+        await commands.submit("deadline", freeze(soon, 4), Outcome.DONE)
         with during(stopped(cluster)):
             since = time.monotonic()
             assert (soon.state(), late.state(), bool(daemons.rules(OUTSIDE))) == ("stopped", "stopped", True)
-            wait_until(lambda: soon.state() == "running", 2 + 1, "the deadline")
+            wait_until(lambda: soon.state() == "running", 4 + LATE_S, "the deadline")
             deadline_s = time.monotonic() - since
-            wait_until(lambda: late.state() == "running" and not daemons.rules(OUTSIDE), 3 + 3, "the lease")
+            wait_until(lambda: late.state() == "running", LEASE_S + LATE_S - deadline_s, "the lease of one agent")
+            wait_until(lambda: not daemons.rules(OUTSIDE), LATE_S, "the lease of the other")
             lease_s = time.monotonic() - since
-            await asyncio.sleep(max(0.0, 8 - lease_s))  # the outage is longer than that
-        await asyncio.to_thread(cluster.wait_ready)
+            await asyncio.sleep(2 * LEASE_S - lease_s)  # nothing happens, and the brokers have forgotten each other
+        await asyncio.to_thread(cluster.wait_ready, WHOLE_S)
         for name in ("lease", "lease-block", "deadline"):
             await commands.done(name)
         await commands.submit("after", freeze(late))
         await commands.stop("after")
         await commands.check_all()
     print(
-        f"\nalone: the deadline ended one after {deadline_s:.1f} s of silence, the lease of 3 s after {lease_s:.1f} s"
+        f"\nalone: silence; the deadline ended one after {deadline_s:.1f} s, the lease the others after {lease_s:.1f} s"
     )

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Literal
 
 from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
+from tests.sim.replica import SimReplica
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask
+from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
 from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, Publish, Ticked
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import must_last
-from trogdor_bus.errors import BusError, InvalidTransitionError
+from trogdor_bus.errors import BusError, InvalidTransitionError, RefusedError
 from trogdor_bus.messages import Beat, Noted, decode, encode
 from trogdor_bus.states import TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
@@ -31,7 +32,8 @@ Orphans = Literal["refuse", "adopt", "abort"]
 class SimCoordinator:
     """One host with its store and clock, and the coordinator's process on it, if that runs.
 
-    `wrong_ms` is how wrong the host's wall clock is, which counts from the next start on.
+    `wrong_ms` is how wrong the host's wall clock is, which counts from the next start on. `retired`: the host is gone
+    for ever. `takes_over`: whoever starts the next process tells it to take over.
     """
 
     def __init__(self, world: World, name: str, limits: Limits, configured: dict[str, Node] | None) -> None:
@@ -41,8 +43,10 @@ class SimCoordinator:
         self.clock = self._new_clock()
         self.machine: CoordinatorMachine | None = None
         self.frozen = self.cut_off = False
-        self.crash_at: Literal["", "commit", "publish"] = ""
+        self.crash_at: Literal["", "commit", "publish", "replicate"] = ""
         self.orphans: Orphans = "refuse"
+        self.retired = self.takes_over = False
+        self.replica: SimReplica | None = None
         self.notes: list[str] = []
         self._life = 0
         self._held_back: list[Callable[[], None]] = []
@@ -61,18 +65,32 @@ class SimCoordinator:
 
     def start(self) -> None:
         """Start the process on what the store kept."""
-        if self.machine is not None:
-            return
         world = self.world
+        if self.machine is not None or self.retired:
+            return
+        me, above = f"{self.name}-{self._life + 1}", 0
+        if world.keeper is not None:
+            self.replica = SimReplica(world, world.keeper, me)
+            try:
+                above = self.replica.admit(self.store, takes_over=self.takes_over)
+            except RefusedError as error:
+                self.replica = None
+                world.tell((self.name,), "{} does not start: {}", self.name, error)
+                world.tally.counts["starts refused by the log"] += 1
+                world.after(1_000, self.start if self.takes_over else self._take_over)
+                return
+            world.tally.counts["take-overs"] += self.takes_over
+            self.takes_over = False
         self._life += 1
         self.clock = self._new_clock()
         self.machine = CoordinatorMachine(
             self.store.load(),
             Fleet(self.configured, self.limits.beat_ms),
-            Place(me=f"{self.name}-{self._life}"),
+            Place(me=me),
             self.limits,
             self.clock.now_ms(),
             orphans=self.orphans,
+            above=above,
         )
         world.leaders[self.machine.place.me] = self
         self.notes = []
@@ -93,6 +111,9 @@ class SimCoordinator:
         """End the process at once, and with `power` lose what need not last."""
         if self.machine is not None:
             self._leave()
+        if self.replica is not None:
+            self.replica.die(self.world.random)
+            self.replica = None
         self._life += 1
         if power:
             lost = self.store.lose_power(self.world.random)
@@ -213,6 +234,7 @@ class SimCoordinator:
         if changes:
             self._may_crash("commit")
             self.store.commit(changes, durable=any(map(must_last, changes)))
+            self._replicate(changes)
             for change in changes:
                 if isinstance(change, AppendEvent):
                     if isinstance(change.event, Noted):
@@ -235,6 +257,15 @@ class SimCoordinator:
         else:
             self._set_timer()
 
+    def _replicate(self, changes: Sequence[Change]) -> None:
+        if self.replica is None:
+            return
+        if self.crash_at == "replicate" and any(isinstance(change, PutWorker) for change in changes):
+            self.replica.break_off(changes, self.world.random)
+            self.retired = True
+            raise Crash("replicate")
+        self.replica.follow(changes)
+
     def _may_crash(self, moment: str) -> None:
         if self.crash_at == moment:
             raise Crash(moment)
@@ -250,9 +281,14 @@ class SimCoordinator:
             if self.orphans != "refuse" or not self._lived:
                 world.fail((self.name,), f"{self.name} ends by itself: {effect.reason}")
             self.orphans = world.random.choice(("adopt", "abort"))  # somebody reads what it said
-        self._leave()
-        self._life += 1
+        self.crash()
         world.after(1_000, self._again)
+
+    def _take_over(self) -> None:
+        """Start as one that takes over, if no other coordinator runs: somebody has read why it did not start."""
+        if all(other.machine is None for other in self.world.coordinators):
+            self.takes_over = True
+            self.start()
 
     def _again(self) -> None:
         """Start again if no other coordinator runs, as somebody would who finds none."""
@@ -277,6 +313,10 @@ class SimCoordinator:
             self._handle_now(Ticked())
         else:
             self._set_timer()
+        if self.leads and self.replica is not None:
+            assert self.machine is not None
+            if reason := self.replica.keep_up(self.store, self.machine.epoch):
+                self._exit(Exit(reason, fenced=True))
 
     def _new_clock(self) -> DriftingClock:
         world = self.world
@@ -324,6 +364,8 @@ class SimCoordinator:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
         if view.tasks != self.store.tasks or workers != kept:
             self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
+        if self.replica is not None and (difference := self.replica.difference(self.store, self.machine.epoch)):
+            self.world.fail((self.name,), f"{self.name} does not replicate what it stored: {difference}")
         for task in view.tasks.values():
             ended = task.state is TaskState.DONE
             if ended != bool(task.outcome) or ended != (task.done_ms >= 0):

@@ -18,10 +18,12 @@ from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import ledger as coordinator_ledger
+from trogdor_bus.coordinator import takeover
 from trogdor_bus.coordinator.changes import PutRow
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Place
+from trogdor_bus.coordinator.replica import Replica
 from trogdor_bus.messages import Beat, Snapshot, Stamp
 from trogdor_bus.states import Outcome, WorkerState
 
@@ -195,6 +197,18 @@ def _never_fenced(original: Any, machine: CoordinatorMachine, beat: Beat) -> Non
         original(machine, beat)
 
 
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def _rows_are_not_replicated(original: Any, replica: Replica, changes: Any) -> None:
+    original(replica, [change for change in changes if not isinstance(change, PutRow)])
+
+
+def _dropped_tasks_stay(original: Any, replica: Replica, changes: Any) -> Any:
+    rows, actions, _ = original(replica, changes)
+    return rows, actions, ()
+
+
 A, C = AgentMachine, CoordinatorMachine
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("old words are fresh", (_constant(agent_machine, "FRESH_MS", 10**9),)),
@@ -238,4 +252,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("nobody gives up", (_changed(C, "_give_up", _nothing),)),
     Mutant("an old coordinator does not fence itself", (_changed(C, "_heed_stamp", _never_fenced),)),
     Mutant("every start counts workers on", (_constant(Place, "first_worker", lambda self: 1),)),
+    Mutant("all coordinators write under the same keys", (_constant(Replica, "_generation", "coordinator"),)),
+    Mutant("changed rows are not replicated", (_changed(Replica, "follow", _rows_are_not_replicated),)),
+    Mutant("what is dropped stays in the log", (_changed(Replica, "_rows", _dropped_tasks_stay),)),
+    Mutant("a take-over leaves out no epoch", (_constant(takeover, "STEP", 0),)),
+    Mutant("a store that the log has overtaken may lead", (_constant(takeover, "_is_newer", lambda *_: False),)),
 )

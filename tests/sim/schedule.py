@@ -35,6 +35,7 @@ class Schedule:
         self.names = list(self.world.nodes)
         self._awaited = self._first = 0
         self._acknowledged: set[str] = set()
+        self._replicated: set[str] = set()
         self._destroyed: set[str] = set()
 
     def run(self) -> Tally:
@@ -55,7 +56,7 @@ class Schedule:
         world.run(world.now + QUIET_MS)
         self._ask(world.now, CreateTask(id=TRIAL, spec=self._on_all(1_500, 9095)))
         self._await(world.now + BOUND_MS)
-        verdict.check(world, self._acknowledged - self._destroyed, TRIAL)
+        verdict.check(world, self._acknowledged - self._destroyed, self._replicated - self._destroyed, TRIAL)
         for agent in world.agents:
             agent.crash()
         for coordinator in world.running():
@@ -170,6 +171,8 @@ class Schedule:
             reply: Reply = decode(answer, Reply)
             if isinstance(request, CreateTask) and not reply.error:
                 self._acknowledged.add(name)
+                if asked and asked.machine and asked.replica and asked.replica.holds_all(asked.machine.epoch):
+                    self._replicated.add(name)
             world.tell((name,), "client: {} {} {}", type(request).__name__, name, reply.error or "accepted")
             if reply.error and reply.error not in allowed | {"ConflictError", "RefusedError"}:
                 world.fail((name,), f"{type(request).__name__} of {name} is answered {reply.error}: {reply.message}")

@@ -65,8 +65,9 @@ class SimStore:
         """Hold exactly that, all of it durable; what only this host knew is gone."""
         self._taken = loaded
         self._volatile, self._durable = [], []
-        self.unwanted_since.clear()
-        self.meant_ends.clear()
+        rows = [stored.row for workers in loaded.workers.values() for stored in workers]
+        self.unwanted_since = {row.id: self._now_ms() for row in rows if not row.wanted}
+        self.meant_ends = {}
         self._replay()
 
     def load(self) -> Loaded:

@@ -10,6 +10,7 @@ from tests.sim.coordinator import SimCoordinator
 from tests.sim.store import SimStore
 from tests.sim.world import World
 from trogdor_bus.transports.memory import COORDINATOR
+from trogdor_bus.transports.memory_log import MemoryKeeper
 
 TROUBLE_MS = 300_000
 """How long the troubles last: five simulated minutes."""
@@ -59,6 +60,7 @@ class Troubles:
             (0.2, self._set_clock),
             (0.06, self._lose_store),
             (0.25, self._rival),
+            (0.25, self._succeed),
         ]
         for chance, trouble in rare:
             if random.random() < chance:
@@ -237,6 +239,7 @@ class Troubles:
 
     def _lose_store(self, at: int) -> None:
         def lose() -> None:
+            self._world.rivals = True
             coordinator = self._one()
             coordinator.restore(self._world.new_store(), self._random.choice(("refuse", "adopt", "abort")))
             self._world.after(self._random.randint(500, 5_000), coordinator.start)
@@ -257,6 +260,7 @@ class Troubles:
         def appear() -> None:
             first = self._one()
             world.stores += 1
+            world.rivals = True
             store = world.new_store() if kind == "empty" else (backups or [first.store.copy()])[0]
             if kind == "restored backup":
                 first.restore(store, "refuse")
@@ -277,3 +281,55 @@ class Troubles:
             first.cut_off = False
 
         self._at(at, appear, (), f"rival coordinator: {kind}")
+
+    def _succeed(self, at: int) -> None:
+        """Let a coordinator go, for ever or for a while, and another one with an empty store take over from its log."""
+        world, random = self._world, self._random
+        world.keeper = MemoryKeeper()
+        how = random.choice(("dies", "dies while it starts a task", "freezes", "is cut off", "is slow"))
+        if random.random() < 0.5:
+            out = at - random.randint(0, 15_000)
+            self._at(out, lambda: world.log_out(True), (), "log is out")
+            self._later(at, 500, 30_000, lambda: world.log_out(False))
+
+        def go() -> None:
+            first, second = self._one(), world.new_coordinator(world.new_store())
+            second.takes_over = True
+            if how == "dies":
+                retire(first)
+            elif how == "dies while it starts a task":
+                first.crash_at = "replicate"
+                follow(first, second, world.now + 60_000)
+                return
+            elif how == "freezes":
+                first.freeze()
+                world.after(random.randint(5_000, 60_000), first.thaw)
+            elif how == "is slow":  # and the other one dies before it leads, and comes back when the first is gone
+                first.freeze()
+                world.after(1_000, second.start)
+                world.after(2_000, second.crash)
+                world.after(2_500, first.thaw)
+                last = random.randint(20_000, 60_000)
+                world.after(last, lambda: retire(first))
+                world.after(last + random.randint(500, 15_000), second.start)
+                return
+            else:
+                first.cut_off = True
+                world.after(random.randint(5_000, 60_000), lambda: mend(first))
+            world.after(random.randint(500, 15_000), second.start)
+
+        def follow(first: SimCoordinator, second: SimCoordinator, until: int) -> None:
+            if first.retired or world.now > until:
+                retire(first)
+                second.start()
+            else:
+                world.after(1_000, lambda: follow(first, second, until))
+
+        def mend(first: SimCoordinator) -> None:
+            first.cut_off = False
+
+        def retire(first: SimCoordinator) -> None:
+            first.crash(power=True)
+            first.retired = True
+
+        self._at(at, go, (), f"coordinator {how}, another one takes over")

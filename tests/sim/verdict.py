@@ -49,10 +49,11 @@ def complain(world: World) -> None:
     world.fail((), f"not everybody obeys {names}: {_stamps(world)}")
 
 
-def check(world: World, acknowledged: set[str], trial: str) -> None:
+def check(world: World, acknowledged: set[str], replicated: set[str], trial: str) -> None:
     """Check the end: the leader's word on every task and node, and that nothing is left anywhere.
 
-    `acknowledged` are the tasks that a client was told of and never destroyed, `trial` is one that must have worked.
+    `acknowledged` are the tasks that a client was told of and never destroyed, `replicated` those of them that were in
+    the log by then, `trial` is one that must have worked.
     """
     leader = world.running()[0]
     leader.check_fold()
@@ -73,6 +74,9 @@ def check(world: World, acknowledged: set[str], trial: str) -> None:
     lost = acknowledged - set(machine.view.tasks)
     if world.stores == 1 and lost:
         world.fail(tuple(lost), f"{sorted(lost)} were accepted and are forgotten")
+    lost &= replicated
+    if not world.rivals and lost:
+        world.fail(tuple(lost), f"{sorted(lost)} were accepted and replicated and are forgotten")
 
 
 def _check_agent(world: World, agent: SimAgent, leader: SimCoordinator) -> None:

@@ -24,6 +24,7 @@ from trogdor_bus.messages import Beat, Order, Snapshot
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import MemoryEnd, MemoryNetwork
+from trogdor_bus.transports.memory_log import MemoryKeeper
 
 MAX_STEPS = 100_000
 """A schedule takes about 8,000."""
@@ -66,6 +67,8 @@ class World:
         self.journals: dict[str, SimAgent] = {}
         self.leaders: dict[str, SimCoordinator] = {}
         self.stores = 0
+        self.keeper: MemoryKeeper | None = None
+        self.rivals = False
         self.wrong_clocks = False
         self.ordered: set[int] = set()
         self.acknowledged: dict[int, SimStore] = {}
@@ -188,6 +191,7 @@ class World:
             else:
                 agent.retired = True
                 agent.crash(power=True)
+        self.log_out(False)
         for coordinator in self.coordinators:
             coordinator.crash_at, coordinator.cut_off, coordinator.wrong_ms = "", False, 0
             coordinator.thaw()
@@ -210,7 +214,13 @@ class World:
     def start_one(self) -> None:
         """Start some coordinator if none runs."""
         if not self.running():
-            self.random.choice(self.coordinators).start()
+            self.random.choice([one for one in self.coordinators if not one.retired]).start()
+
+    def log_out(self, out: bool) -> None:
+        """Let nobody reach the log, or everybody again."""
+        if self.keeper is not None:
+            self.keeper.reachable = not out
+            self.keeper.settle()
 
     def settle_clash(self) -> None:
         """Do what somebody does who is told of two coordinators with one epoch: start one of them anew."""

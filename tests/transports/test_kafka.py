@@ -332,8 +332,7 @@ def test_a_broker_that_is_too_old_is_told_with_what_it_lacks() -> None:
 def test_a_log_without_brokers_keeps_what_it_gets_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     log = open_log(f"kafka://{nobody()}/p", None)
     try:
-        for value in (b"1", b"2"):
-            log.append("meta", value)
+        log.append("meta", b"1")
         log.append("task/1", b"x")
         assert log.unwritten() == 2
         wait_until(lambda: "the state waits here" in caplog.text)
@@ -342,3 +341,20 @@ def test_a_log_without_brokers_keeps_what_it_gets_and_says_so(caplog: pytest.Log
     finally:
         log.close()
     assert threading.active_count() == 1
+
+
+def test_a_log_says_each_trouble_once_though_brokers_take_turns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("trogdor_bus.transports.kafka.statelog.make_topics", lambda *_: None)
+    librdkafka = "trogdor_bus.transports.kafka.librdkafka"
+    with caplog.at_level(logging.DEBUG, librdkafka):
+        log = open_log(f"kafka://{nobody()},{nobody()}/p", None)
+        try:
+            log.append("meta", b"1")
+            tried = 12  # each broker some times
+            wait_until(lambda: sum("refused" in one.getMessage() for one in caplog.records) > tried, 20, "tries")
+        finally:
+            log.close()
+    said = [one.getMessage() for one in caplog.records if one.name != librdkafka]
+    assert 1 <= len(said) == len(set(said)), said

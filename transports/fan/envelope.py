@@ -14,6 +14,7 @@ import msgspec
 
 from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.errors import BusError
+from trogdor_bus.names import shown
 
 MARK = b"\xf5fan"
 
@@ -69,7 +70,7 @@ def unwrap(data: bytes, kind: type[Header]) -> tuple[Header | None, bytes]:
     try:
         return msgspec.json.decode(data[begin:end], type=kind), data[end:]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BusError(f"an envelope of the fan cannot be read: {error}") from None
+        raise BusError(f"an envelope of the fan cannot be read: {shown(str(error))}") from None
 
 
 def too_large(data: bytes) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,15 +36,14 @@ MAKE_S = 2.0
 FLUSH_S = 1.5
 JOIN_S = 3.9
 MAX_UNDER_WAY = 500
+ONLY_PARTITION = 0
+"""Everything goes there, however many there are: what is kept of several is no prefix."""
 
 log = logging.getLogger("trogdor_bus.transports.kafka")
 
 
 class KafkaLog:
-    """Writes in a thread, in the order of the appends, for as long as it takes.
-
-    What is appended under a key before the last value was written takes its place: the log would forget that, too.
-    """
+    """Writes in a thread, in the order of the appends, for as long as it takes: what is kept is a prefix of them."""
 
     def __init__(self, url: str, keys: Path | None) -> None:
         ensure_keys(keys)
@@ -52,11 +52,11 @@ class KafkaLog:
         self._clients = Clients(self.address)
         self._topic = self.address.topic(topics.STATE.name)
         self._lock = threading.Lock()
-        self._unsent: dict[str, bytes] = {}
-        self._failed: dict[str, bytes] = {}
+        self._unsent: deque[tuple[str, bytes]] = deque()
+        self._failed: list[tuple[str, bytes]] = []
         self._under_way = 0
         self._too_large: set[str] = set()
-        self._said = ""
+        self._said: set[str] = set()
         self._fatal = False
         self._made = False
         self._work = threading.Event()
@@ -70,13 +70,12 @@ class KafkaLog:
         if self._stopping.is_set():
             return
         with self._lock:
-            self._unsent.pop(key, None)
             self._too_large.discard(key)
             if len(value) > MAX_FRAME_BYTES:
                 self._too_large.add(key)
                 log.error("%s of %d bytes cannot be kept on Kafka: at most %d", key, len(value), MAX_FRAME_BYTES)
             else:
-                self._unsent[key] = value
+                self._unsent.append((key, value))
         self._work.set()
 
     def unwritten(self) -> int:
@@ -157,12 +156,13 @@ class KafkaLog:
         self._report(POLL_S if self._under_way else 0)
         if self._fatal:
             self._begin_anew()
-        if self._failed:
+        if self._failed and not self._under_way:
             self._stopping.wait(AGAIN_S)
             with self._lock:
-                self._unsent = self._failed | self._unsent
-                self._failed = {}
-        self._send()
+                self._unsent.extendleft(reversed(self._failed))
+                self._failed.clear()
+        if not self._failed:
+            self._send()
 
     def _make(self) -> None:
         try:
@@ -176,16 +176,16 @@ class KafkaLog:
         """Hand what waits to librdkafka, the oldest first."""
         while self._under_way < MAX_UNDER_WAY:
             with self._lock:
-                key = next(iter(self._unsent), None)
-                if key is None or self._producer is None:
+                if not self._unsent or self._producer is None:
                     return
-                value = self._unsent[key] or None
-                record = Record(self._topic, key.encode(errors="surrogatepass"), {}, value)
+                key, value = self._unsent[0]
+                record = Record(self._topic, key.encode(errors="surrogatepass"), {}, value or None)
                 try:
-                    self._producer.produce(record.topic, value, record.key, headers=self._seal.headers(record))
+                    headers = self._seal.headers(record)
+                    self._producer.produce(record.topic, record.value, record.key, ONLY_PARTITION, headers=headers)
                 except BufferError:
                     return
-                del self._unsent[key]
+                self._unsent.popleft()
                 self._under_way += 1
 
     def _begin_anew(self) -> None:
@@ -215,17 +215,18 @@ class KafkaLog:
         with self._lock:
             self._under_way -= 1
             key = (message.key() or b"").decode(errors="surrogatepass")
-            if error is None:
-                self._said = ""
-            elif key not in self._unsent and key not in self._too_large:
-                self._failed[key] = message.value() or b""
+            if error is not None:
+                self._failed.append((key, message.value() or b""))
+            else:
+                self._said.clear()
+                self._failed = [failed for failed in self._failed if failed[0] != key]  # a newer value is kept
         if error is not None:
             self._say(f"{self.address}: cannot write {self._topic}: {words(error)}")
 
     def _say(self, trouble: str) -> None:
-        """Say in the log what is wrong, once for each trouble."""
-        if trouble != self._said:
-            self._said = trouble
+        """Say in the log what is wrong, each trouble once until something can be written: brokers take turns."""
+        if trouble not in self._said:
+            self._said.add(trouble)
             log.warning("%s; the state waits here", trouble)
 
     def _part(self) -> None:

@@ -37,7 +37,7 @@ def nodes(
     elif rows:
         render.print_nodes(render.console(), rows, status.now_ms)
     else:
-        print("No nodes: start an agent on each (trogdor-bus agent --node NAME --coordinator HOST).")
+        print(f"No nodes: start an agent on each ({reach.agent()}).")
 
 
 @connected

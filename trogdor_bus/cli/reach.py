@@ -169,6 +169,12 @@ class Reach(Connection):
         dialled = [join_address(host, port) for host, port in self.places()]
         return " or ".join([*self._kafka_places(), *dialled])
 
+    def agent(self) -> str:
+        """Return how an agent of this bus is started."""
+        kafka = [self.kafka()] if self._kafka_places() else []
+        dialled = ["--coordinator HOST"] if self.places() else []
+        return " ".join(["trogdor-bus agent --node NAME", *kafka, *dialled])
+
     def advice(self) -> str:
         """Return what to do when nobody answers there."""
         here, start = self._start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -58,23 +59,25 @@ class Containers:
 
         What is not here is pulled, and HostError if it cannot be; without `pull` it is "".
         """
-        official = f"{OFFICIAL}:{version}"
-        for name in (official, f"{BUILT}:{version}"):
+        for name in (f"{OFFICIAL}:{version}", f"{BUILT}:{version}"):
             with contextlib.suppress(NotFoundError), _asking(f"the image {name}"):
                 self._client.client.images.get(name)
                 self._image = name
                 return name
-        if not pull:
-            return ""
+        return self.pull(version) if pull else ""
+
+    def pull(self, version: str) -> str:
+        """Pull, choose and return the official image; HostError if it cannot be had."""
+        image = f"{OFFICIAL}:{version}"
         try:
-            with _asking(f"the image {official}"):
+            with _asking(f"the image {image}"):
                 self._client.client.images.pull(OFFICIAL, tag=version)
         except (HostError, NotFoundError) as error:
             raise HostError(
                 f"{error}\n  if no image can be pulled here: contrib/kafka-image/build --version {version}"
             ) from None
-        self._image = official
-        return official
+        self._image = image
+        return image
 
     def make_network(self) -> ipaddress.IPv4Network:
         """Make the network of the lab, where nobody else is, and return its addresses; ConflictError if it exists."""
@@ -189,14 +192,28 @@ class Containers:
 def _client() -> DockerClient:
     try:
         from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.docker_client import DockerClient
+        from testcontainers.core.docker_client import DockerClient, get_docker_host
     except ImportError:
         raise RefusedError("Kafka in containers needs testcontainers: pip install 'trogdor-bus[lab]'") from None
     testcontainers_config.ryuk_disabled = True  # labels and the state file tell what is left, and no image is needed
-    with _asking("its version"):
+    _require_listening(get_docker_host() or "unix:///var/run/docker.sock")
+    with _asking("what it is"):
         client = DockerClient()
         client.client.ping()
     return client
+
+
+def _require_listening(host: str) -> None:
+    """Raise HostError if it is the path of a socket where nobody listens; Docker's library would tell riddles."""
+    if not host.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        try:
+            door.connect(host.removeprefix("unix://"))
+        except OSError as error:
+            raise HostError(
+                f"no Docker daemon answers at {host}: {error.strerror}; start it, or say in DOCKER_HOST where it is"
+            ) from None
 
 
 @contextlib.contextmanager

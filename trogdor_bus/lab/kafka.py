@@ -20,6 +20,8 @@ READY_S = 120.0
 MAX_BROKERS = 9
 PORT, CONTROLLER_PORT, PUBLISHED_PORT = 9092, 9093, 9094
 """Where a broker listens: for the others in its network, for controllers, and for this machine's loopback."""
+# For small machines: little memory, little work at the start and when idle.
+_JVM = {"KAFKA_HEAP_OPTS": "-Xmx256m", "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
 _FIRST, _FIRST_SEAT = 10, 201
 """The last number of a node's address is its id and this; seats come last."""
 
@@ -93,7 +95,7 @@ class KafkaCluster:
         """Make network and containers, all of them before any is waited for, and wait until the cluster is whole."""
         began = time.monotonic()
         try:
-            self._step(f"the image is {self.containers.find_image(self.version)}")
+            self._step(f"the image is {self.find_image()}")
             self._assign(self.containers.make_network())
             for seat in self.seats:
                 self.containers.start(Wanted(seat, self.addresses[seat], command=("sleep", "infinity")))
@@ -104,6 +106,10 @@ class KafkaCluster:
         except BaseException:
             self.down()
             raise
+
+    def find_image(self) -> str:
+        """Return the image, which was pulled if need be; HostError if there is none, or no Docker."""
+        return self.containers.find_image(self.version)
 
     def down(self) -> None:
         """Remove all of it; harmless if it is gone already."""
@@ -200,7 +206,7 @@ class KafkaCluster:
         return Wanted(
             node,
             address,
-            {"KAFKA_HEAP_OPTS": "-Xmx256m", **environment},
+            _JVM | environment,
             {PUBLISHED_PORT: self.ports[node]} if broker else {},
             {BROKER_ID: str(number)} if broker else {},
         )

@@ -58,6 +58,7 @@ class KafkaLab(Site):
     def up(self) -> None:
         """Bring up the cluster, the coordinator and the agents; all of it, or nothing."""
         require()
+        self.cluster.find_image()  # before anything is made that only Docker could take away
         self.claim()
         try:
             self.cluster.up()
