@@ -66,7 +66,10 @@ class Topic:
     def __init__(self, cluster: KafkaCluster, name: str) -> None:
         self.name = name
         addresses = ",".join(f"{cluster.addresses[node]}:{PORT}" for node in ("broker2", "broker3"))
-        common = {"bootstrap.servers": addresses}
+        common = {
+            "bootstrap.servers": addresses,
+            "socket.timeout.ms": 3000,
+        }  # a broker that does not answer is given up
         taking = {"acks": "all", "message.timeout.ms": 20_000, "request.timeout.ms": 5_000}
         with Namespace(f"/proc/{cluster.pid('broker2')}/ns/net") as namespace:  # librdkafka's threads stay in there
             self._admin: AdminClient = namespace.call(lambda: AdminClient(common, logger=QUIET))
