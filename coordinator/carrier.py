@@ -35,8 +35,11 @@ class Carrier:
         wanted = {one for group in bus.replicas for one in group} if bus and bus.replicas else self._known.keys()
         self._known = {one: broker for one, broker in self._known.items() if one in wanted} | found
 
-    def seat(self, ledger: Ledger) -> None:
-        """Record which node is which broker; where two could be meant, only what configuration and agents say."""
+    def seat(self, ledger: Ledger, *, settled: bool) -> None:
+        """Record which node is which broker; where two could be meant, only what configuration and agents say.
+
+        A broker of no node is told once it is `settled` who is there.
+        """
         nodes = self._fleet.nodes
         claims = {name: state.claim for name, state in nodes.items() if state.claim is not None}
         if not claims and not self._known:
@@ -45,7 +48,8 @@ class Carrier:
         try:
             found = {name: broker for broker, name in broker_map(seats, self._known.values()).items()}
             placed = found.values()
-            notes = [f"{_shown(one)} is on no node" for one in self._known.values() if one.id not in placed]
+            homeless = [one for one in self._known.values() if settled and one.id not in placed]
+            notes = [f"{_shown(one)} is on no node" for one in homeless]
         except SpecError as error:
             found = claims
             notes = [f"which node is which broker is not clear: {error}"]

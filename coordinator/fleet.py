@@ -11,9 +11,11 @@ from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_name
-from trogdor_bus.states import WorkerState
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node, Topology
 
+GRACE_MS = 5_000
+"""How long past end and lease a silent worker is waited for before it is called unknown."""
 SILENT_BEATS = 3
 """A node that misses this many beats is silent."""
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
@@ -179,6 +181,24 @@ class Fleet:
         for node in silent:
             node.row = msgspec.structs.replace(node.row, alive=False, note="its agent is silent")
         return silent
+
+    def hopeless(
+        self, node: NodeState, row: WorkerRow, task: TaskRow, now_ms: int, lease_ms: int
+    ) -> tuple[Outcome, str] | None:
+        """Return how a worker of a node must be closed, of which nothing more can be hoped for; None while it can."""
+        if row.state is WorkerState.STUCK:
+            return None  # known and loud; it stays until somebody heals the node
+        if not row.journal:
+            text = f"no agent of node {row.node} was heard before the task's end; nothing was done there"
+            return (Outcome.FAILED, text) if now_ms > task.end_ms else None
+        known = row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
+        last_ms = task.end_ms
+        if task.state is TaskState.STOPPING:
+            last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
+        if (known and node.row.alive) or now_ms <= last_ms + lease_ms + GRACE_MS:
+            return None
+        text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
+        return Outcome.UNKNOWN, text
 
     def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Topology:
         """Return the nodes as a spec sees them, and the coordinator's own addresses and ports."""

@@ -44,9 +44,6 @@ from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Topology
 
-GRACE_MS = 5_000
-"""How long past end and lease a silent worker is waited for before it is called unknown."""
-
 Move = Literal["run", "fail", "stop", "error", "finish", "correct"]
 
 TABLE: dict[tuple[TaskState, Move], TaskState] = {
@@ -150,8 +147,7 @@ class CoordinatorMachine:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _create(self, event: CreateRequested) -> None:
-        if not event.id:
-            raise SpecError("Invalid empty ID in createTask request.", path="$.id", remedy="give it one")
+        _require_id(event.id, "createTask")
         check_name(event.id, "task id", "$.id")
         known = self.view.tasks.get(event.id)
         if known is not None:
@@ -194,8 +190,7 @@ class CoordinatorMachine:
             self._changed.add(plan.node)
 
     def _stop(self, task_id: str) -> None:
-        if not task_id:
-            raise SpecError("Invalid empty ID in stopTask request.", path="$.id", remedy="give it one")
+        _require_id(task_id, "stopTask")
         task = self.view.tasks.get(task_id)
         if task is None:
             return
@@ -207,8 +202,7 @@ class CoordinatorMachine:
             self._unwant_all(task_id)
 
     def _destroy(self, task_id: str) -> None:
-        if not task_id:
-            raise SpecError("Invalid empty ID in destroyTask request.", path="$.id", remedy="give it one")
+        _require_id(task_id, "destroyTask")
         if task_id in self.view.tasks:
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
 
@@ -335,7 +329,7 @@ class CoordinatorMachine:
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
-        self._carrier.seat(self._ledger)
+        self._carrier.seat(self._ledger, settled=self._now - self.started_ms >= self.limits.lease_ms)
         for node in self.fleet.fall_silent(self._now):
             self._ledger.put_node(node, f"node {node.row.name} is silent")
         for node in self.fleet.nodes.values():
@@ -364,23 +358,10 @@ class CoordinatorMachine:
         for orphan in self._heard:
             report = orphan.report
             if report.task not in self.view.tasks:
-                task = TaskRow(
-                    id=report.task,
-                    spec=msgspec.Raw(UNDESCRIBED),
-                    original=msgspec.Raw(UNDESCRIBED),
-                    start_ms=self._now,
-                    duration_ms=self._heard.remaining_ms(report.task),
-                )
+                task = self._heard.task(report.task, self._now)
                 self._ledger.put(task, f"task {task.id} adopted")
                 self._move(task, "run", "goes on", started_ms=self._now)
-            row = WorkerRow(
-                id=report.worker,
-                node=orphan.node,
-                journal=orphan.journal,
-                state=report.state,
-                status=report.status,
-            )
-            self._ledger.add_worker(report.task, row, None)
+            self._ledger.add_worker(report.task, orphan.row(report.state, report.status), None)
 
     def _go_on_with_begun(self) -> None:
         """Start no task that this store does not know to have begun, if agents were heard to perform it."""
@@ -389,8 +370,7 @@ class CoordinatorMachine:
         for task_id in sorted({orphan.report.task for orphan in begun}):
             self._move(self.view.tasks[task_id], "run", "had begun already", started_ms=self._now)
         for orphan in begun:
-            row = WorkerRow(id=orphan.report.worker, node=orphan.node, journal=orphan.journal)
-            self._ledger.add_worker(orphan.report.task, row, None)
+            self._ledger.add_worker(orphan.report.task, orphan.row(), None)
         for orphan in begun:
             new = reported(self._ledger.row(orphan.report.worker), orphan.report, self._now)
             self._ledger.put_worker(new)
@@ -404,20 +384,8 @@ class CoordinatorMachine:
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
         task = self.view.tasks[node.open[row.id]]
-        if row.state is WorkerState.STUCK:
-            return  # known and loud; it stays until somebody heals the node
-        if not row.journal:
-            if self._now > task.end_ms:
-                text = f"no agent of node {row.node} was heard before the task's end; nothing was done there"
-                self._end_worker(row, Outcome.FAILED, text)
-            return
-        known = row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
-        last_ms = task.end_ms
-        if task.state is TaskState.STOPPING:
-            last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
-        if not (known and node.row.alive) and self._now > last_ms + self.limits.lease_ms + GRACE_MS:
-            text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
-            self._end_worker(row, Outcome.UNKNOWN, text)
+        if hopeless := self.fleet.hopeless(node, row, task, self._now, self.limits.lease_ms):
+            self._end_worker(row, *hopeless)
 
     # --- tasks ------------------------------------------------------------------------------------------------------
 
@@ -503,6 +471,11 @@ class CoordinatorMachine:
                 told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
                 effects.append(Publish(told))
         return effects
+
+
+def _require_id(task_id: str, request: str) -> None:
+    if not task_id:
+        raise SpecError(f"Invalid empty ID in {request} request.", path="$.id", remedy="give it one")
 
 
 def _ending(outcome: Outcome, error: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import msgspec
 
+from trogdor_bus.coordinator.orders import UNDESCRIBED
 from trogdor_bus.messages import Beat, Report
-from trogdor_bus.states import WorkerState
+from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 
 
 class Orphan(msgspec.Struct, frozen=True):
@@ -16,6 +17,11 @@ class Orphan(msgspec.Struct, frozen=True):
     node: str
     journal: str
     report: Report
+
+    def row(self, state: WorkerState = WorkerState.RECEIVING, status: str = "receiving") -> WorkerRow:
+        """Return the worker as a row of ours, as if we had ordered it."""
+        worker = self.report.worker
+        return WorkerRow(id=worker, node=self.node, journal=self.journal, state=state, status=status)
 
 
 class Orphans:
@@ -39,9 +45,11 @@ class Orphans:
             else:
                 self._found[report.worker] = Orphan(beat.node, beat.journal, report)
 
-    def remaining_ms(self, task: str) -> int:
-        """Return how long the longest worker of a task still has."""
-        return max(found.report.remaining_ms for found in self._found.values() if found.report.task == task)
+    def task(self, task_id: str, now_ms: int) -> TaskRow:
+        """Return the task of some of them as a row of ours: it ends with the last of its workers."""
+        remaining_ms = max(found.report.remaining_ms for found in self._found.values() if found.report.task == task_id)
+        spec = msgspec.Raw(UNDESCRIBED)
+        return TaskRow(id=task_id, spec=spec, original=spec, start_ms=now_ms, duration_ms=remaining_ms)
 
     def complaint(self) -> str:
         """Return why a coordinator with an empty store must not start, and what to do."""

@@ -39,7 +39,7 @@ class Replication:
         self._log, self._replica = kept_in, Replica(kept_in, me)
         self._load, self._epoch, self._fenced, self._now_ms = load, epoch, fenced, now_ms
         self._since_ms = now_ms()
-        self._why = "this coordinator listens first"
+        self._why = "the log was not read yet"
         self._told = False
 
     def follow(self, changes: Sequence[Change]) -> None:
@@ -67,7 +67,7 @@ class Replication:
         while True:
             if self._epoch() and not self._replica.following and not self._log.unwritten():
                 await self._begin()
-            late = self.behind_ms() >= 0
+            late = self._epoch() > 0 and self.behind_ms() >= 0
             if late != self._told:
                 self._told = late
                 log.warning("not replicated: %s", self._why) if late else log.info("everything is replicated")

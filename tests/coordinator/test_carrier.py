@@ -92,6 +92,8 @@ def test_an_unclear_map_is_said_once_and_only_claims_stay(cluster: Cluster) -> N
 def test_a_broker_of_no_node_is_reported_once() -> None:
     cluster = on_kafka(Cluster("a", "b"))
     beat_on(cluster)
+    assert not [text for text in cluster.texts if "no node" in text], "more agents may come"
+    cluster.pass_(LEASE_MS, "a", "b")
     assert [text for text in cluster.texts if "no node" in text] == ["broker 3 (kafka3:9092) is on no node"]
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, START_MS, Cluster
 from trogdor_bus.coordinator.events import DestroyRequested, HostsResolved
+from trogdor_bus.coordinator.fleet import GRACE_MS
 from trogdor_bus.coordinator.ledger import KEEP_DONE, KEEP_DONE_MS
-from trogdor_bus.coordinator.machine import GRACE_MS, TABLE, Move
+from trogdor_bus.coordinator.machine import TABLE, Move
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError
 from trogdor_bus.messages import Report, Stamp
 from trogdor_bus.states import Disturbance, Outcome, TaskState, WorkerState

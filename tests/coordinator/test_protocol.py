@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, Cluster
-from trogdor_bus.coordinator.machine import GRACE_MS
+from trogdor_bus.coordinator.fleet import GRACE_MS
 from trogdor_bus.messages import Echo, Report, Stamp
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 from trogdor_bus.topology import Node

@@ -93,7 +93,7 @@ class Topic:
             self.name, b"word", partition=partition, on_delivery=lambda error, message: errors.append(error)
         )
         wait_until(lambda: self._producer.flush(1) == 0, 40, "a word about the record")
-        return errors == [None]
+        return errors[0] is None  # to a KafkaError an equality with None is an error of its own
 
     def _partitions(self) -> list[PartitionMetadata]:
         found: list[PartitionMetadata] = []

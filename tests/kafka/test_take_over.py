@@ -33,6 +33,19 @@ LEAD_S = 45.0
 class Pair(KafkaSite):
     """A site with a second coordinator, which has a state directory of its own, on the same topics."""
 
+    def up(self, *nodes: str) -> None:
+        """Start the first coordinator and agents; brokers that are busy take their time."""
+        self.begin("coordinator")
+        wait_until((self.directory / "keys" / "member.json").exists, 60, "the keys")
+        for node in nodes:
+            self.start(node)
+
+        def alive() -> bool:
+            heard = self.nodes()
+            return all(node in heard and heard[node]["alive"] for node in nodes)
+
+        wait_until(alive, 90, f"{nodes} to be heard: {self.said('coordinator')}")
+
     def begin(self, name: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a coordinator under a name; its log is NAME.log."""
         command = [*self.command("coordinator"), *options, "--state-dir", str(self.directory / name), *self.trust]
@@ -83,10 +96,10 @@ class Pair(KafkaSite):
         return str(self.json("show", task)["outcome"])
 
     def performed(self, task: str, node: str = "node1") -> int:
-        """Return how many workers of a task an agent ever had, by its journal and its log."""
+        """Return how often an agent froze the process of a task, by its log; its journal knows one worker at most."""
         entries = Journal.read_only(FileDisk(self.directory / node)).entries.values()
         assert len({entry.worker for entry in entries if entry.task == task}) <= 1
-        return len(re.findall(rf"\btask {task}: starting", self.said(node)))
+        return len(re.findall(rf"\btask {task}: stopping the process", self.said(node)))
 
 
 @pytest.fixture
@@ -176,7 +189,6 @@ def test_while_kafka_is_out_submit_says_so_and_nobody_takes_over(make: Make, kaf
     pair.begin(OTHER, "--take-over")
     pair.await_lead(1)
     assert pair.outcome("out") == pair.outcome("out2") == "done"
-    assert pair.performed("out") == 1
 
 
 def test_a_standby_takes_over_by_itself(make: Make) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+
+from confluent_kafka import KafkaException
 
 from trogdor_bus.bus import OnFrame, OnTopic
 from trogdor_bus.platform import Endpoint
@@ -90,8 +93,9 @@ class KafkaAgent(End):
         grown = self._announced not in (0, known)
         if grown or self._heard_s is None or now_s - self._heard_s > LOOK_AGAIN_S:
             self._looked_s = now_s
-            if self._recount(name) != known:
-                self._ready.clear()
+            with suppress(KafkaException):  # nobody answers
+                if self._recount(name) != known:
+                    self._ready.clear()
 
 
 class KafkaMonitor(End):

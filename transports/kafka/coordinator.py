@@ -156,7 +156,10 @@ class KafkaCoordinator(End):
 
     def _recount_all(self) -> None:
         for name, known in list(self._counts.items()):
-            count = self._recount(name)
+            try:
+                count = self._recount(name)
+            except KafkaException:  # nobody answers
+                return
             if count > known and name == self.address.topic(topics.CONTROL.name):
                 log.info("%s has %d partitions now, it had %d", name, count, known)
                 self._counts[name] = count

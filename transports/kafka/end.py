@@ -217,11 +217,8 @@ class End:
         return None if refused or missing else found
 
     def _recount(self, name: str) -> int:
-        """Return how many partitions a topic has now, or had when nobody says; one that is gone is looked for again."""
-        try:
-            error, count = self._ask(name)
-        except KafkaException:
-            return self._counts[name]
+        """Return how many partitions a topic has now; one that is gone is looked for again. Or KafkaException."""
+        error, count = self._ask(name)
         if error is not None and error.code() in GONE:
             self._ready.clear()
         return count or self._counts[name]

@@ -65,6 +65,7 @@ class Making:
     def __init__(self, clients: Clients, address: Address, timeout_s: float) -> None:
         self._address, self._timeout_s = address, timeout_s
         self._deadline_s = time.monotonic() + timeout_s
+        self._answer_s = min(ANSWER_S, max(ASK_S, timeout_s))
         self._lost = ""
         self._admin: AdminClient = clients.admin(self._on_error)
 
@@ -119,7 +120,7 @@ class Making:
                 NewTopic(self._address.topic(topic.name), topic.partitions, replicas, config=settings(topic, replicas))
                 for topic in left
             ]
-            futures = self._admin.create_topics(news, operation_timeout=ANSWER_S, request_timeout=ANSWER_S)
+            futures = self._admin.create_topics(news, operation_timeout=self._answer_s, request_timeout=self._answer_s)
             again: list[Topic] = []
             for topic in left:
                 try:
@@ -147,7 +148,7 @@ class Making:
         if not resources:
             return {}
         found: dict[Topic, Mapping[str, ConfigEntry]] = {}
-        for resource, future in self._admin.describe_configs(list(resources), request_timeout=ANSWER_S).items():
+        for resource, future in self._admin.describe_configs(list(resources), request_timeout=self._answer_s).items():
             try:
                 found[resources[resource]] = future.result()
             except KafkaException as error:
@@ -178,7 +179,7 @@ class Making:
         ]
         resource = ConfigResource(ResourceType.TOPIC, name, incremental_configs=entries)
         try:
-            self._admin.incremental_alter_configs([resource], request_timeout=ANSWER_S)[resource].result()
+            self._admin.incremental_alter_configs([resource], request_timeout=self._answer_s)[resource].result()
         except KafkaException as error:
             old = f" ({OLDEST})" if code(error) in TOO_OLD else ""
             text = (

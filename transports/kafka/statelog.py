@@ -36,6 +36,8 @@ MAKE_S = 2.0
 FLUSH_S = 1.5
 JOIN_S = 3.9
 MAX_UNDER_WAY = 500
+ONLY_PARTITION = 0
+"""Everything goes there, however many there are: what is kept of several is no prefix."""
 
 log = logging.getLogger("trogdor_bus.transports.kafka")
 
@@ -179,7 +181,8 @@ class KafkaLog:
                 key, value = self._unsent[0]
                 record = Record(self._topic, key.encode(errors="surrogatepass"), {}, value or None)
                 try:
-                    self._producer.produce(record.topic, record.value, record.key, headers=self._seal.headers(record))
+                    headers = self._seal.headers(record)
+                    self._producer.produce(record.topic, record.value, record.key, ONLY_PARTITION, headers=headers)
                 except BufferError:
                     return
                 self._unsent.popleft()
