@@ -209,8 +209,7 @@ def test_nodes_and_status(cluster: Cluster) -> None:
     status: CoordinatorStatus = result(cluster, AskStatus(), CoordinatorStatus)
     assert (status.now_ms, status.server_start_ms) == (cluster.now, cluster.machine.started_ms)
     assert (status.epoch, status.coordinator, status.listening, status.version) == (1, "c1", False, __version__)
-    told = json.loads(bytes(ask(cluster, AskStatus()).result))
-    assert not {"replicated", "behindMs"} & told.keys(), "there is no log"
+    assert "replicated" not in json.loads(bytes(ask(cluster, AskStatus()).result)), "there is no log"
 
 
 def test_a_coordinator_that_listens_answers() -> None:
