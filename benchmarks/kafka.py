@@ -27,7 +27,7 @@ from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 from trogdor_bus.transports import transport
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "trogdor-bus/kafka-image"
-TOOLS = {"dockerd": "docker.io", "docker": "docker.io", "setpriv": "util-linux"}
+TOOLS = ("dockerd", "docker", "setpriv")
 BESIDE_DOCKER = 'contrib/kafka-image/build --version "$1" >&2; shift; exec "$@"'
 IDLE_AGENTS, IDLE_S = 10, 25.0
 
@@ -49,9 +49,9 @@ def measure(*, quick: bool) -> Result:
     """Return the table of all buses and sizes; Skipped says what this machine lacks."""
     if os.geteuid() != 0:
         raise Skipped("it needs root: run it with sudo")
-    for tool, package in TOOLS.items():
+    for tool in TOOLS:
         if shutil.which(tool) is None:
-            raise Skipped(f"{tool} is not installed: apt-get install {package}")
+            raise Skipped(f"{tool} is not installed, which is of Debian's Docker or of util-linux")
     if not list(CACHE.glob(f"kafka-{DEFAULT_VERSION}-*.tar")):
         raise Skipped("there is no image of Kafka here: contrib/kafka-image/build --only-cache, or make test-kafka")
     again = [sys.executable, "-m", "benchmarks.kafka", *(["--quick"] if quick else [])]
