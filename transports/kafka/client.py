@@ -26,6 +26,7 @@ class KafkaClient(End):
 
     reads = (topics.REPLIES,)
     writes = (topics.REQUESTS,)
+    moves = False  # that nothing comes is usual, and what came meanwhile would be lost
 
     def __init__(self, url: str, keys: Path | None) -> None:
         self._id = secrets.token_hex(16).encode()

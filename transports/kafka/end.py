@@ -12,6 +12,7 @@ from pathlib import Path
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from trogdor_bus.bus import MAX_FRAME_BYTES
+from trogdor_bus.transports.address import address_and_port
 from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import Inbox
 from trogdor_bus.transports.kafka.record import Record, record_of
@@ -26,6 +27,10 @@ ASK_S = 1.0
 """How long one question to the brokers may take; nothing else of an end's thread blocks longer."""
 FLUSH_S = 0.5
 JOIN_S = 3.5
+QUIET_S = 5.0
+"""So long after the last record an end begins anew at another broker."""
+ROUND_S = 30.0
+"""And so long after it has done so at every broker."""
 REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
 GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION)
 ACLS = "see the ACLs in docs/how-to/kafka-as-the-bus.md"
@@ -38,6 +43,8 @@ class End:
 
     reads: Sequence[Topic] = ()
     writes: Sequence[Topic] = ()
+    moves = True
+    """Whether it begins anew at another broker when nothing comes."""
 
     def __init__(self, url: str, keys: Path | None) -> None:
         self.dropped = 0
@@ -55,6 +62,9 @@ class End:
         self._fatal = False
         self._renewed_s = 0.0
         self._counts: dict[str, int] = {}
+        self._servers = list(self.address.servers)
+        self._turns = 0
+        self._quiet_since_s = time.monotonic()
         self._consumer: Consumer | None = self._clients.consumer(self._on_error)
         self._producer: Producer | None = self._new_producer() if self.writes else None
         self._thread = threading.Thread(target=self._run, name=f"kafka {type(self).__name__}", daemon=True)
@@ -141,7 +151,33 @@ class End:
         return [self.address.topic(topic.name) for topic in topics]
 
     def _new_producer(self) -> Producer:
-        return self._clients.producer(self._on_error, self._on_delivery)
+        return self._clients.producer(self._on_error, self._on_delivery, **self._asking())
+
+    def _asking(self) -> dict[str, str]:
+        """Return which brokers new clients ask first: all in the first turn, then one after the other."""
+        turn = self._turns % (len(self._servers) + 1)
+        return {"bootstrap.servers": self._servers[turn - 1]} if turn else {}
+
+    def _move(self, now_s: float) -> None:
+        """Begin anew at another broker if nothing has come for long.
+
+        A broker that is cut off from the others goes on claiming to lead, and who asks only that one hears nothing new:
+        librdkafka goes on asking the one that it knows best.
+        """
+        round_is_over = self._turns > 0 and self._turns % (len(self._servers) + 1) == 0
+        if not self.moves or now_s - self._quiet_since_s < (ROUND_S if round_is_over else QUIET_S):
+            return
+        self._turns += 1
+        self._quiet_since_s = now_s
+        log.debug("%s: nothing comes; asking %s", self.address, self._asking() or "all")
+        self._ready.clear()
+        if self._consumer is not None:
+            self._consumer.close()
+        self._consumer = self._clients.consumer(self._on_error, **self._asking())
+        if self._producer is not None:
+            self._producer.purge()
+            self._producer.poll(0)
+            self._producer = self._new_producer()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -164,6 +200,7 @@ class End:
         if self._producer is not None:
             self._report(self._producer)
         self._tick(time.monotonic())
+        self._move(time.monotonic())
 
     def _report(self, producer: Producer) -> None:
         """Hear what became of what was sent; a producer that can do no more is replaced, once a second at most."""
@@ -229,7 +266,10 @@ class End:
 
     def _ask(self, name: str) -> tuple[KafkaError | None, int]:
         assert self._consumer is not None
-        topic = self._consumer.list_topics(name, timeout=ASK_S).topics[name]
+        metadata = self._consumer.list_topics(name, timeout=ASK_S)
+        known = sorted(address_and_port(str(one.host), one.port) for one in metadata.brokers.values())
+        self._servers = known or self._servers
+        topic = metadata.topics[name]
         return topic.error, len(topic.partitions)
 
     def _end_of(self, name: str, number: int) -> TopicPartition:
@@ -245,6 +285,7 @@ class End:
                 self._ready.clear()  # somebody removed the topic: look again
             return
         self._lost = ""
+        self._quiet_since_s, self._turns = time.monotonic(), 0
         record = record_of(message)
         self._refused.pop(("read", record.topic), None)
         if record.value is None or not self._wants(record.topic, record.key):

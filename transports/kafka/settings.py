@@ -26,7 +26,7 @@ COMMON = {
     "reconnect.backoff.max.ms": 500,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 250,
-    "topic.metadata.refresh.interval.ms": 5000,  # a broker that is cut off claims to lead, and only others know better
+    "topic.metadata.refresh.interval.ms": 5000,
 }
 PRODUCER = COMMON | {
     "acks": "all",
@@ -91,19 +91,19 @@ class Clients:
     def producer(self, on_error: OnError, on_delivery: OnDelivery, **changes: Any) -> Producer:
         """Return an idempotent producer; SpecError names the line of the properties file that is wrong."""
         callbacks = {"error_cb": on_error, "on_delivery": on_delivery}
-        return self._made(lambda config: Producer(config, logger=WORDS), PRODUCER | callbacks | changes)
+        return self._made(lambda config: Producer(config, logger=WORDS), PRODUCER | callbacks, changes)
 
     def consumer(self, on_error: OnError, **changes: Any) -> Consumer:
         """Return a consumer that is to be assigned; SpecError as for `producer`."""
         name = {"group.id": self._address.prefix, "error_cb": on_error}
-        return self._made(lambda config: Consumer(config, logger=WORDS), CONSUMER | name | changes)
+        return self._made(lambda config: Consumer(config, logger=WORDS), CONSUMER | name, changes)
 
     def admin(self, on_error: OnError) -> AdminClient:
         """Return a client that makes and describes topics; SpecError as for `producer`."""
-        return self._made(lambda config: AdminClient(config, logger=WORDS), COMMON | {"error_cb": on_error})
+        return self._made(lambda config: AdminClient(config, logger=WORDS), COMMON | {"error_cb": on_error}, {})
 
-    def _made(self, make: Callable[[dict[str, Any]], Client], ours: dict[str, Any]) -> Client:
-        config = ours | self._properties | {"bootstrap.servers": self._address.bootstrap}
+    def _made(self, make: Callable[[dict[str, Any]], Client], ours: dict[str, Any], changes: dict[str, Any]) -> Client:
+        config = ours | self._properties | {"bootstrap.servers": self._address.bootstrap} | changes
         try:
             return make(config)
         except (KafkaException, ValueError, TypeError) as error:
