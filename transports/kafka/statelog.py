@@ -36,6 +36,12 @@ MAKE_S = 2.0
 FLUSH_S = 1.5
 JOIN_S = 3.9
 MAX_UNDER_WAY = 500
+NOT_YET = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+)
+"""What a broker says that has not heard of a new topic yet."""
 ONLY_PARTITION = 0
 """Everything goes there, however many there are: what is kept of several is no prefix."""
 
@@ -88,14 +94,18 @@ class KafkaLog:
         deadline_s = time.monotonic() + timeout_s
         make_topics(self._clients, self.address, (topics.STATE,), timeout_s)
         lost: list[str] = []
-        consumer = self._clients.consumer(lambda error: lost.append(words(error)), **{"enable.partition.eof": True})
-        try:
-            return self._rows(consumer, deadline_s)
-        except (KafkaException, TimeoutError) as error:
-            why = lost[-1] if lost else reason(error)
-            raise BusError(f"{self.address}: cannot read {self._topic} within {timeout_s:g} s: {why}") from None
-        finally:
-            consumer.close()
+        while True:
+            consumer = self._clients.consumer(lambda error: lost.append(words(error)), **{"enable.partition.eof": True})
+            try:
+                return self._rows(consumer, deadline_s)
+            except (KafkaException, TimeoutError) as error:
+                known = isinstance(error, KafkaException) and error.args[0].code() in NOT_YET
+                if not known or time.monotonic() + AGAIN_S > deadline_s:
+                    why = lost[-1] if lost else reason(error)
+                    raise BusError(f"{self.address}: cannot read {self._topic} within {timeout_s:g} s: {why}") from None
+            finally:
+                consumer.close()
+            time.sleep(POLL_S)
 
     def close(self) -> None:
         """Write what is queued, for at most a second and a half, and let go of everything."""
