@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 from collections.abc import Iterator
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from tests.support import require
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 
+PASSING = ("test-", "day-")
+"""What the names of topics begin with that only one test uses."""
 SEATS = ("coordinator", "apart", "outside")
 SETTINGS = {"offsets.topic.num.partitions": "1"}  # nobody commits, and each one is a burden on brokers that come back
 
@@ -28,12 +32,27 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
     require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
 
 
+_made: list[KafkaCluster] = []
+
+
 @pytest.fixture(scope="session")
 def made_kafka_cluster() -> Iterator[KafkaCluster]:
     """Three combined brokers of the newest line, and seats for daemons that are to be cut off alone."""
     require_kafka()
     with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS, settings=SETTINGS) as cluster:
+        _made.append(cluster)
         yield cluster
+        _made.clear()
+
+
+@pytest.fixture(autouse=True)
+def forgotten_topics(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After a test on the shared cluster its topics are removed: a hundred tests' would be too much for its heaps."""
+    yield
+    for cluster in _made if request.node.get_closest_marker("kafka") else []:
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap, "log_level": 0})
+        if names := [name for name in admin.list_topics(timeout=30).topics if name.startswith(PASSING)]:
+            concurrent.futures.wait(admin.delete_topics(names, operation_timeout=10).values(), 30)
 
 
 @pytest.fixture(scope="session")

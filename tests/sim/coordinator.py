@@ -93,6 +93,7 @@ class SimCoordinator:
             above=above,
         )
         world.leaders[self.machine.place.me] = self
+        world.kept[self.machine.place.me] = self.store  # this one may be given a backup's later
         self.notes = []
         self._live: dict[str, set[int]] = {}
         self._fenced = self._lived = False

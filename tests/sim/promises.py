@@ -134,9 +134,9 @@ class Promises:
         worker = agent.machine.workers[effect.worker]
         early = agent.clock.now_ms() < worker.ends_ms
         if early and effect.outcome is Outcome.DONE and worker.state is not WorkerState.STUCK:
-            obeyed = self._world.leaders.get(self._stamp.coordinator) if self._stamp else None
-            kept = obeyed.store.worker(effect.worker) if obeyed else None
-            if kept is not None and kept.row.wanted:
+            store = self._world.kept.get(self._stamp.coordinator) if self._stamp else None
+            kept = store.worker(effect.worker) if store else None
+            if store and kept and kept.row.wanted and effect.worker not in store.unwanted_since:
                 where = (agent.node, worker.task, str(worker.id))
                 self._world.fail(where, f"worker {worker.id} ends early as done, though the coordinator wants it")
 

@@ -54,6 +54,7 @@ class Schedule:
         world.after(RESUME_MS, self._resume_all)
         self._await(TROUBLE_MS + BOUND_MS)
         world.run(world.now + QUIET_MS)
+        world.run(world.now + BOUND_MS, self._led)  # whoever takes over listens first
         self._ask(world.now, CreateTask(id=TRIAL, spec=self._on_all(1_500, 9095)))
         self._await(world.now + BOUND_MS)
         verdict.check(world, self._acknowledged - self._destroyed, self._replicated - self._destroyed, TRIAL)
@@ -70,6 +71,9 @@ class Schedule:
         self.world.run(until, self._settled)
         if not self._settled():
             verdict.complain(self.world)
+
+    def _led(self) -> bool:
+        return any(one.machine and not one.machine.listening for one in self.world.running())
 
     def _settled(self) -> bool:
         return not self._awaited and verdict.settled(self.world)

@@ -66,6 +66,7 @@ class World:
         self.truth: dict[int, set[tuple[Outcome, str]]] = {}
         self.journals: dict[str, SimAgent] = {}
         self.leaders: dict[str, SimCoordinator] = {}
+        self.kept: dict[str, SimStore] = {}
         self.stores = 0
         self.keeper: MemoryKeeper | None = None
         self.rivals = False
