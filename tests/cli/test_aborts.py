@@ -276,6 +276,7 @@ def test_the_latch_is_kept_over_restarts_of_agent_and_coordinator(cluster: Site)
     assert cluster.noop().code == 0
 
 
+@pytest.mark.matrix
 def test_a_frozen_coordinator_is_not_replaced_but_named(cluster: Site) -> None:
     _, victim = cluster.freeze("node1")
     coordinator = cluster.daemons["coordinator"]
@@ -298,7 +299,11 @@ def test_a_frozen_coordinator_is_not_replaced_but_named(cluster: Site) -> None:
 
 @pytest.mark.parametrize(
     ("keys", "bind", "aimed"),
-    [(True, "127.0.0.1", "127.0.0.1"), (False, "127.0.0.2", "127.0.0.1"), (True, "0.0.0.0", "localhost")],
+    [
+        (True, "127.0.0.1", "127.0.0.1"),
+        pytest.param(False, "127.0.0.2", "127.0.0.1", marks=pytest.mark.matrix),
+        pytest.param(True, "0.0.0.0", "localhost", marks=pytest.mark.matrix),
+    ],
 )
 def test_abort_takes_the_place_of_a_dead_coordinator(tmp_path: Path, keys: bool, bind: str, aimed: str) -> None:
     site = Site(tmp_path, keys=keys, bind=bind)
@@ -349,6 +354,7 @@ def test_in_the_place_of_a_dead_coordinator_one_node_that_is_silent_and_then_eve
     assert runs(one) and runs(two)
 
 
+@pytest.mark.matrix
 def test_the_place_is_not_taken_from_elsewhere(tmp_path: Path) -> None:
     site = Site(tmp_path, keys=True)
     try:

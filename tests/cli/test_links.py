@@ -59,6 +59,7 @@ def test_agents_and_clients_find_the_coordinator_at_either_address(site: TwoSeat
     assert "is silent" not in log and "is back" not in log
 
 
+@pytest.mark.matrix
 def test_another_coordinator_goes_on_at_the_other_address(site: TwoSeats) -> None:
     site.up("node1")
     task, victim = site.freeze("node1")
@@ -71,6 +72,7 @@ def test_another_coordinator_goes_on_at_the_other_address(site: TwoSeats) -> Non
     assert runs(victim)
 
 
+@pytest.mark.matrix
 def test_of_two_coordinators_at_both_addresses_the_newer_one_leads(site: TwoSeats) -> None:
     site.up("node1")
     first = site.daemons.pop("coordinator")
@@ -84,6 +86,7 @@ def test_of_two_coordinators_at_both_addresses_the_newer_one_leads(site: TwoSeat
     assert site.noop().code == 0
 
 
+@pytest.mark.matrix
 def test_an_abort_takes_the_place_of_a_dead_coordinator_at_its_own_address(site: TwoSeats) -> None:
     site.up("node1")
     _, victim = site.freeze("node1")
@@ -109,6 +112,7 @@ def test_nobody_at_any_address(site: TwoSeats) -> None:
     assert advice[0].startswith(f"  is one running there?   trogdor-bus coordinator --port {site.other} --insecure")
 
 
+@pytest.mark.matrix
 def test_brokers_that_are_down_do_not_keep_zeromq_from_working(tmp_path: Path) -> None:
     """The state is there already: with an empty one a coordinator waits for Kafka, which may know better."""
     site, broker = Site(tmp_path), f"127.0.0.1:{free_port()}"

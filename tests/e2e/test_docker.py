@@ -16,7 +16,7 @@ from tests.e2e.test_containers import host
 from tests.house.repository import ROOT
 from tests.support import require_namespaces, wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.matrix
 
 SLEEP = "sleep 734002"
 SCRIPT = f"""

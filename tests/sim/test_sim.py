@@ -10,8 +10,8 @@ from tests.sim.schedule import run, story
 from tests.sim.tally import Tally
 from tests.sim.world import Violation
 
-CHUNKS = 4
-SEEDS = int(os.environ.get("SIM_SEEDS", "400"))
+CHUNKS = 2
+SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
 SEEN_BY_A_CHUNK = 100
 """From so many seeds on, every transition must have been seen, but for the rare ones."""
 RARE = {
