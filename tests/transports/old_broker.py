@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 METADATA, VERSIONS = 3, 18
 REQUESTS = ((0, 0, 2), (1, 0, 2), (2, 0, 0), (METADATA, 0, 1), (VERSIONS, 0, 0))
@@ -41,7 +42,7 @@ class OldBroker:
             self._served[-1].start()
 
     def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as stream:
+        with suppress(ConnectionError), connection, connection.makefile("rb") as stream:  # who asks may hang up
             while len(size := stream.read(4)) == 4:
                 request = stream.read(struct.unpack(">i", size)[0])
                 kind, version, number, client = struct.unpack(">hhih", request[:10])
