@@ -201,6 +201,8 @@ class Store:
             raise HostError(f"{self._path}: {error}" + (f"; {remedy}" if remedy else "")) from None
         except OverflowError as error:
             raise HostError(f"{self._path}: {error}") from None
+        except UnicodeDecodeError as error:  # sqlite3 cannot quote the bytes that it complains of
+            raise HostError(f"{self._path}: {error}; {_REMEDIES['SQLITE_CORRUPT']}") from None
         except OSError as error:
             text = f"{error.filename or self._path}: {error.strerror}"
             raise HostError(f"{text}; let this user write to the directory, or choose another --state-dir") from None

@@ -86,6 +86,13 @@ def test_damaged_pages(tmp_path: Path, good: bytes, data: st.DataObject) -> None
     judge(tmp_path)
 
 
+def test_an_error_of_sqlite_that_is_no_text(tmp_path: Path, good: bytes) -> None:
+    with database(tmp_path, good.replace(b"tablemetameta\x02CREATE", b"table\xff\xff\xff\xffmeta\x02DAMAGE")):
+        pass
+    with pytest.raises(HostError, match="move the file away"):
+        Store(tmp_path)
+
+
 COLUMNS = [("meta", "body"), ("tasks", "body"), ("workers", "row"), ("workers", "actions"), ("events", "body")]
 
 
