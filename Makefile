@@ -9,6 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEEDS ?= 10000
 EFFORT ?= 10
+FRESH ?= yes
 MINUTES ?= 10
 KAFKA ?= 4.4.0 3.9.2
 TESTS ?=
@@ -49,8 +50,8 @@ sim: $(READY) ## Simulate whole clusters, SEEDS=10000 different ones; then broke
 	$(BIN)/python -m tests.sim --seeds $(SEEDS)
 	$(BIN)/python -m tests.sim --mutants
 
-fuzz: $(READY) system ## Fuzz every decoder and model, EFFORT=10 times the examples of make test, new ones each time
-	TROGDOR_EFFORT=$(EFFORT) $(PYTEST) -n auto --timeout 900 tests/fuzz tests/agents/test_journal_model.py \
+fuzz: $(READY) system ## Fuzz every decoder and model, EFFORT=10 times the examples of make test, new ones each time unless FRESH= is empty
+	TROGDOR_EFFORT=$(EFFORT) TROGDOR_FRESH=$(FRESH) $(PYTEST) -n auto --timeout 900 tests/fuzz tests/agents/test_journal_model.py \
 		tests/agents/test_stops_model.py tests/agents/platforms/test_rules_model.py
 
 soak: $(READY) system ## Random faults and random deaths on a lab of 8 nodes, for MINUTES=10

@@ -1,4 +1,4 @@
-"""How hard the property tests try: TROGDOR_EFFORT=20 makes twenty times the examples, new ones at each run."""
+"""How hard the property tests try: TROGDOR_EFFORT=20 makes twenty times the examples, TROGDOR_FRESH=yes new ones at each run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import os
 from hypothesis import HealthCheck, Phase, settings
 
 EFFORT = int(os.environ.get("TROGDOR_EFFORT", "1"))
+FRESH = bool(os.environ.get("TROGDOR_FRESH"))
 
 
 def examples(number: int, *, steps: int = 30, shrink: bool = True) -> settings:
-    """Return settings for `number` examples; without TROGDOR_EFFORT they are the same at each run."""
+    """Return settings for `number` examples; without TROGDOR_FRESH they are the same at each run."""
     phases = (Phase.explicit, Phase.generate, *([Phase.shrink] if shrink else []))
     return settings(
         max_examples=number * EFFORT,
         stateful_step_count=steps,
-        derandomize=EFFORT == 1,
+        derandomize=not FRESH,
         database=None,
         deadline=None,
         print_blob=True,
