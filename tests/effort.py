@@ -1,4 +1,4 @@
-"""How hard the property tests try: TROGDOR_EFFORT=20 makes twenty times the examples, TROGDOR_FRESH=yes new ones at each run."""
+"""How hard the property tests try: TROGDOR_EFFORT=20 makes 20 times the examples, TROGDOR_FRESH=yes draws new ones."""
 
 from __future__ import annotations
 
