@@ -1,0 +1,88 @@
+"""A Kafka cluster as it was seen at one moment: brokers, partitions, the quorum of controllers, coordinators. Data only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+NOBODY = -1
+"""The id that stands for no broker."""
+
+
+class SeenBroker(msgspec.Struct, frozen=True, kw_only=True):
+    """A broker that is registered and not fenced, as it advertises itself."""
+
+    id: int
+    host: str = ""
+    port: int = 0
+    rack: str = ""
+
+
+class SeenPartition(msgspec.Struct, frozen=True, kw_only=True):
+    """One partition. `leader` is NOBODY if it has none; `epoch` is its leader epoch, -1 if unknown.
+
+    `min_in_sync` is the effective min.insync.replicas of its topic.
+    """
+
+    topic: str
+    number: int
+    leader: int
+    epoch: int = -1
+    replicas: tuple[int, ...] = ()
+    in_sync: tuple[int, ...] = ()
+    min_in_sync: int = 1
+
+    @property
+    def name(self) -> str:
+        """Return TOPIC-NUMBER, as Kafka's tools write it."""
+        return f"{self.topic}-{self.number}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether it has a leader and every replica is in sync (whatever their order)."""
+        return self.leader != NOBODY and set(self.in_sync) == set(self.replicas)
+
+
+class SeenController(msgspec.Struct, frozen=True, kw_only=True):
+    """A controller of a KRaft quorum, and where it listens ("" and 0 if the cluster does not tell: before Kafka 3.9).
+
+    `behind_ms` is how long ago it had caught up with the active one, 0 for that one itself, -1 if unknown.
+    """
+
+    id: int
+    host: str = ""
+    port: int = 0
+    behind_ms: int = -1
+
+
+class Quorum(msgspec.Struct, frozen=True, kw_only=True):
+    """The controllers of a KRaft cluster; `leader` is the active one (NOBODY if there is none now), of that epoch."""
+
+    leader: int
+    epoch: int
+    voters: tuple[SeenController, ...] = ()
+
+
+class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that was seen. Times are epoch ms on the reader's clock.
+
+    `quorum` is None where ZooKeeper keeps the metadata; `controller` is then the active controller's broker id, else the
+    same as `quorum.leader`. `coordinators` are broker ids by "group:NAME" and "transaction:ID", for those asked for.
+    """
+
+    at_ms: int = 0
+    cluster_id: str = ""
+    brokers: Mapping[int, SeenBroker] = {}
+    partitions: tuple[SeenPartition, ...] = ()
+    quorum: Quorum | None = None
+    controller: int = NOBODY
+    coordinators: Mapping[str, int] = {}
+
+    def partition(self, topic: str, number: int) -> SeenPartition | None:
+        """Return one partition, None if there is none of that name."""
+        return next((one for one in self.partitions if one.topic == topic and one.number == number), None)
+
+    def broken(self) -> Iterator[SeenPartition]:
+        """Yield the partitions that are not whole."""
+        return (one for one in self.partitions if not one.is_whole)

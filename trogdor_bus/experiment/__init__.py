@@ -1,0 +1,1 @@
+"""Experiments: a liveness stream, faults at intervals, and a verdict that can be trusted."""
