@@ -137,7 +137,8 @@ class _Reading:
         informed = [list(views)[at] for at in best_informed(list(views.values()))]
         by_topic = self._min_in_sync(sorted({one.topic for one in merged.partitions}), informed)
         if by_topic is None:
-            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {self._whys()}"
+            whys = "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
+            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {whys}"
             return None
         quorum = newest(self._quorums)
         if quorum is None and not self._without_quorum:
@@ -206,6 +207,3 @@ class _Reading:
                 return replies.answers[peer]
             self._troubles[place] = replies.troubles[peer]
         return None
-
-    def _whys(self) -> str:
-        return "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
