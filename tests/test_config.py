@@ -90,11 +90,11 @@ def test_the_broker_of_a_node_and_of_a_host(tmp_path: Path) -> None:
 
 def test_the_controller_of_a_node_and_of_a_host(tmp_path: Path) -> None:
     ours = "nodes: {a: {broker: 1, controller: 1}, b: {controller: 101}, c: }\nagent: {controller: 3}"
-    cluster, agent = config.load_config(written(tmp_path, ours))
+    cluster, agent = config.load_config(write(tmp_path, "cluster.yaml", ours))
     assert [node.controller for node in cluster.nodes.values()] == [1, 101, None]
     assert agent.controller == 3
     trogdors = {"platform": "basic", "nodes": {"a": {"trogdor.controller.id": "2"}}}
-    assert config.load_cluster(written(tmp_path, json.dumps(trogdors))).nodes["a"].controller == 2
+    assert config.load_cluster(write(tmp_path, "t.json", json.dumps(trogdors))).nodes["a"].controller == 2
 
 
 def test_a_node_that_is_not_there_in_trogdors_words(tmp_path: Path) -> None:
