@@ -39,6 +39,7 @@ class Healed(msgspec.Struct, frozen=True):
 
     worker: int
     notes: tuple[str, ...] = ()
+    dropped: int = 0
 
 
 class NotHealed(msgspec.Struct, frozen=True):
@@ -51,9 +52,10 @@ class NotHealed(msgspec.Struct, frozen=True):
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What the read-back of running workers found: worker id to disturbances (() = holds)."""
+    """What the read-back of running workers found: worker id to disturbances (() = holds), and to packets dropped."""
 
     found: dict[int, tuple[str, ...]]
+    dropped: dict[int, int] = {}
 
 
 class Reapplied(msgspec.Struct, frozen=True):
@@ -70,10 +72,11 @@ class LatchKept(msgspec.Struct, frozen=True):
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
-    """The node's own addresses, and the id of the Kafka broker that it is, if that is known."""
+    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known."""
 
     addresses: tuple[str, ...]
     broker: int | None = None
+    controller: int | None = None
 
 
 class EndRequested(msgspec.Struct, frozen=True):

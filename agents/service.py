@@ -49,7 +49,7 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, Surroundings
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
@@ -217,7 +217,7 @@ class Service:
                 log.info("task %s: undoing", self._machine.workers[worker].task)
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
-                self._by_hand(lambda: Looked({worker: self._performer.disturbances(worker) for worker in workers}))
+                self._by_hand(functools.partial(self._look, workers))
             case Reapply(worker=worker):
                 self._by_hand(functools.partial(self._reapply, worker))
             case KeepLatch(id=latch):
@@ -263,8 +263,9 @@ class Service:
         return NotInjected(worker, error)
 
     def _heal(self, effect: Heal) -> Healed | NotHealed:
+        dropped = self._performer.dropped(effect.worker)  # as long as the rules are there
         try:
-            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error))
+            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error), dropped)
         except CannotHealError as error:
             entry = self._journal.entries.get(effect.worker)
             residue = entry.residue if entry else ()
@@ -272,6 +273,11 @@ class Service:
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
             return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
+
+    def _look(self, workers: tuple[int, ...]) -> Looked:
+        performer = self._performer
+        found = {worker: performer.disturbances(worker) for worker in workers}
+        return Looked(found, {worker: performer.dropped(worker) for worker in workers})
 
     def _reapply(self, worker: int) -> Reapplied:
         try:
@@ -310,10 +316,13 @@ class Service:
                 self._handle(found)
 
     def _read(self) -> AddressesRead:
-        addresses, broker = self._platform.addresses(), self._settings.broker
+        addresses = self._platform.addresses()
+        broker, controller = self._settings.broker, self._settings.controller
         if broker is None and isinstance(self._platform, BrokerPlatform):
             broker = self._platform.broker()
-        return AddressesRead(addresses, broker)
+        if controller is None and isinstance(self._platform, ControllerPlatform):
+            controller = self._platform.controller()
+        return AddressesRead(addresses, broker, controller)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""

@@ -70,7 +70,8 @@ class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
 
-    `by_hand` are the commands that a person would type to undo what is stuck.
+    `by_hand` are the commands that a person would type to undo what is stuck. `dropped`: packets that its rules
+    dropped, 0 until the first is seen, then as many as were seen at that moment, and all of them at the end.
     """
 
     id: int
@@ -84,6 +85,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    dropped: int = 0
     left_out: tuple[str, ...] = ()
     wanted: bool = True
     running_ms: int = -1
@@ -91,7 +93,12 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised."""
+    """What the coordinator knows of one task.
+
+    `original` is the spec as submitted, `spec` with startMs raised and, once it has fired, nodes in place of roles:
+    `chosen` says who held them, a line each. `parent` is the task that it belongs to and ends with, `allow` and
+    `own_topics` as in CreateTask.
+    """
 
     id: str
     state: TaskState = TaskState.PENDING
@@ -107,6 +114,10 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     active: bool = False
+    parent: str = ""
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
 
     @property
     def end_ms(self) -> int:

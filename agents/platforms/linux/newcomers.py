@@ -30,7 +30,13 @@ def again(operation: Freeze | Deliver, attachment: Attachment, surroundings: Sur
     """Return the steps that do to the newcomers what was done to the process; RefusedError if none may be touched."""
     running = _running(operation, _find(operation, attachment, surroundings))
     if isinstance(operation, Deliver):
-        return tuple(step(Deliver(process.identity, process.name, operation.signal), Nothing()) for process in running)
+        return tuple(
+            step(
+                Deliver(process.identity, process.name, operation.signal, grace_ms=operation.grace_ms),
+                Nothing(),
+            )
+            for process in running
+        )
     return tuple(
         step(
             Freeze(process.identity, process.name, leave=False, watch=operation.watch),

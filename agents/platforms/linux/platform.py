@@ -26,6 +26,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Chain,
     Command,
     Deliver,
+    Finish,
     Freeze,
     Hook,
     NamespaceIdentity,
@@ -38,6 +39,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Thaw,
     Unblock,
     freezes,
+    plain,
     read,
     step,
 )
@@ -61,16 +63,22 @@ class LinuxPlatform:
         self._restarts = Restarts(self._attachment)
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
+        self._controller: int | None = None
 
     def addresses(self) -> tuple[str, ...]:
         """Return the node's own IP addresses, loopback and link-local excluded."""
         with open_attached(self._attachment) as namespace:
-            self._broker = namespace.broker
+            said = namespace.said
+            self._broker, self._controller = (said.broker, said.controller) if said else (None, None)
             return namespace.addresses()
 
     def broker(self) -> int | None:
         """Return which Kafka broker the attached container said that it is when the addresses were last read."""
         return self._broker
+
+    def controller(self) -> int | None:
+        """Return which Kafka controller the attached container said that it is when the addresses were last read."""
+        return self._controller
 
     def boot_id(self) -> str:
         """Return the id of this boot of the machine."""
@@ -94,8 +102,11 @@ class LinuxPlatform:
                 case Kill():
                     return self._prepare_kill(namespace, action, surroundings)
 
-    def do(self, step: Step) -> None:
-        """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
+    def do(self, step: Step) -> Operation | None:
+        """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
+
+        Returns the undo of a process that has a grace from now on: before, it was not told to end, and is not killed.
+        """
         match read(step.do):
             case Block() as block:
                 namespace = open_again(block.namespace)
@@ -108,8 +119,11 @@ class LinuxPlatform:
                 signals.freeze(freeze)
             case Deliver() as deliver:
                 signals.deliver(deliver)
+                if deliver.grace_ms:
+                    return plain(signals.told_to_end(deliver, read(step.undo)))
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
+        return None
 
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         """Take the step back; calling it twice is harmless. Returns a note for people; CannotHealError if it stays."""
@@ -119,6 +133,9 @@ class LinuxPlatform:
                     return _unblock(unblock)
                 case Thaw() as thaw:
                     return signals.thaw(thaw, freezes(thaw.process, held))
+                case Finish() as finish:
+                    signals.finish(finish)
+                    return ""
                 case Restart() as restart:
                     return self._restarts.undo(restart, note)
                 case Nothing():
@@ -144,6 +161,15 @@ class LinuxPlatform:
                 return newcomers.disturbance(signalled, self._attachment)
             case _:
                 return ""
+
+    def dropped(self, step: Step) -> int:
+        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
+        operation = read(step.do)
+        namespace = open_again(operation.namespace) if isinstance(operation, Block) else None
+        if not isinstance(operation, Block) or namespace is None:
+            return 0
+        with namespace:
+            return sum(firewall.dropped(namespace, table) for table in operation.tables)
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.
@@ -186,6 +212,8 @@ class LinuxPlatform:
                 )
             case _, Thaw(leave=False) as thaw:
                 return f"kill -CONT {thaw.process.pid}"
+            case _, Finish() as finish:
+                return f"kill -KILL {' '.join(str(process.pid) for process in finish.dying)}"
             case _, Restart(how=Command() as command):
                 return f"{self._typed_prefix()}{typed(command)}"
             case _, Restart() as restart:
@@ -226,7 +254,7 @@ class LinuxPlatform:
         watch = newcomers.watch(action.match)
         found = _find(namespace, action, surroundings)
         for process in found.processes:
-            if why := signals.deaf_to(process.pid, Signals[action.signal]):
+            if not action.grace_ms and (why := signals.deaf_to(process.pid, Signals[action.signal])):
                 raise HostError(f"process {process.pid} ({process.name}) {why}")
         undo: Restart | Nothing = Nothing()
         if action.restart and found.processes:
@@ -234,7 +262,8 @@ class LinuxPlatform:
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
-            steps.append(step(Deliver(process.identity, process.name, action.signal, watched), undone))  # type: ignore[arg-type]
+            do = Deliver(process.identity, process.name, action.signal, watched, action.grace_ms)  # type: ignore[arg-type]
+            steps.append(step(do, undone))
         return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 
