@@ -136,6 +136,7 @@ def test_a_topic_with_the_wrong_partitions_or_none_is_refused_in_words(bootstrap
     for name, words in ((topic, "has 2 partitions, not 3"), ("test-none", "Unknown topic")):
         with pytest.raises(HostError, match=f"topic {name}.*{words}"):
             Stream(Reached(bootstrap), name, 3, StreamSettings(), RUN).start(1)
+    assert "test-none" not in AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=30).topics
 
 
 def test_a_log_whose_beginning_is_gone_is_not_audited(bootstrap: str) -> None:
