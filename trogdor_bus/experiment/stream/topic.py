@@ -14,7 +14,11 @@ PAUSE_S = 0.1
 
 
 class Topic:
-    """A topic with so many partitions, asked about by a client whose complaints are heard in `troubles`."""
+    """A topic with so many partitions, asked about by a client whose complaints are heard in `troubles`.
+
+    It is asked for its leaders before anything else: librdkafka (2.16) went on saying "unknown partition" when it was
+    asked for end offsets alone, for a minute after a leader was back.
+    """
 
     def __init__(self, client: Producer | Consumer, name: str, partitions: int, troubles: Troubles) -> None:
         self._client, self._name, self._partitions, self._troubles = client, name, partitions, troubles
