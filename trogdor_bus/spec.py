@@ -44,9 +44,15 @@ class TaskSpec(
     aliases: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]] = {}
+    is_experiment: ClassVar[bool] = False
+    """Whether it is performed by a program beside the coordinator, and by no node."""
 
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""
+
+    def longest_ms(self) -> int:
+        """Return how long (ms) it lasts at most."""
+        return self.duration_ms
 
     def targets(self, topology: Topology) -> frozenset[str]:
         """Return the names of the nodes that get a worker; they may be unknown, the coordinator checks."""
