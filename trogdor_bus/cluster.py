@@ -68,7 +68,8 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was seen. Times are epoch ms on the reader's clock.
 
     `quorum` is None where ZooKeeper keeps the metadata; `controller` is then the active controller's broker id, else
-    the same as `quorum.leader`. `coordinators` are broker ids by "group:NAME" and "transaction:ID", for those asked for.
+    the same as `quorum.leader`. `coordinators` are broker ids by "group:NAME" and "transaction:ID", for those asked
+    for.
     """
 
     at_ms: int = 0
