@@ -25,6 +25,7 @@ from trogdor_bus.experiment.result import (
     Topic,
 )
 from trogdor_bus.faults.experiment import ExperimentSpec
+from trogdor_bus.spec import wire
 
 START_MS = 1_790_000_000_000
 LIMITS = Limits(consumer_timeout_ms=20_000, recovery_ms=60_000)
@@ -88,7 +89,7 @@ def clean(**changed: Any) -> Result:
             phase="done",
             started_ms=START_MS,
             ended_ms=START_MS + 75_000,
-            spec=msgspec.to_builtins(spec),
+            spec=msgspec.json.decode(wire(spec)),
             limits=LIMITS,
             cluster_id="4L6g3nShT-eMCtK--X86sw",
             timeouts={"broker.session.timeout.ms": 9_000},
