@@ -14,6 +14,9 @@ import msgspec
 DEFAULT_ALIVE_MS = 10_000
 """How long a restarted process may take until it is found."""
 
+MOST_GRACE_MS = 60_000
+"""How long a killed process may be given to end by itself, at most."""
+
 Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
 
@@ -93,15 +96,17 @@ class Suspend(Action, frozen=True, tag="suspend"):
 
 
 class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a killed process is started again: exactly one of `unit`, `container` and `command` is set.
+    """How a killed process is started again: exactly one of `unit`, `container`, `command` and `found` is set.
 
-    `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. Nothing is started
-    if `unless` finds a process (None: the match of the kill), and what was started must be found so within `alive_ms`.
+    `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. `found`: the
+    container, or else the service, that the process is found in when it is killed. Nothing is started if `unless` finds
+    a process (None: the match of the kill), and what was started must be found so within `alive_ms`.
     """
 
     unit: str = ""
     container: str = ""
     command: tuple[str, ...] = ()
+    found: bool = False
     unless: ProcessMatch | None = None
     alive_ms: int = DEFAULT_ALIVE_MS
 
@@ -111,23 +116,30 @@ class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
             what = f"start the unit {self.unit}"
         elif self.container:
             what = f"start the container {self.container}"
+        elif self.found:
+            what = "start the container or the unit that it is found in"
         else:
             what = f"run {shlex.join(self.command)}"
         return f"{what}, unless there is {self.unless.describe()}" if self.unless else what
 
 
 class Kill(Action, frozen=True, tag="kill"):
-    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo is the `restart`, if given."""
+    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo is the `restart`, if given.
+
+    Those that still live `grace_ms` after it get SIGKILL (0: they may live); the undo waits for that.
+    """
 
     match: ProcessMatch
     signal: str = "SIGKILL"
+    grace_ms: int = 0
     restart: Restart | None = None
     required: bool = True
 
     def describe(self) -> tuple[str, str]:
         """Return do and undo as text."""
         undo = self.restart.describe() if self.restart else "nothing (no restart given)"
-        return f"send {self.signal} to {self.match.describe()}", undo
+        rest = f", and SIGKILL to those that still live {self.grace_ms} ms later" if self.grace_ms else ""
+        return f"send {self.signal} to {self.match.describe()}{rest}", undo
 
 
 AnyAction = BlockFrom | BlockPorts | Suspend | Kill

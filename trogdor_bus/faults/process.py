@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trogdor_bus.actions import DEFAULT_ALIVE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import DEFAULT_ALIVE_MS, MOST_GRACE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 AliveMs = Annotated[int, msgspec.Meta(ge=100, le=60_000)]
+GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
+ASKING = ("SIGTERM", "SIGINT")
+"""The signals after which a process may be given time to end."""
 UNIT = r"(?=.{1,255}\Z)[A-Za-z0-9_][A-Za-z0-9_:.\\@-]*"
 CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 OTHER_UNITS = ("socket", "target", "timer", "mount", "automount", "swap", "path", "slice", "scope", "device")
@@ -114,23 +117,24 @@ class UnlessSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 
 
 class RestartSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How a killed process is started again: exactly one of `unit`, `container` and `command`.
+    """How a killed process is started again: exactly one of `unit`, `container`, `command` and `found`.
 
-    `unless`: which process must be there afterwards, and makes it needless if it is there before; the fault's own match
-    if left out. `alive_ms`: how long that may take.
+    `found`: the container, or else the systemd service, that the process is found in when it is killed. `unless`: which
+    process must be there afterwards, and makes it needless if it is there before; the fault's own match if left out.
+    `alive_ms`: how long that may take.
     """
 
     unit: str = ""
     container: str = ""
     command: tuple[str, ...] = ()
+    found: bool = False
     unless: UnlessSpec | None = None
     alive_ms: AliveMs = DEFAULT_ALIVE_MS
 
     def check(self) -> None:
         """Raise SpecError unless there is exactly one way to start, and what it names can exist."""
-        _only_one(
-            {"unit": self.unit, "container": self.container, "command": self.command}, "how to start", "$.restart"
-        )
+        ways = {"unit": self.unit, "container": self.container, "command": self.command, "found": self.found}
+        _only_one(ways, "how to start", "$.restart")
         if self.unit and not re.fullmatch(UNIT, self.unit):
             raise SpecError("is not the name of a unit", path="$.restart.unit", remedy="such as kafka or kafka.service")
         if self.unit.rpartition(".")[2] in OTHER_UNITS:
@@ -145,7 +149,14 @@ class RestartSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
         """Return the same in neutral words; a unit's name is full."""
         unit = f"{self.unit.removesuffix('.service')}.service" if self.unit else ""
         unless = _process(self.unless) if self.unless else None
-        return Restart(unit=unit, container=self.container, command=self.command, unless=unless, alive_ms=self.alive_ms)
+        return Restart(
+            unit=unit,
+            container=self.container,
+            command=self.command,
+            found=self.found,
+            unless=unless,
+            alive_ms=self.alive_ms,
+        )
 
 
 class ProcessKillFaultSpec(
@@ -154,12 +165,17 @@ class ProcessKillFaultSpec(
     """Send a signal to processes found by command line, pid file or port; `restart` is the undo.
 
     `restart` is a command (a list of words), or an object with one of `unit` (a systemd service), `container` (its
-    name) and `command`; with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run
-    afterwards and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent
-    runs a command only if its own configuration lists it, and starts only the unit or the container that it killed in.
+    name), `command` and `found` (true: the container, or else the service, that the process is found in when it is
+    killed); with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run afterwards
+    and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent runs a
+    command only if its own configuration lists it, and starts only the unit or the container that it killed in.
+
+    With SIGTERM or SIGINT, what still lives `graceMs` after the signal gets SIGKILL (0: it may live). An end of the
+    fault before that waits for it, and starts again afterwards.
     """
 
     signal: Signal = "SIGKILL"
+    grace_ms: GraceMs = 0
     restart: tuple[str, ...] | RestartSpec = ()
 
     aliases = ("process-kill",)
@@ -176,6 +192,12 @@ class ProcessKillFaultSpec(
     def check(self) -> None:
         """Raise SpecError unless the process and the restart are each told in exactly one way."""
         super().check()
+        if self.grace_ms and self.signal not in ASKING:
+            raise SpecError(
+                f"is for a signal that asks a process to end, not for {self.signal}",
+                path="$.graceMs",
+                remedy="leave it out, or use SIGTERM or SIGINT",
+            )
         if isinstance(self.restart, RestartSpec):
             self.restart.check()
         else:
@@ -187,7 +209,7 @@ class ProcessKillFaultSpec(
             restart: Restart | None = self.restart.action()
         else:
             restart = Restart(command=self.restart) if self.restart else None
-        return (Kill(match=self.process(), signal=self.signal, restart=restart),)
+        return (Kill(match=self.process(), signal=self.signal, grace_ms=self.grace_ms, restart=restart),)
 
     def texts(self, task_id: str) -> Texts:
         """Return texts in Trogdor's manner."""

@@ -14,12 +14,13 @@ from typing import TypeVar, assert_never
 import msgspec
 
 from trogdor_bus.actions import Kill
-from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Attachment, Namespace, find_container, open_attached
 from trogdor_bus.agents.platforms.linux.operations import (
     Command,
     Container,
+    Finish,
     NamespaceIdentity,
     Restart,
     Unit,
@@ -52,6 +53,8 @@ def prepare(
         how = _unit(action.restart.unit, killed, allowed)
     elif action.restart.container:
         how = _container(action.restart.container, killed, allowed)
+    elif action.restart.found:
+        how = _found(killed)
     else:
         how = _command(action.restart.command, first, namespace, allowed)
     undo = Restart(
@@ -59,7 +62,8 @@ def prepare(
         how=how,
         unless=action.restart.unless or action.match,
         alive_ms=action.restart.alive_ms,
-        dying=tuple(process.identity for process in killed) if action.signal in ENDING else (),
+        dying=tuple(process.identity for process in killed) if action.signal in ENDING or action.grace_ms else (),
+        kill_ms=signals.over_ms(action.grace_ms),
     )
     read(plain(undo))  # what could not be read back could not be undone
     return undo
@@ -87,12 +91,16 @@ class Restarts:
     def undo(self, operation: Restart, note: Callable[[Operation], None]) -> str:
         """Start what was killed and wait until it is found; return a note if that needed no start.
 
-        CannotHealError: it was started, now or before, and is not to be found; or it cannot be started.
+        Who was told to end is waited for before, and killed when its grace is over. CannotHealError: it was started,
+        now or before, and is not to be found; or it cannot be started.
         """
         if operation.boot_id != boot_id():
             return "gone: the machine was booted since, and started what it starts"
         within_s = operation.alive_ms / 1000
-        _wait(lambda: not any(map(processes.thread_states, operation.dying)), within_s)
+        if operation.kill_ms:
+            signals.finish(Finish(operation.dying, operation.kill_ms))
+        else:
+            _wait(lambda: not any(map(processes.thread_states, operation.dying)), within_s)
         if self._runs(operation):
             return f"already running: {operation.unless.describe()}"
         started = operation.started
@@ -192,6 +200,38 @@ def _wait(done: Callable[[], bool], within_s: float) -> bool:
     return True
 
 
+def _found(killed: Sequence[processes.Process]) -> Unit | Container:
+    """Return how to start the container, or else the service, that all the killed processes are in."""
+    homes = {_home(process.pid): process for process in reversed(killed)}
+    (container, unit), process = next(iter(homes.items()))
+    instead = "say in the spec how to start it: restart.unit, restart.container or restart.command"
+    if len(homes) > 1:
+        raise RefusedError(
+            "what matches is not all in one container or unit, of which restart.found starts one; "
+            f"match less, or {instead}"
+        )
+    if container:
+        return _container(container, killed, set())
+    if unit:
+        return _unit(unit, killed, set())
+    raise RefusedError(
+        f"process {process.pid} ({process.name}) is in no container and in no service of this machine's systemd, so "
+        f"restart.found cannot start it again; {instead}"
+    )
+
+
+def _home(pid: int) -> tuple[str, str]:
+    """Return the container, or else the service, that a process is in, and both "" if it is in neither.
+
+    A service that we are in ourselves is not what it is started with, and those of users are not systemd's to start.
+    """
+    if container := processes.container_of(pid):
+        return container, ""
+    unit = processes.unit_of(pid)
+    foreign = unit.endswith(".service") and not unit.startswith("user@") and unit != processes.unit_of(os.getpid())
+    return "", unit if foreign else ""
+
+
 def _unit(name: str, killed: Sequence[processes.Process], allowed: set[tuple[str, ...]]) -> Unit:
     listed = {("systemctl", "start", name), ("systemctl", "start", name.removesuffix(".service"))} & allowed
     stranger = next((process for process in killed if processes.unit_of(process.pid) != name), None)
@@ -215,7 +255,7 @@ def _container(name: str, killed: Sequence[processes.Process], allowed: set[tupl
     stranger = next((process for process in killed if processes.mounts_of(process.pid) != inside), None)
     if stranger and (tool, "start", name) not in allowed:
         raise _refused(f"process {stranger.pid} ({stranger.name}) is not of the container {name}", tool, name)
-    return Container(engine, found.identity, name)
+    return Container(engine, found.identity, found.name)
 
 
 def _refused(why: str, tool: str, name: str) -> RefusedError:
