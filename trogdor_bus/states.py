@@ -91,7 +91,12 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised."""
+    """What the coordinator knows of one task.
+
+    `original` is the spec as submitted, `spec` with startMs raised and, once it has fired, nodes in place of roles:
+    `chosen` says who held them, a line each. `parent` is the task that it belongs to and ends with, `allow` and
+    `own_topics` as in CreateTask.
+    """
 
     id: str
     state: TaskState = TaskState.PENDING
@@ -107,6 +112,10 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     active: bool = False
+    parent: str = ""
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
 
     @property
     def end_ms(self) -> int:

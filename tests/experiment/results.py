@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from hypothesis import strategies as st
@@ -28,6 +28,11 @@ from trogdor_bus.faults.experiment import ExperimentSpec
 from trogdor_bus.spec import wire
 
 START_MS = 1_790_000_000_000
+PHASES: tuple[tuple[Literal["before", "during", "after"], float], ...] = (
+    ("before", 9.0),
+    ("during", 9_400.0),
+    ("after", 11.0),
+)
 LIMITS = Limits(consumer_timeout_ms=20_000, recovery_ms=60_000)
 
 
@@ -80,7 +85,7 @@ def clean(**changed: Any) -> Result:
             produce=Percentiles(count=1000, p50_ms=2.1, p99_ms=worst, p999_ms=worst * 1.2),
             end_to_end=Percentiles(count=1000, p50_ms=3.4, p99_ms=worst * 1.1, p999_ms=worst * 1.3),
         )
-        for phase, worst in (("before", 9.0), ("during", 9_400.0), ("after", 11.0))
+        for phase, worst in PHASES
     )
     return msgspec.structs.replace(
         Result(

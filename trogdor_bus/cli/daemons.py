@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.reach import Reach, Seat, connected
+from trogdor_bus.cli.reach import CLUSTER_CONFIG_VARIABLE, CLUSTER_VARIABLE, Reach, Seat, connected
 from trogdor_bus.errors import SpecError
 
 _CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
@@ -45,6 +45,24 @@ def coordinator(
     standby_after: Annotated[
         str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
     ] = "10s",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster",
+            envvar=CLUSTER_VARIABLE,
+            metavar="HOST:PORT[,...]",
+            help="Brokers of the Kafka cluster under test. Default: those of the bus, if it is Kafka.",
+        ),
+    ] = "",
+    cluster_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster-config",
+            envvar=CLUSTER_CONFIG_VARIABLE,
+            metavar="FILE",
+            help="Properties of librdkafka for it: TLS, SASL and so on.",
+        ),
+    ] = None,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
@@ -58,18 +76,21 @@ def coordinator(
         raise SpecError("--take-over and --standby exclude each other", remedy="drop one: --standby takes over later")
     standby_ms = parse_standby_ms(standby_after)
     logs.set_up(log_level, log_json)
-    cluster = load_cluster(config) if config else None
-    if cluster and node_name:
-        cluster.require(node_name)
+    nodes = load_cluster(config) if config else None
+    if nodes and node_name:
+        nodes.require(node_name)
+    under_test, properties = seat.cluster(cluster, cluster_config)
     settings = CoordinatorSettings(
         url=seat.url(),
         state_dir=options.state_dir(state_dir, "coordinator"),
         keys=seat.keys_dir(),
-        config=cluster,
+        config=nodes,
         adopt=adopt,
         abort_all=abort_all,
         take_over=take_over,
         standby_ms=standby_ms if standby else None,
+        cluster=under_test,
+        cluster_config=properties,
     )
     from trogdor_bus.coordinator.service import run
 
@@ -123,6 +144,9 @@ def agent(
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
         broker=cluster.nodes[node].broker if section.broker is None and cluster.nodes else section.broker,
+        controller=cluster.nodes[node].controller
+        if section.controller is None and cluster.nodes
+        else section.controller,
     )
     from trogdor_bus.agents.__main__ import Start, become_guard
 
