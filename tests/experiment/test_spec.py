@@ -60,7 +60,13 @@ def test_all_steps_together_are_bounded_with_their_arithmetic() -> None:
 
 @pytest.mark.parametrize(
     ("chaos_ms", "interval_ms", "most", "planned"),
-    [(60_000, 20_000, 0, 3), (60_000, 25_000, 0, 3), (60_000, 60_000, 0, 1), (6_000, 7_000, 0, 1), (60_000, 20_000, 2, 2)],
+    [
+        (60_000, 20_000, 0, 3),
+        (60_000, 25_000, 0, 3),
+        (60_000, 60_000, 0, 1),
+        (6_000, 7_000, 0, 1),
+        (60_000, 20_000, 2, 2),
+    ],
 )
 def test_faults_begin_at_each_interval_below_the_whole(
     chaos_ms: int, interval_ms: int, most: int, planned: int
