@@ -76,8 +76,12 @@ class Platform(Protocol):
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         ...
 
-    def do(self, step: Step) -> None:
-        """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
+    def do(self, step: Step) -> Operation | None:
+        """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
+
+        Returns what is the undo from then on, None if that is still the step's own. It may tell more, but a life that
+        dies before it is written down has the step's own undone.
+        """
         ...
 
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
@@ -124,6 +128,15 @@ class ControllerPlatform(Protocol):
 
     def controller(self) -> int | None:
         """Return the id of the controller, as it was when `addresses` was last called; None if it is not known."""
+        ...
+
+
+@runtime_checkable
+class CountingPlatform(Protocol):
+    """What a Platform may offer beside: whether what it does to packets meets any."""
+
+    def dropped(self, step: Step) -> int:
+        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
         ...
 
 

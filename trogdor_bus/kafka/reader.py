@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -17,7 +18,7 @@ from trogdor_bus.kafka import answers
 from trogdor_bus.kafka.access import Access, Place
 from trogdor_bus.kafka.asking import ANSWER_S, Make, Peer
 from trogdor_bus.kafka.brokers import AGAIN_S, QUORUM, Brokers
-from trogdor_bus.kafka.merge import best_informed, merge, newest, with_min_in_sync
+from trogdor_bus.kafka.merge import best_informed, merge, with_min_in_sync
 
 TIMEOUT_S = 5.0
 
@@ -48,9 +49,12 @@ class Reader:
 
         Up to the deadline it waits for an active controller and for the coordinators; who is not there then is NOBODY.
         With `quorum=False` controllers are not asked for, and the answer comes in milliseconds while they are elected,
-        too: `quorum` is None, `controller` NOBODY. HostError if no broker answers, or something is forbidden.
+        too: `quorum` is None, `controller` NOBODY. HostError if no broker answers, or something is forbidden;
+        SpecError if a coordinator is none.
         """
         wanted = _Wanted(None if topics is None else tuple(dict.fromkeys(topics)), tuple(coordinators), quorum)
+        for text in wanted.coordinators:
+            answers.coordinator(text)
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             return _Reading(self.brokers, self._clock, wanted, deadline_s).view()
@@ -93,7 +97,7 @@ class _Reading:
     def __init__(self, brokers: Brokers, clock: Clock, wanted: _Wanted, deadline_s: float) -> None:
         self._brokers, self._clock, self._wanted, self._deadline_s = brokers, clock, wanted, deadline_s
         self._troubles: dict[Place, str] = {}
-        self._quorums: list[Quorum] = []
+        self._quorums: dict[Place, Quorum] = {}
         self._without_quorum = not wanted.quorum
         self._last = ""
 
@@ -133,11 +137,10 @@ class _Reading:
         informed = [list(views)[at] for at in best_informed(list(views.values()))]
         by_topic = self._min_in_sync(sorted({one.topic for one in merged.partitions}), informed)
         if by_topic is None:
-            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {self._whys()}"
+            whys = "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
+            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {whys}"
             return None
-        quorum = newest(self._quorums)
-        if quorum is None and not self._without_quorum:
-            quorum = Quorum(leader=NOBODY, epoch=-1)
+        quorum = self._quorum(merged.cluster_id)
         controller = merged.controller if quorum is None and self._wanted.quorum else NOBODY
         return replace(
             with_min_in_sync(merged, by_topic),
@@ -151,7 +154,8 @@ class _Reading:
         """Return what these see of brokers and partitions, and note what they tell of the quorum."""
         questions: dict[Peer, Make] = {Peer(place): lambda: answers.metadata(self._wanted.topics) for place in places}
         if self._wanted.quorum:
-            questions |= {Peer(place, QUORUM): answers.quorum for place in places}
+            controllers = self._brokers.controllers if self._brokers.asks_controllers else ()
+            questions |= {Peer(place, QUORUM): answers.quorum for place in (*places, *controllers)}
         replies = self._brokers.ask(questions, self._left_s())
         self._troubles |= {peer.place: why for peer, why in replies.troubles.items() if not peer.lane}
         views: dict[Place, ClusterView] = {}
@@ -160,10 +164,22 @@ class _Reading:
                 views[peer.place] = answers.seen(answer)
                 self._troubles.pop(peer.place, None)
             elif isinstance(told := answers.quorum_seen(answer), Quorum):
-                self._quorums.append(told)
+                self._quorums[peer.place] = told
         if any(peer.lane for peer in replies.unsupported):
             self._without_quorum = True  # ZooKeeper has the metadata
         return views
+
+    def _quorum(self, cluster_id: str) -> Quorum | None:
+        """Return the quorum as it was told, without a leader if nobody knows one; None if it is not wanted, or none.
+
+        Brokers pass the question on to the controller that they believe in. If that one is frozen they wait for it for
+        half a minute, and for seconds if it is gone: then the controllers are asked themselves.
+        """
+        if self._without_quorum:
+            return None
+        quorum = self._brokers.learn_quorum(cluster_id, self._quorums.values())
+        self._brokers.asks_controllers = set(self._quorums) <= set(self._brokers.controllers)
+        return quorum or Quorum(leader=NOBODY, epoch=-1)
 
     def _more(self, views: dict[Place, ClusterView], asked: Sequence[Place]) -> list[Place]:
         """Return whom to ask, too: brokers that were just heard of, unless two that are known by id have answered."""
@@ -173,14 +189,21 @@ class _Reading:
         return [place for place in sorted(told) if place not in asked][:2]
 
     def _min_in_sync(self, topics: Sequence[str], places: Sequence[Place]) -> dict[str, int] | None:
-        """Return the effective min.insync.replicas of topics that are still there; None if nobody tells."""
-        if not topics:
-            return {}
-        answer = self._first(places, lambda: answers.settings(answers.TOPIC, topics, [answers.MIN_IN_SYNC]))
-        if answer is None:
-            return None
-        found = answers.settings_seen(answer)
-        return {topic: int(told[answers.MIN_IN_SYNC]) for topic, told in found.items() if answers.MIN_IN_SYNC in told}
+        """Return the effective min.insync.replicas of topics, without those that nobody knows; None if nobody tells.
+
+        Who has not yet heard of a topic is no witness that it has no such setting: then the others are asked for it.
+        """
+        found: dict[str, int] = {}
+        left, told = list(topics), not topics
+        for place in places if topics else ():
+            answer = self._first((place,), partial(answers.settings, answers.TOPIC, left, [answers.MIN_IN_SYNC]))
+            if answer is not None:
+                rows = answers.settings_seen(answer)
+                found |= {topic: int(row[answers.MIN_IN_SYNC]) for topic, row in rows.items()}
+                left, told = [topic for topic in left if topic not in found], True
+            if told and not left:
+                break
+        return found if told else None
 
     def _coordinator(self, text: str, places: Sequence[Place]) -> int:
         answer = self._first(places, lambda: answers.coordinator(text))
@@ -195,6 +218,3 @@ class _Reading:
                 return replies.answers[peer]
             self._troubles[place] = replies.troubles[peer]
         return None
-
-    def _whys(self) -> str:
-        return "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
