@@ -49,10 +49,16 @@ class TaskSpec(
     aliases: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]] = {}
+    is_experiment: ClassVar[bool] = False
+    """Whether it is performed by a program beside the coordinator, and by no node."""
     node_fields: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""
+
+    def longest_ms(self) -> int:
+        """Return how long (ms) it lasts at most."""
+        return self.duration_ms
 
     def needs_cluster(self, node_names: Container[str]) -> bool:
         """Return whether the cluster under test must be looked at before anybody knows whom this concerns."""
