@@ -11,15 +11,20 @@ from trogdor_bus.bus import BusBrokers
 from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.messages import Beat, Snapshot
 from trogdor_bus.spec import TaskSpec
+from trogdor_bus.states import Outcome
 
 
 class CreateRequested(msgspec.Struct, frozen=True):
-    """A client wants a task. `wire` is the spec as it goes on the wire, its identity."""
+    """A client wants a task. `wire` is the spec as it goes on the wire, its identity.
+
+    `parent` is the experiment that it belongs to, "" for none.
+    """
 
     id: str
     spec: TaskSpec
     wire: bytes
     force: bool = False
+    parent: str = ""
 
 
 class StopRequested(msgspec.Struct, frozen=True):
@@ -71,6 +76,14 @@ class LinksSeen(msgspec.Struct, frozen=True):
     links: dict[str, dict[str, bool]]
 
 
+class ExperimentEnded(msgspec.Struct, frozen=True):
+    """The program of an experiment has ended, and everything that it left is done; `error` in words, "" for none."""
+
+    id: str
+    outcome: Outcome
+    error: str = ""
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
@@ -85,6 +98,7 @@ Event = (
     | HostsResolved
     | BrokersSeen
     | LinksSeen
+    | ExperimentEnded
     | Ticked
 )
 
@@ -102,4 +116,18 @@ class Exit(msgspec.Struct, frozen=True):
     fenced: bool = False
 
 
-Effect = Change | Publish | Exit
+class StartExperiment(msgspec.Struct, frozen=True):
+    """Start the program of an experiment; `ExperimentEnded` must follow, whatever happens."""
+
+    id: str
+    spec: TaskSpec
+
+
+class EndExperiment(msgspec.Struct, frozen=True):
+    """Tell the program of an experiment to end, and why, and kill it if it does not in time."""
+
+    id: str
+    why: str
+
+
+Effect = Change | Publish | Exit | StartExperiment | EndExperiment

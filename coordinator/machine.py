@@ -23,6 +23,7 @@ from trogdor_bus.coordinator.events import (
     Effect,
     Event,
     Exit,
+    ExperimentEnded,
     HostsResolved,
     LinksSeen,
     Publish,
@@ -36,6 +37,7 @@ from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.plan import WorkerPlan, assign
+from trogdor_bus.coordinator.trials import RESTARTED, Trials
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
@@ -83,6 +85,7 @@ class CoordinatorMachine:
         self.taken: set[tuple[TaskState, Move]] = set()
         self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
         self.view = self._ledger.view
+        self._trials = Trials(self.view)
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._heard_epoch = above
         self._heard, self._begun = Orphans(), Orphans(ended=True)
@@ -117,6 +120,8 @@ class CoordinatorMachine:
                     self._ledger.put_node(node, text)
             case BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
+            case ExperimentEnded():
+                self._end_experiment(event.id, event.outcome, event.error)
             case Ticked():
                 self._tick()
         return self._flush()
@@ -125,7 +130,8 @@ class CoordinatorMachine:
         """Return when `Ticked` is due, epoch ms."""
         if self.listening:
             return self._tick_ms
-        return min([self._tick_ms, *(t.start_ms for t in self.view.tasks.values() if t.state is TaskState.PENDING)])
+        starts = (task.start_ms for task in self.view.tasks.values() if task.state is TaskState.PENDING)
+        return min([self._tick_ms, *starts, *self._trials.deadlines()])
 
     def topology(self) -> Topology:
         """Return the cluster as specs see it now."""
@@ -155,6 +161,7 @@ class CoordinatorMachine:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
         latches.check_everywhere(self._meta)
+        self._trials.check_parent(event.parent)
         spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
         task = TaskRow(
             id=event.id,
@@ -163,6 +170,8 @@ class CoordinatorMachine:
             start_ms=spec.start_ms,
             duration_ms=spec.duration_ms,
             force=event.force,
+            parent=event.parent,
+            experiment=event.spec.is_experiment,
         )
         self._ledger.put(task, f"task {task.id} created")
         try:
@@ -174,6 +183,10 @@ class CoordinatorMachine:
             self._run(task, spec)
 
     def _run(self, task: TaskRow, spec: TaskSpec) -> None:
+        if task.experiment:
+            self._move(task, "run", "started", started_ms=self._now)
+            self._trials.start(task, spec)
+            return
         try:
             plans, warning = self.plan(spec, force=task.force)
         except TrogdorBusError as error:
@@ -189,7 +202,7 @@ class CoordinatorMachine:
             self._ledger.add_worker(task.id, row, plan.actions)
             self._changed.add(plan.node)
 
-    def _stop(self, task_id: str) -> None:
+    def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
         _require_id(task_id, "stopTask")
         task = self.view.tasks.get(task_id)
         if task is None:
@@ -200,20 +213,27 @@ class CoordinatorMachine:
         elif task.state is TaskState.RUNNING:
             self._move(task, "stop", "is being stopped", cancelled=True, stop_ms=self._now, active=False)
             self._unwant_all(task_id)
+            self._trials.end(task, why)
 
     def _destroy(self, task_id: str) -> None:
         _require_id(task_id, "destroyTask")
-        if task_id in self.view.tasks:
+        if task := self.view.tasks.get(task_id):
+            self._trials.end(task, "somebody destroyed it")
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
+            self._stop_children(task_id)
 
     def _abort(self, latch: str, name: str) -> None:
         self._require(name)
         self._keep(latches.abort(self._meta, latch, name))
         where = name or "every node"
         self._ledger.note(f"aborted: everything ends on {where}, and nothing starts there until it is resumed")
-        for task_id, rows in self.view.workers.items():
-            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values()):
-                self._stop(task_id)
+        hit = [
+            task_id
+            for task_id, rows in self.view.workers.items()
+            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values())
+        ]
+        for task_id in (*hit, *self._trials.parents(hit)):
+            self._stop(task_id, f"{where} was aborted")
         self._changed.update([name] if name else self.fleet.nodes)
 
     def _resume(self, name: str) -> None:
@@ -326,6 +346,10 @@ class CoordinatorMachine:
             return
         for task in [t for t in self.view.tasks.values() if t.state is TaskState.PENDING and t.start_ms <= self._now]:
             self._run(task, registry().decode(msgspec.json.decode(task.spec), checked=False))
+        for task in self._trials.overdue(self._now):
+            error = f"it did not end within its durationMs of {task.duration_ms}"
+            self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
+            self._trials.end(task, error)
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
@@ -351,6 +375,8 @@ class CoordinatorMachine:
         if self._orphans == "adopt":
             self._adopt()
         self._go_on_with_begun()
+        for task in self._trials.open():
+            self._end_experiment(task.id, Outcome.FAILED, RESTARTED)
         self._changed.update(node.row.name for node in self.fleet.nodes.values())
         self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
 
@@ -434,6 +460,19 @@ class CoordinatorMachine:
         self._ledger.put_worker(new)
         self._weigh(new)
 
+    def _end_experiment(self, task_id: str, outcome: Outcome, error: str) -> None:
+        task = self.view.tasks.get(task_id)
+        if task is not None and task.experiment and task.state in (TaskState.RUNNING, TaskState.STOPPING):
+            if task.error:  # that it lasted too long is said already
+                outcome, error = Outcome.FAILED, task.error
+            text = _ending(outcome, error)
+            self._move(task, "finish", text, error=error, outcome=outcome, done_ms=self._now)
+        self._stop_children(task_id)
+
+    def _stop_children(self, task_id: str) -> None:
+        for child in self._trials.children(task_id):
+            self._stop(child, "its experiment has ended")
+
     def _fail(self, task: TaskRow, error: str) -> None:
         self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)
 
@@ -460,9 +499,9 @@ class CoordinatorMachine:
         return Stamp(self.epoch, self.place.me, node.revision)
 
     def _flush(self) -> list[Effect]:
-        effects: list[Effect] = [*self._ledger.changes, *self._exits]
+        effects: list[Effect] = [*self._ledger.changes, *self._exits, *self._trials.orders]
         changed, answer = self._changed, self._answer | self._changed
-        self._ledger.changes, self._changed, self._answer = [], set(), set()
+        self._ledger.changes, self._trials.orders, self._changed, self._answer = [], [], set(), set()
         for name in sorted(answer):
             node = self.fleet.nodes[name]
             node.revision += name in changed

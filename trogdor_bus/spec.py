@@ -44,6 +44,8 @@ class TaskSpec(
     aliases: ClassVar[tuple[str, ...]] = ()
     summary: ClassVar[str] = ""
     example: ClassVar[dict[str, Any]] = {}
+    is_experiment: ClassVar[bool] = False
+    """Whether it is performed by a program beside the coordinator, and by no node."""
 
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""

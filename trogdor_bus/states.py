@@ -91,7 +91,10 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised."""
+    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised.
+
+    `parent` is the experiment that it belongs to, "" for none; `experiment`: it is one, and has no workers.
+    """
 
     id: str
     state: TaskState = TaskState.PENDING
@@ -107,6 +110,8 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     error: str = ""
     outcome: Outcome = Outcome.NONE
     active: bool = False
+    parent: str = ""
+    experiment: bool = False
 
     @property
     def end_ms(self) -> int:
