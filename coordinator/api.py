@@ -27,6 +27,8 @@ from trogdor_bus.messages import (
     CoordinatorStatus,
     CreateTask,
     DestroyTask,
+    ExperimentInfo,
+    GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
@@ -67,6 +69,8 @@ class Api:
     ) -> None:
         self._machine, self._handle, self._now_ms, self._shutdown = machine, handle, now_ms, shutdown
         self._behind_ms = behind_ms
+        self.experiments: Callable[[TaskRow, GetExperiment], ExperimentInfo] = _untold
+        """Tells how an experiment goes; set by whoever runs their programs."""
 
     def answer(self, frame: bytes) -> bytes:
         """Return the frame of the reply to a request frame."""
@@ -84,15 +88,27 @@ class Api:
             reply = Reply(error=type(error).__name__, message=str(error))
         return reply, False
 
-    def create_task(self, task_id: str, spec: msgspec.Raw, *, force: bool = False) -> TaskInfo:
+    def answer_experiment(self, frame: bytes, parent: str) -> bytes:
+        """Return the frame of the reply to the program of an experiment: the tasks that it creates are that one's."""
+        try:
+            request = decode(frame, AnyRequest)
+        except BusError:
+            return self.answer(frame)
+        if isinstance(request, CreateTask):
+            request = msgspec.structs.replace(request, parent=parent)
+        return self.answer(encode(request))
+
+    def create_task(self, task_id: str, spec: msgspec.Raw, *, force: bool = False, parent: str = "") -> TaskInfo:
         """Create a task and return it; the same id and spec again return the same task, ConflictError for another."""
         decoded = _decode(spec, checked=False)
-        self._handle(CreateRequested(task_id, decoded, wire(decoded), force))
+        self._handle(CreateRequested(task_id, decoded, wire(decoded), force, parent))
         return self._machine.view.info(task_id)
 
     def validate(self, spec: msgspec.Raw, *, force: bool = False) -> Plan:
         """Return what a spec would do; SpecError or RefusedError says why it cannot."""
         topology, decoded = self._machine.topology(), _decode(spec)
+        if decoded.is_experiment:
+            return Plan(spec=msgspec.Raw(wire(decoded)))
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
         plan = describe(decoded, topology, alive=alive, force=force)
         _, warning = self._machine.plan(decoded, force=force)
@@ -123,6 +139,13 @@ class Api:
         if task_id not in self._machine.view.tasks:
             raise NotFoundError(f'No task with ID "{task_id}" exists.')
         return self._machine.view.info(task_id)
+
+    def experiment(self, request: GetExperiment) -> ExperimentInfo:
+        """Return how an experiment goes; NotFoundError if there is none of that id."""
+        task = self.show_task(request.id).task
+        if not task.experiment:
+            raise NotFoundError(f"task {request.id} is no experiment; `trogdor-bus show {request.id}` shows it")
+        return self.experiments(task, request)
 
     def tasks(self, query: ListTasks) -> list[TaskInfo]:
         """Return the tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
@@ -168,8 +191,8 @@ class Api:
 
     def _dispatch(self, request: AnyRequest) -> Any:
         match request:
-            case CreateTask(id=task_id, spec=spec, force=force):
-                return self.create_task(task_id, spec, force=force)
+            case CreateTask(id=task_id, spec=spec, force=force, parent=parent):
+                return self.create_task(task_id, spec, force=force, parent=parent)
             case ValidateSpec(spec=spec, force=force):
                 return self.validate(spec, force=force)
             case StopTask(id=task_id):
@@ -188,6 +211,8 @@ class Api:
                 return self.abort(latch, node)
             case Resume(node=node):
                 return self.resume(node)
+            case GetExperiment():
+                return self.experiment(request)
             case Shutdown():
                 return self._shutdown()
 
@@ -200,6 +225,10 @@ def _decode(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BusError(f"the spec is not JSON: {error}") from None
     return registry().decode(data, checked=checked)
+
+
+def _untold(task: TaskRow, request: GetExperiment) -> ExperimentInfo:
+    return ExperimentInfo(task=task)
 
 
 def _sorted(tasks: Iterable[TaskRow]) -> list[TaskRow]:

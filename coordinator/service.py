@@ -22,13 +22,16 @@ from trogdor_bus.coordinator.events import (
     BeatHeard,
     BrokersSeen,
     Effect,
+    EndExperiment,
     Event,
     Exit,
     HostsResolved,
     LinksSeen,
     Publish,
+    StartExperiment,
     Ticked,
 )
+from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
@@ -151,6 +154,15 @@ class Service:
             lambda: self.end("a client asked for it"),
             self._replication.behind_ms if self._replication else None,
         )
+        self._experiments = Experiments(
+            settings.state_dir / "experiments",
+            UnderTest(),
+            probe_commands=settings.allow_probe_commands,
+            answer=self.api.answer_experiment,
+            handle=self._handle_now,
+            now_ms=self._clock.now_ms,
+        )
+        self.api.experiments = self._experiments.told
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._brokers: BusBrokers | None = None
@@ -186,6 +198,7 @@ class Service:
         finally:
             for task in [*beside, *self._waiting]:
                 task.cancel()
+            await self._experiments.close()
         return self._exit
 
     # --- what arrives -----------------------------------------------------------------------------------------------
@@ -256,6 +269,10 @@ class Service:
                     level = logging.DEBUG if isinstance(effect.event, WorkerChanged) else logging.INFO
                     log.log(level, "%s", effect.event.text)
                 self._bus.announce(EVENT_TOPIC, encode(effect.event))
+            elif isinstance(effect, StartExperiment | EndExperiment):
+                self._experiments.perform(effect)
+            elif isinstance(effect, DropTask):
+                self._experiments.forget(effect.id)
             elif isinstance(effect, Exit):
                 self._fail(effect.reason, fenced=effect.fenced)
         self._wake.set()

@@ -59,6 +59,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a coordinator needs to run; `keys` None means no encryption.
 
     `standby_ms`: wait until no leader was seen for so long, and take over then; None leads at once.
+    `allow_probe_commands`: probes of experiments may start programs on the coordinator's host, as its user.
     """
 
     url: str
@@ -69,6 +70,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     abort_all: bool = False
     take_over: bool = False
     standby_ms: int | None = None
+    allow_probe_commands: bool = False
     beat_ms: int = 1000
     lease_ms: int = DEFAULT_LEASE_MS
 

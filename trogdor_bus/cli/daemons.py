@@ -45,6 +45,12 @@ def coordinator(
     standby_after: Annotated[
         str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
     ] = "10s",
+    allow_probe_commands: Annotated[
+        bool,
+        typer.Option(
+            "--allow-probe-commands", help="Let probes of experiments start programs here, as this user: whoever reaches it."
+        ),
+    ] = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
@@ -70,6 +76,7 @@ def coordinator(
         abort_all=abort_all,
         take_over=take_over,
         standby_ms=standby_ms if standby else None,
+        allow_probe_commands=allow_probe_commands,
     )
     from trogdor_bus.coordinator.service import run
 
