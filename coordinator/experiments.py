@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
-from trogdor_bus.errors import BusError, HostError, TrogdorBusError
+from trogdor_bus.errors import BusError, HostError
 from trogdor_bus.experiment.pipe import (
     Answered,
     Asked,
@@ -86,7 +86,7 @@ class Experiments:
         self._directory, self._under_test, self._probe_commands = directory, under_test, probe_commands
         self._answer, self._handle, self._now_ms = answer, handle, now_ms
         self._programs: dict[str, Program] = {}
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, tuple[Program, asyncio.Task[None]]] = {}
         self._closing = False
 
     def perform(self, effect: StartExperiment | EndExperiment) -> None:
@@ -100,9 +100,11 @@ class Experiments:
                 probe_commands=self._probe_commands,
             )
             program = self._programs[effect.id] = Program(begin, self._answer, self._now_ms)
-            self._running[effect.id] = asyncio.create_task(self._run(effect.id, program))
+            before = self._running.get(effect.id)  # of an experiment that was destroyed
+            task = asyncio.create_task(self._run(effect.id, program, before[1] if before else None))
+            self._running[effect.id] = (program, task)
         elif effect.id in self._running:
-            self._programs[effect.id].end(effect.why)
+            self._running[effect.id][0].end(effect.why)
 
     def told(self, task: TaskRow, request: GetExperiment) -> ExperimentInfo:
         """Return how an experiment goes, or went; HostError if its file cannot be read."""
@@ -120,40 +122,41 @@ class Experiments:
 
     def forget(self, task_id: str) -> None:
         """Forget what an experiment told and found; harmless if there is nothing."""
-        if task_id not in self._running:
-            self._programs.pop(task_id, None)
+        forgotten = self._programs.pop(task_id, None)
+        if forgotten is not None:
+            forgotten.is_forgotten = True
         with contextlib.suppress(OSError):
             self._path(task_id).unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Let every program see that the coordinator ends, and kill those that do not end in time."""
         self._closing = True
-        for task_id in self._running:
-            self._programs[task_id].hang_up()
-        if self._running:
-            await asyncio.wait(self._running.values(), timeout=GONE_S)
-        for task_id in self._running:
-            self._programs[task_id].kill()
-        if self._running:
-            await asyncio.wait(self._running.values(), timeout=GONE_S)
+        for give_up in (Program.hang_up, Program.kill):
+            for program, _ in self._running.values():
+                give_up(program)
+            if self._running:
+                await asyncio.wait([task for _, task in self._running.values()], timeout=GONE_S)
 
-    async def _run(self, task_id: str, program: Program) -> None:
-        try:
-            ended = await program.run()
-            if not self._closing:
-                try:
-                    await asyncio.to_thread(self._keep, task_id, program.kept())
-                except HostError as error:
-                    program.say(f"the result cannot be kept: {error}")
-                    log.error("experiment %s: the result cannot be kept: %s", task_id, error)
-        finally:
-            del self._running[task_id]
-        if self._closing:
+    async def _run(self, task_id: str, program: Program, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        ended = await program.run()
+        if program.is_forgotten or self._closing:
+            self._done(task_id, program)
             return
         try:
-            self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
-        except TrogdorBusError as error:
-            log.error("the end of experiment %s cannot be taken in: %s", task_id, error)
+            await asyncio.to_thread(self._keep, task_id, program.kept())
+        except HostError as error:
+            program.say(f"the result cannot be kept: {error}")
+            log.error("experiment %s: the result cannot be kept: %s", task_id, error)
+        self._done(task_id, program)
+        if not program.is_forgotten:
+            with contextlib.suppress(HostError):  # said already, and the end of this coordinator
+                self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
+
+    def _done(self, task_id: str, program: Program) -> None:
+        if self._running[task_id][0] is program:
+            del self._running[task_id]
 
     # --- files --------------------------------------------------------------------------------------------------------
 
@@ -188,6 +191,9 @@ class Experiments:
 
 class Program:
     """One experiment's program, and what it has told so far."""
+
+    is_forgotten = False
+    """Nobody wants to know any more how it ends."""
 
     def __init__(self, begin: Begin, answer: Callable[[bytes, str], bytes], now_ms: Callable[[], int]) -> None:
         self._begin, self._answer, self._now_ms = begin, answer, now_ms
@@ -226,9 +232,10 @@ class Program:
 
     def end(self, why: str) -> None:
         """Tell it to end, and kill it if it does not in time."""
-        self._why = self._why or why
-        self._write(ToldToStop(why=why))
-        asyncio.get_running_loop().call_later(END_S, self.kill)
+        self._why = why
+        if self._process is not None:
+            self._write(ToldToStop(why=why))
+            asyncio.get_running_loop().call_later(END_S, self.kill)
 
     def hang_up(self) -> None:
         """Close the pipe to it: it knows by that that the coordinator is gone."""
@@ -252,7 +259,7 @@ class Program:
         assert process.stdout is not None and process.stderr is not None
         self._write(self._begin)
         if self._why:
-            self._write(ToldToStop(why=self._why))
+            self.end(self._why)
         hearing = asyncio.create_task(self._hear(process.stderr))
         ended: Ended | None = None
         try:

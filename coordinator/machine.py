@@ -168,7 +168,7 @@ class CoordinatorMachine:
             original=msgspec.Raw(event.wire),
             spec=msgspec.Raw(wire(spec)),
             start_ms=spec.start_ms,
-            duration_ms=spec.duration_ms,
+            duration_ms=spec.longest_ms(),
             force=event.force,
             parent=event.parent,
             experiment=event.spec.is_experiment,
@@ -214,6 +214,7 @@ class CoordinatorMachine:
             self._move(task, "stop", "is being stopped", cancelled=True, stop_ms=self._now, active=False)
             self._unwant_all(task_id)
             self._trials.end(task, why)
+            self._stop_children(task_id)
 
     def _destroy(self, task_id: str) -> None:
         _require_id(task_id, "destroyTask")
@@ -347,9 +348,10 @@ class CoordinatorMachine:
         for task in [t for t in self.view.tasks.values() if t.state is TaskState.PENDING and t.start_ms <= self._now]:
             self._run(task, registry().decode(msgspec.json.decode(task.spec), checked=False))
         for task in self._trials.overdue(self._now):
-            error = f"it did not end within its durationMs of {task.duration_ms}"
+            error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
             self._trials.end(task, error)
+            self._stop_children(task.id)
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms

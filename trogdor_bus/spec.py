@@ -50,6 +50,10 @@ class TaskSpec(
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""
 
+    def longest_ms(self) -> int:
+        """Return how long (ms) it lasts at most."""
+        return self.duration_ms
+
     def targets(self, topology: Topology) -> frozenset[str]:
         """Return the names of the nodes that get a worker; they may be unknown, the coordinator checks."""
         raise NotImplementedError

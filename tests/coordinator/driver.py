@@ -10,7 +10,17 @@ import msgspec
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change
-from trogdor_bus.coordinator.events import BeatHeard, CreateRequested, Event, Exit, Publish, StopRequested, Ticked
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    CreateRequested,
+    EndExperiment,
+    Event,
+    Exit,
+    Publish,
+    StartExperiment,
+    StopRequested,
+    Ticked,
+)
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
@@ -50,6 +60,7 @@ class Cluster:
         """Start a coordinator, or the next one, on what the store kept."""
         self.lives = getattr(self, "lives", 0) + 1
         self.texts: list[str] = []
+        self.experiments: list[StartExperiment | EndExperiment] = []
         self.published: dict[str, Snapshot] = {}
         self.exit: Exit | None = None
         self.machine = CoordinatorMachine(
@@ -81,6 +92,7 @@ class Cluster:
         assert last_change < first_word, "something was published before what it rests on was stored"
         self.store.commit(changes, durable=True)
         self.texts += [change.event.text for change in changes if isinstance(change, AppendEvent)]
+        self.experiments += [effect for effect in effects if isinstance(effect, StartExperiment | EndExperiment)]
         told = [effect.snapshot for effect in effects if isinstance(effect, Publish)]
         self.published |= {snapshot.node: decode(encode(snapshot), Snapshot) for snapshot in told}
         self.exit = next((effect for effect in effects if isinstance(effect, Exit)), self.exit)
@@ -111,13 +123,15 @@ class Cluster:
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
-    def create(self, task: str = "t", alias: str = "port-block", *, force: bool = False, **fields: Any) -> list[str]:
+    def create(
+        self, task: str = "t", alias: str = "port-block", *, force: bool = False, parent: str = "", **fields: Any
+    ) -> list[str]:
         """Create a task on all nodes, or as the fields say; return the nodes that were told."""
         body: dict[str, Any] = {"class": alias, "durationMs": 10_000, **fields}
         if alias == "port-block":
             body = {"nodes": list(self.nodes), "ports": [9092], **body}
         spec = registry().decode(body, checked=False)
-        return self.give(CreateRequested(task, spec, wire(spec), force))
+        return self.give(CreateRequested(task, spec, wire(spec), force, parent))
 
     def stop(self, task: str = "t") -> list[str]:
         return self.give(StopRequested(task))
