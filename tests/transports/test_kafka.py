@@ -21,7 +21,7 @@ from trogdor_bus.transports.kafka.access import ROLES, commands
 from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import MAX_ITEMS, Inbox
 from trogdor_bus.transports.kafka.presence import Presence, decode, encode
-from trogdor_bus.transports.kafka.properties import RELIED_ON, Properties
+from trogdor_bus.properties import RELIED_ON, Properties
 from trogdor_bus.transports.kafka.record import Record
 from trogdor_bus.transports.kafka.seal import HEADER, TOLD, Seal
 from trogdor_bus.transports.kafka.settings import Clients
@@ -94,7 +94,7 @@ def test_properties_are_lines_of_key_and_value_with_comments(tmp_path: Path) -> 
     [
         ("\nsecurity.protocol\n", "line 2: this is no key=value .*one property a line"),
         ("=x\n", "line 1: this is no key=value"),
-        ("acks=1\n", "line 1: acks may not be set: the bus relies on its own value .*remove the line"),
+        ("acks=1\n", "line 1: acks may not be set: trogdor-bus relies on its own value .*remove the line"),
         ("bootstrap.servers=x\n", "--bootstrap-server says where"),
         ("linger.ms=1\nlinger.ms=2\n", "line 2: linger.ms is set in line 1 already"),
     ],

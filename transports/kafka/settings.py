@@ -12,7 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from trogdor_bus.errors import BusError, TrogdorBusError
 from trogdor_bus.transports.kafka.address import Address
-from trogdor_bus.transports.kafka.properties import Properties
+from trogdor_bus.properties import Properties
 from trogdor_bus.transports.kafka.topics import MAX_RECORD_BYTES
 
 COMMON = {

@@ -9,11 +9,10 @@ from trogdor_bus.errors import SpecError
 
 MAX_BYTES = 1 << 20
 LIST = "the properties are those of librdkafka, see its CONFIGURATION.md"
-RELIED_ON = {
-    "bootstrap.servers": "--bootstrap-server says where the brokers are",
-    "metadata.broker.list": "--bootstrap-server says where the brokers are",
-} | dict.fromkeys(
+BROKERS = ("bootstrap.servers", "metadata.broker.list")
+RELIED_ON = frozenset(
     (
+        *BROKERS,
         "acks",
         "allow.auto.create.topics",
         "auto.offset.reset",
@@ -34,9 +33,9 @@ RELIED_ON = {
         "receive.message.max.bytes",
         "request.required.acks",
         "transactional.id",
-    ),
-    "the bus relies on its own value",
+    )
 )
+"""What must not be set: it is said elsewhere, or trogdor-bus would break with another value."""
 OF_JAVA = {
     "sasl.jaas.config": "use sasl.username and sasl.password",
     "ssl.truststore.location": "use ssl.ca.location, a PEM file",
@@ -48,20 +47,31 @@ Where = dict[str, int]
 
 
 class Properties(dict[str, str]):
-    """The properties by name; `blame` finds the line that librdkafka complains about."""
+    """The properties by name; `blame` finds the line that librdkafka complains about, `fault` that of a name.
 
-    def __init__(self, path: Path | None = None) -> None:
+    `brokers` and `file` are the options that say where the brokers are, and which file this is.
+    """
+
+    def __init__(
+        self, path: Path | None = None, *, brokers: str = "--bootstrap-server", file: str = "--kafka-config"
+    ) -> None:
         super().__init__()
-        self._path = path
+        self._path, self._brokers = path, brokers
         self._lines: Where = {}
         if path is not None:
-            for number, line in enumerate(_text(path).splitlines(), 1):
+            for number, line in enumerate(_text(path, file).splitlines(), 1):
                 self._take(number, line.strip())
 
     def blame(self, complaint: str) -> SpecError | None:
         """Return the error that names the line of the property that a complaint of librdkafka names, None without."""
         named = [name for name in re.findall(r"[a-z0-9._-]+", complaint) if name in self._lines]
         return self._error(self._lines[named[0]], complaint, LIST) if named else None
+
+    def fault(self, name: str, message: str, remedy: str) -> SpecError:
+        """Return the error that names the line in which a property is set, or the file if it is not set."""
+        if name in self._lines:
+            return self._error(self._lines[name], f"{name}: {message}", remedy)
+        return SpecError(f"{self._path or 'the properties'}: {name}: {message}", remedy=remedy)
 
     def _take(self, number: int, line: str) -> None:
         if not line or line[0] in "#!":
@@ -70,7 +80,9 @@ class Properties(dict[str, str]):
         if not key or not equals:
             raise self._error(number, "this is no key=value", "write one property a line, and # before a comment")
         if key in RELIED_ON:
-            raise self._error(number, f"{key} may not be set: {RELIED_ON[key]}", "remove the line")
+            elsewhere = f"{self._brokers} says where the brokers are"
+            why = elsewhere if key in BROKERS else "trogdor-bus relies on its own value"
+            raise self._error(number, f"{key} may not be set: {why}", "remove the line")
         if key in OF_JAVA:
             raise self._error(number, f"{key} is a property of Java's clients", OF_JAVA[key])
         if key in self:
@@ -81,8 +93,8 @@ class Properties(dict[str, str]):
         return SpecError(f"{self._path}, line {number}: {message}", remedy=remedy)
 
 
-def _text(path: Path) -> str:
-    remedy = "give --kafka-config a text file of librdkafka properties"
+def _text(path: Path, file: str) -> str:
+    remedy = f"give {file} a text file of librdkafka properties"
     try:
         if path.stat().st_mode & 0o022:
             raise SpecError(f"others may write {path}, and it says whom we trust", remedy=f"run `chmod go-w {path}`")
