@@ -52,6 +52,7 @@ _PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
         errors.ConflictError,
         errors.NotFoundError,
         errors.RefusedError,
+        errors.NotNowError,
         errors.BusError,
         errors.HostError,
         errors.CannotHealError,

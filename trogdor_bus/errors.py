@@ -5,6 +5,7 @@ TrogdorBusError
 ├── ConflictError        the id is taken by something else
 ├── NotFoundError        no such task, node or file
 ├── RefusedError         correct, but not allowed here (policy, safety); says what would allow it
+│   └── NotNowError          a role that nobody holds at this moment
 ├── BusError             the bus cannot carry the frame
 │   ├── NoCoordinatorError   nobody answered
 │   └── TakenError           another coordinator has the place
@@ -44,6 +45,10 @@ class NotFoundError(TrogdorBusError):
 
 class RefusedError(TrogdorBusError):
     """The request is well formed but not allowed; the text says what would allow it."""
+
+
+class NotNowError(RefusedError):
+    """Nobody holds a role at this moment; a moment later somebody may."""
 
 
 class BusError(TrogdorBusError):

@@ -6,12 +6,14 @@ Trogdor's tags. Fields are snake_case here and camelCase on the wire.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction
 from trogdor_bus.errors import SpecError
+from trogdor_bus.roles import Chosen, Scene, Wanted, is_role, parse, resolve, wanted
 from trogdor_bus.topology import Topology
 
 MAX_DURATION_MS = 1_000_000_000_000_000
@@ -36,7 +38,10 @@ class Texts(msgspec.Struct, frozen=True):
 class TaskSpec(
     msgspec.Struct, frozen=True, kw_only=True, rename="camel", tag_field="class", forbid_unknown_fields=True
 ):
-    """The base of every spec: when it starts (epoch ms, 0 = now) and for how long (ms)."""
+    """The base of every spec: when it starts (epoch ms, 0 = now) and for how long (ms).
+
+    `node_fields` are the attributes that hold names of nodes, or groups of them: there roles may stand, too.
+    """
 
     start_ms: Long = 0
     duration_ms: int = 0
@@ -46,6 +51,7 @@ class TaskSpec(
     example: ClassVar[dict[str, Any]] = {}
     is_experiment: ClassVar[bool] = False
     """Whether it is performed by a program beside the coordinator, and by no node."""
+    node_fields: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""
@@ -53,6 +59,28 @@ class TaskSpec(
     def longest_ms(self) -> int:
         """Return how long (ms) it lasts at most."""
         return self.duration_ms
+    def needs_cluster(self, node_names: Container[str]) -> bool:
+        """Return whether the cluster under test must be looked at before anybody knows whom this concerns."""
+        return any(is_role(name, node_names) for _, name in _named(self))
+
+    def cluster_wanted(self, node_names: Container[str]) -> Wanted:
+        """Return what must be seen of it; SpecError for a role that is none."""
+        return wanted(parse(name, path) for path, name in _named(self) if is_role(name, node_names))
+
+    def resolved(self, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
+        """Return the spec with nodes in place of roles, and who was chosen; errors as `roles.resolve` and `check`."""
+        chosen: dict[Chosen, None] = {}
+        fields: dict[str, Any] = {}
+        for field in self.node_fields:
+            given, path = getattr(self, field), f"$.{_on_the_wire(type(self), field)}"
+            if any(isinstance(one, tuple) for one in given):
+                groups = enumerate(given)
+                fields[field] = tuple(_nodes(group, f"{path}[{index}]", scene, chosen) for index, group in groups)
+            else:
+                fields[field] = _nodes(given, path, scene, chosen)
+        spec = msgspec.structs.replace(self, **fields)
+        spec.check()
+        return spec, tuple(chosen)
 
     def targets(self, topology: Topology) -> frozenset[str]:
         """Return the names of the nodes that get a worker; they may be unknown, the coordinator checks."""
@@ -82,6 +110,34 @@ class FaultSpec(TaskSpec, frozen=True, kw_only=True):
     def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
         """Return what `node` is asked to do; SpecError if that is impossible in this topology."""
         raise NotImplementedError
+
+
+def _named(spec: TaskSpec) -> Iterator[tuple[str, str]]:
+    """Yield each text that stands where a node's name stands, with its path."""
+    for field in spec.node_fields:
+        path = f"$.{_on_the_wire(type(spec), field)}"
+        for index, one in enumerate(getattr(spec, field)):
+            if isinstance(one, tuple):
+                yield from ((f"{path}[{index}][{inner}]", name) for inner, name in enumerate(one))
+            else:
+                yield f"{path}[{index}]", one
+
+
+def _nodes(names: tuple[str, ...], path: str, scene: Scene, chosen: dict[Chosen, None]) -> tuple[str, ...]:
+    """Return the nodes that are meant, each once; who was chosen is added."""
+    found: dict[str, None] = {}
+    for index, name in enumerate(names):
+        if is_role(name, scene.topology.nodes):
+            holders = resolve(parse(name, f"{path}[{index}]"), scene.view, scene.places, scene.seed)
+            chosen.update(dict.fromkeys(holders))
+            found.update(dict.fromkeys(one.node for one in holders))
+        else:
+            found[name] = None
+    return tuple(found)
+
+
+def _on_the_wire(cls: type[TaskSpec], field: str) -> str:
+    return next(info.encode_name for info in msgspec.structs.fields(cls) if info.name == field)
 
 
 def require_nodes(names: tuple[str, ...], path: str) -> None:

@@ -23,6 +23,7 @@ class NetworkPartitionFaultSpec(
     partitions: tuple[tuple[str, ...], ...] = ()
 
     aliases = ("partition", "network-partition")
+    node_fields = ("partitions",)
     summary = "Split nodes into groups that hear nothing from each other."
     example = {
         "class": "org.apache.kafka.trogdor.fault.NetworkPartitionFaultSpec",
@@ -69,6 +70,7 @@ class DirectedPartitionFaultSpec(
     to: tuple[str, ...] = ()
 
     aliases = ("directed-partition",)
+    node_fields = ("from_", "to")
     summary = "Drop what some nodes send to others; the other direction stays open."
     example = {"class": "directed-partition", "durationMs": 30000, "from": ["node1"], "to": ["node2", "node3"]}
 
@@ -110,6 +112,7 @@ class PortBlockFaultSpec(FaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.
     direction: Direction = "in"
 
     aliases = ("port-block",)
+    node_fields = ("nodes",)
     summary = "Drop packets to some ports of some nodes."
     example = {"class": "port-block", "durationMs": 30000, "nodes": ["node1"], "ports": [9092], "direction": "in"}
 

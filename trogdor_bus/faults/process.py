@@ -34,6 +34,7 @@ class TrogdorProcessStopFaultSpec(
     java_process_name: str = ""
 
     aliases = ("java-process-stop",)
+    node_fields = ("node_names",)
     summary = "Freeze the JVMs whose jcmd line contains a text."
     example = {
         "class": "org.apache.kafka.trogdor.fault.ProcessStopFaultSpec",
@@ -71,6 +72,8 @@ class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
     match: str = ""
     pid_file: str = ""
     port: Port | None = None
+
+    node_fields = ("nodes",)
 
     def check(self) -> None:
         """Raise SpecError unless there are nodes and exactly one way to find the process."""
