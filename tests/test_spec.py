@@ -213,9 +213,10 @@ def test_process_stop_and_kill() -> None:
             Restart(command=("run", "it"), unless=ProcessMatch(pid_file="/run/x")),
         ),
         ({"command": ["run"], "unless": {"match": "x"}}, Restart(command=("run",), unless=ProcessMatch(command="x"))),
+        ({"found": True, "aliveMs": 60_000}, Restart(found=True, alive_ms=60_000)),
     ],
 )
-def test_a_restart_is_a_unit_a_container_or_a_command(given: object, action: Restart | None) -> None:
+def test_a_restart_is_a_unit_a_container_a_command_or_what_it_was(given: object, action: Restart | None) -> None:
     spec = decode("process-kill", nodes="a", port=1, restart=given)
     assert spec.actions("a", CLUSTER) == (Kill(match=ProcessMatch(port=1), restart=action),)
     assert registry().decode(json.loads(wire(spec))) == spec
@@ -224,7 +225,9 @@ def test_a_restart_is_a_unit_a_container_or_a_command(given: object, action: Res
 @pytest.mark.parametrize(
     ("given", "path", "message"),
     [
-        ({}, "$.restart", "exactly one of unit, container and command says how to start; found none of them"),
+        ({}, "$.restart", "exactly one of unit, container, command and found says how to start; found none of them"),
+        ({"found": False}, "$.restart", "found none of them"),
+        ({"found": True, "container": "x"}, "$.restart", "found container and found"),
         ({"unit": "x", "command": ["x"]}, "$.restart", "found unit and command"),
         ({"unit": "x y"}, "$.restart.unit", "is not the name of a unit"),
         ({"unit": "-x"}, "$.restart.unit", "is not the name of a unit"),

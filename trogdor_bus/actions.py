@@ -93,15 +93,17 @@ class Suspend(Action, frozen=True, tag="suspend"):
 
 
 class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a killed process is started again: exactly one of `unit`, `container` and `command` is set.
+    """How a killed process is started again: exactly one of `unit`, `container`, `command` and `found` is set.
 
-    `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. Nothing is started
-    if `unless` finds a process (None: the match of the kill), and what was started must be found so within `alive_ms`.
+    `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. `found`: the
+    container, or else the service, that the process is found in when it is killed. Nothing is started if `unless` finds
+    a process (None: the match of the kill), and what was started must be found so within `alive_ms`.
     """
 
     unit: str = ""
     container: str = ""
     command: tuple[str, ...] = ()
+    found: bool = False
     unless: ProcessMatch | None = None
     alive_ms: int = DEFAULT_ALIVE_MS
 
@@ -111,6 +113,8 @@ class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
             what = f"start the unit {self.unit}"
         elif self.container:
             what = f"start the container {self.container}"
+        elif self.found:
+            what = "start the container or the unit that it is found in"
         else:
             what = f"run {shlex.join(self.command)}"
         return f"{what}, unless there is {self.unless.describe()}" if self.unless else what

@@ -345,3 +345,25 @@ def test_a_container_is_started_again_because_what_was_killed_was_of_it(cluster:
     assert docker.pid("broker1") not in (0, before)
     assert docker.pid("broker2") == other
     cluster.plug("broker1")
+
+
+def test_what_was_killed_in_a_container_is_started_again_as_that_container_is_now(cluster: Cluster) -> None:
+    lab, docker = cluster.lab, cluster.docker
+    kill = {"class": "process-kill", "durationMs": 60_000, "nodes": ["broker1"], "pidFile": "/run/service.pid"}
+    first = docker.run("inspect", "--format", "{{.Id}}", "broker1")
+    for made_anew in (False, True):
+        if made_anew:
+            docker.run("rm", "-f", "broker1")
+            docker.create("broker1")
+            cluster.plug("broker1")
+        task, before = new_id("found"), docker.pid("broker1")
+        other = docker.pid("broker2")
+        submit(lab, task, kill | {"restart": {"found": True, "unless": {"match": WORKER}}})
+        await_active(lab, task)
+        assert state(before) == ""
+        stop(lab, task)
+        assert lab.ask("show", task)["outcome"] == "cancelled"
+        assert docker.pid("broker1") not in (0, before)
+        assert docker.pid("broker2") == other
+        assert (docker.run("inspect", "--format", "{{.Id}}", "broker1") == first) is not made_anew
+        cluster.plug("broker1")

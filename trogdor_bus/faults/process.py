@@ -117,23 +117,24 @@ class UnlessSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fie
 
 
 class RestartSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How a killed process is started again: exactly one of `unit`, `container` and `command`.
+    """How a killed process is started again: exactly one of `unit`, `container`, `command` and `found`.
 
-    `unless`: which process must be there afterwards, and makes it needless if it is there before; the fault's own match
-    if left out. `alive_ms`: how long that may take.
+    `found`: the container, or else the systemd service, that the process is found in when it is killed. `unless`: which
+    process must be there afterwards, and makes it needless if it is there before; the fault's own match if left out.
+    `alive_ms`: how long that may take.
     """
 
     unit: str = ""
     container: str = ""
     command: tuple[str, ...] = ()
+    found: bool = False
     unless: UnlessSpec | None = None
     alive_ms: AliveMs = DEFAULT_ALIVE_MS
 
     def check(self) -> None:
         """Raise SpecError unless there is exactly one way to start, and what it names can exist."""
-        _only_one(
-            {"unit": self.unit, "container": self.container, "command": self.command}, "how to start", "$.restart"
-        )
+        ways = {"unit": self.unit, "container": self.container, "command": self.command, "found": self.found}
+        _only_one(ways, "how to start", "$.restart")
         if self.unit and not re.fullmatch(UNIT, self.unit):
             raise SpecError("is not the name of a unit", path="$.restart.unit", remedy="such as kafka or kafka.service")
         if self.unit.rpartition(".")[2] in OTHER_UNITS:
@@ -148,7 +149,14 @@ class RestartSpec(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
         """Return the same in neutral words; a unit's name is full."""
         unit = f"{self.unit.removesuffix('.service')}.service" if self.unit else ""
         unless = _process(self.unless) if self.unless else None
-        return Restart(unit=unit, container=self.container, command=self.command, unless=unless, alive_ms=self.alive_ms)
+        return Restart(
+            unit=unit,
+            container=self.container,
+            command=self.command,
+            found=self.found,
+            unless=unless,
+            alive_ms=self.alive_ms,
+        )
 
 
 class ProcessKillFaultSpec(
@@ -157,9 +165,10 @@ class ProcessKillFaultSpec(
     """Send a signal to processes found by command line, pid file or port; `restart` is the undo.
 
     `restart` is a command (a list of words), or an object with one of `unit` (a systemd service), `container` (its
-    name) and `command`; with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run
-    afterwards and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent
-    runs a command only if its own configuration lists it, and starts only the unit or the container that it killed in.
+    name), `command` and `found` (true: the container, or else the service, that the process is found in when it is
+    killed); with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run afterwards
+    and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent runs a
+    command only if its own configuration lists it, and starts only the unit or the container that it killed in.
     """
 
     signal: Signal = "SIGKILL"

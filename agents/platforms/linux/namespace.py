@@ -57,9 +57,10 @@ def parse_attachment(text: str) -> Attachment:
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A running container: its id, the pid of its first process, and which Kafka broker it says that it is."""
+    """A running container: its id, name, the pid of its first process, and which Kafka broker it says that it is."""
 
     identity: str
+    name: str
     pid: int
     broker: int | None = None
 
@@ -202,16 +203,16 @@ def _known_paths() -> Iterator[str]:
 
 
 def find_container(name: str) -> Running:
-    """Return a running container; HostError says why there is none."""
+    """Return a running container, by name or id; HostError says why there is none."""
     engine = find_tool("docker") or find_tool("podman")
     if engine is None:
         raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")
-    wanted = "{{.Id}} {{.State.Pid}}\n{{json .Config.Labels}}\n{{json .Config.Env}}"
+    wanted = "{{.Id}} {{.State.Pid}} {{.Name}}\n{{json .Config.Labels}}\n{{json .Config.Env}}"
     asked = [engine, "inspect", "--type", "container", "--format", wanted, name]
     told = run(asked, environment=os.environ)  # DOCKER_HOST, HOME and others say where its daemon is
     first, _, rest = told.partition("\n")
     answer = first.split()
-    if len(answer) != 2 or not answer[1].isdecimal() or answer[1] == "0":
+    if len(answer) != 3 or not answer[1].isdecimal() or answer[1] == "0":
         raise HostError(f"container {name} is not running; start it first")
     identity, pid = answer[0], int(answer[1])
     if not _is_of_container(pid, identity):
@@ -219,7 +220,7 @@ def find_container(name: str) -> Running:
             f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
             "speaks of another machine; run the agent where the container runs"
         )
-    return Running(identity, pid, broker_id(rest))
+    return Running(identity, answer[2].removeprefix("/"), pid, broker_id(rest))
 
 
 def _is_of_container(pid: int, identity: str) -> bool:

@@ -133,6 +133,18 @@ def unit_of(pid: int) -> str:
     return ""
 
 
+def container_of(pid: int) -> str:
+    """Return the id of the container that a process is in, "" if it is in none or in the one that we are in.
+
+    The innermost control group that is called as one tells (docker and podman); else the host name's file, which they
+    mount. Another container that shares the network has the same such file: look at its mounts, too.
+    """
+    groups = re.findall(r"[0-9a-f]{64}", "".join(_lines(f"/proc/{pid}/cgroup")))
+    files = re.findall(r"/\S*containers/([0-9a-f]{64})/\S* /etc/hostname ", "\n".join(_lines(f"/proc/{pid}/mountinfo")))
+    found = next(iter([*reversed(groups), *files]), "")
+    return "" if pid != os.getpid() and found == container_of(os.getpid()) else found
+
+
 def mounts_of(pid: int) -> str:
     """Return the mount namespace of a process, which all of a container share; "" if it is gone."""
     return _link(f"/proc/{pid}/ns/mnt")

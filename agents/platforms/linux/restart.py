@@ -52,6 +52,8 @@ def prepare(
         how = _unit(action.restart.unit, killed, allowed)
     elif action.restart.container:
         how = _container(action.restart.container, killed, allowed)
+    elif action.restart.found:
+        how = _found(killed)
     else:
         how = _command(action.restart.command, first, namespace, allowed)
     undo = Restart(
@@ -192,6 +194,38 @@ def _wait(done: Callable[[], bool], within_s: float) -> bool:
     return True
 
 
+def _found(killed: Sequence[processes.Process]) -> Unit | Container:
+    """Return how to start the container, or else the service, that all the killed processes are in."""
+    homes = {_home(process.pid): process for process in reversed(killed)}
+    (container, unit), process = next(iter(homes.items()))
+    instead = "say in the spec how to start it: restart.unit, restart.container or restart.command"
+    if len(homes) > 1:
+        raise RefusedError(
+            "what matches is not all in one container or unit, of which restart.found starts one; "
+            f"match less, or {instead}"
+        )
+    if container:
+        return _container(container, killed, set())
+    if unit:
+        return _unit(unit, killed, set())
+    raise RefusedError(
+        f"process {process.pid} ({process.name}) is in no container and in no service of this machine's systemd, so "
+        f"restart.found cannot start it again; {instead}"
+    )
+
+
+def _home(pid: int) -> tuple[str, str]:
+    """Return the container, or else the service, that a process is in, and both "" if it is in neither.
+
+    A service that we are in ourselves is not what it is started with, and those of users are not systemd's to start.
+    """
+    if container := processes.container_of(pid):
+        return container, ""
+    unit = processes.unit_of(pid)
+    foreign = unit.endswith(".service") and not unit.startswith("user@") and unit != processes.unit_of(os.getpid())
+    return "", unit if foreign else ""
+
+
 def _unit(name: str, killed: Sequence[processes.Process], allowed: set[tuple[str, ...]]) -> Unit:
     listed = {("systemctl", "start", name), ("systemctl", "start", name.removesuffix(".service"))} & allowed
     stranger = next((process for process in killed if processes.unit_of(process.pid) != name), None)
@@ -215,7 +249,7 @@ def _container(name: str, killed: Sequence[processes.Process], allowed: set[tupl
     stranger = next((process for process in killed if processes.mounts_of(process.pid) != inside), None)
     if stranger and (tool, "start", name) not in allowed:
         raise _refused(f"process {stranger.pid} ({stranger.name}) is not of the container {name}", tool, name)
-    return Container(engine, found.identity, name)
+    return Container(engine, found.identity, found.name)
 
 
 def _refused(why: str, tool: str, name: str) -> RefusedError:

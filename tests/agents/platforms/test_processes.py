@@ -295,7 +295,7 @@ def test_attached_to_a_container_that_is_down_or_elsewhere_says_so(
 ) -> None:
     pid = inside(node, "container")
     engine = tmp_path / "docker"  # stands for a running container engine: answers as `docker inspect` does
-    engine.write_text(f'#!/bin/sh\n[ "$6" = broker ] && echo "c0ffee $(cat {tmp_path}/pid)"\n')
+    engine.write_text(f'#!/bin/sh\n[ "$6" = broker ] && echo "c0ffee $(cat {tmp_path}/pid) /broker"\n')
     engine.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     platform = LinuxPlatform("container:broker")

@@ -105,6 +105,13 @@ def test_a_command_is_run_only_if_the_agent_lists_exactly_that(service: Service)
             LinuxPlatform(f"netns:{service.node.name}", allowed).prepare(1, action, Surroundings(), [])
 
 
+def test_what_was_found_in_no_container_and_no_unit_is_refused(service: Service) -> None:
+    service.node.sleeper(str(service.folder))
+    action = Kill(match=service.match, restart=Restart(found=True))
+    with pytest.raises(RefusedError, match=r"restart\.found cannot start it again; say in the spec how to start it"):
+        service.platform.prepare(1, action, Surroundings(), [])
+
+
 def test_a_command_that_does_not_exist_is_no_restart(service: Service, tmp_path: Path) -> None:
     service.node.sleeper(str(service.folder))
     (tmp_path / "no-program").touch()

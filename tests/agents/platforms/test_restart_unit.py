@@ -103,8 +103,9 @@ def systemd(node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
         made.close()
 
 
-def kill(platform: LinuxPlatform, alive_ms: int = 10_000) -> Step:
-    action = Kill(match=ProcessMatch(command="of-the-unit"), restart=Restart(unit=UNIT, alive_ms=alive_ms))
+def kill(platform: LinuxPlatform, alive_ms: int = 10_000, restart: Restart | None = None) -> Step:
+    restart = restart or Restart(unit=UNIT, alive_ms=alive_ms)
+    action = Kill(match=ProcessMatch(command="of-the-unit"), restart=restart)
     (step,) = from_journal(platform.prepare(1, action, Surroundings(), []))
     return step
 
@@ -136,6 +137,41 @@ def test_a_unit_to_which_nothing_killed_belongs_is_started_only_if_listed(system
         kill(systemd.platform(["systemctl", "start", "another.service"]))
     for listed in (UNIT, UNIT.removesuffix(".service")):
         assert kill(systemd.platform(["systemctl", "start", listed])).undo["how"]["name"] == UNIT
+
+
+@pytest.mark.parametrize("path", [UNIT, f"system-tbt.slice/{UNIT}", f"{UNIT}/part-of-it"])
+def test_what_was_found_in_a_unit_is_started_as_that(systemd: Systemd, path: str) -> None:
+    systemd.process_in(path)
+    platform = systemd.platform()
+    step = kill(platform, restart=Restart(found=True))
+    assert platform.by_hand(step) == f"systemctl start {UNIT}"
+    platform.do(step)
+    assert systemd.running() == []
+    assert platform.undo(step, [], unnoted) == ""
+    assert len(systemd.running()) == 1
+
+
+@pytest.mark.parametrize("path", ["user@1000.service/app.slice/" + UNIT, "session-1.scope", "init.scope"])
+def test_what_was_found_in_no_unit_of_the_machine_is_not_started(systemd: Systemd, path: str) -> None:
+    pid = systemd.process_in(path)
+    said = rf"process {pid} \(python.*\) is in no container and in no service .* restart.unit, restart.container or"
+    with pytest.raises(RefusedError, match=said):
+        kill(systemd.platform(), restart=Restart(found=True))
+
+
+def test_what_was_found_in_the_unit_of_the_agent_itself_is_not_started(systemd: Systemd) -> None:
+    systemd.process_in(UNIT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "unit_of", lambda _: UNIT)  # moving the tests into a control group would be rude
+        with pytest.raises(RefusedError, match="is in no container and in no service"):
+            kill(systemd.platform(), restart=Restart(found=True))
+
+
+def test_what_was_found_in_several_places_is_not_started(systemd: Systemd) -> None:
+    systemd.process_in(UNIT)
+    systemd.process_in("another.service")
+    with pytest.raises(RefusedError, match=r"not all in one container or unit, of which restart\.found starts one"):
+        kill(systemd.platform(), restart=Restart(found=True))
 
 
 def test_of_several_all_must_belong_to_the_unit(systemd: Systemd) -> None:
