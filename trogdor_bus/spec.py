@@ -59,6 +59,7 @@ class TaskSpec(
     def longest_ms(self) -> int:
         """Return how long (ms) it lasts at most."""
         return self.duration_ms
+
     def needs_cluster(self, node_names: Container[str]) -> bool:
         """Return whether the cluster under test must be looked at before anybody knows whom this concerns."""
         return any(is_role(name, node_names) for _, name in _named(self))
