@@ -123,20 +123,28 @@ class Looks:
             start_new_session=True,
         )
         assert child.stdout is not None
+        reading = asyncio.create_task(_read(child.stdout))
         try:
-            printed = b""
-            while chunk := await child.stdout.read(1 << 16):
-                printed = (printed + chunk)[-MOST_BODY:]
             status = await child.wait()
         finally:
-            with contextlib.suppress(ProcessLookupError):  # and what it started itself
+            with contextlib.suppress(ProcessLookupError):  # and whatever it started
                 os.killpg(child.pid, signal.SIGKILL)
             await child.wait()
-        text = printed.decode(errors="replace")
+            await asyncio.wait([reading], timeout=1)
+            reading.cancel()
+        text = reading.result().decode(errors="replace") if reading.done() and not reading.cancelled() else ""
         if status:
             last = text.strip().splitlines()[-1:] or ["nothing"]
             return f"{probe.command[0]} ended with exit status {status}, and said last: {escape(last[0])[:200]}"
         return _contains(probe, text, "what it printed")
+
+
+async def _read(stream: asyncio.StreamReader) -> bytes:
+    """Return the end of what is printed."""
+    printed = b""
+    while chunk := await stream.read(1 << 16):
+        printed = (printed + chunk)[-MOST_BODY:]
+    return printed
 
 
 async def _http(probe: ProbeSpec) -> str:
