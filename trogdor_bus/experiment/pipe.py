@@ -107,8 +107,8 @@ class Pipe:
     It is told "" when the coordinator is gone.
     """
 
-    def __init__(self, reader: asyncio.StreamReader, write: Callable[[bytes], None]) -> None:
-        self._reader, self._write = reader, write
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.WriteTransport, written: asyncio.Event) -> None:
+        self._reader, self._writer, self._written = reader, writer, written
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._open = True
@@ -139,7 +139,14 @@ class Pipe:
     def tell(self, message: FromExperiment) -> None:
         """Send a message, if the coordinator is still there."""
         if self._open:
-            self._write(pack(message))
+            self._writer.write(pack(message))
+
+    async def finish(self, timeout_s: float = 10.0) -> None:
+        """Return when everything has gone through the pipe, or nobody reads it; nothing can be told after."""
+        self._open = False
+        self._writer.close()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._written.wait(), timeout_s)
 
     async def request(self, frame: bytes, timeout_s: float) -> bytes:
         """Return the coordinator's answer; NoCoordinatorError if there is none in time, or it is gone."""
@@ -156,7 +163,7 @@ class Pipe:
             self._waiting.pop(number, None)
 
     def close(self) -> None:
-        """Let the pipe be: it is the program's own, and ends with it."""
+        """Let the pipe be: it ends with the program, by `finish`."""
 
 
 async def open_pipe() -> Pipe:
@@ -166,5 +173,13 @@ async def open_pipe() -> Pipe:
     given, taken = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), given)
-    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, taken)
-    return Pipe(reader, transport.write)
+    transport, out = await loop.connect_write_pipe(_Out, taken)
+    return Pipe(reader, transport, out.written)
+
+
+class _Out(asyncio.BaseProtocol):
+    def __init__(self) -> None:
+        self.written = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.written.set()
