@@ -1,4 +1,4 @@
-"""A Kafka cluster as it was seen at one moment: brokers, partitions, controllers, coordinators. Data only."""
+"""A Kafka cluster as it was seen at one moment: brokers, partitions, quorum of controllers, coordinators. Data only."""
 
 from __future__ import annotations
 
@@ -68,8 +68,7 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that was seen. Times are epoch ms on the reader's clock.
 
     `quorum` is None where ZooKeeper keeps the metadata; `controller` is then the active controller's broker id, else
-    the same as `quorum.leader`. `coordinators` are broker ids by "group:NAME" and "transaction:ID", for those asked
-    for.
+    `quorum.leader`. `coordinators` are broker ids by "group:NAME" and "transaction:ID", of those asked for.
     """
 
     at_ms: int = 0

@@ -49,17 +49,17 @@ Where = dict[str, int]
 class Properties(dict[str, str]):
     """The properties by name; `blame` finds the line that librdkafka complains about, `fault` that of a name.
 
-    `brokers` and `file` are the options that say where the brokers are, and which file this is.
+    `brokers` and `option` are the options that say where the brokers are, and which file this is.
     """
 
     def __init__(
-        self, path: Path | None = None, *, brokers: str = "--bootstrap-server", file: str = "--kafka-config"
+        self, path: Path | None = None, *, brokers: str = "--bootstrap-server", option: str = "--kafka-config"
     ) -> None:
         super().__init__()
         self._path, self._brokers = path, brokers
         self._lines: Where = {}
         if path is not None:
-            for number, line in enumerate(_text(path, file).splitlines(), 1):
+            for number, line in enumerate(_text(path, option).splitlines(), 1):
                 self._take(number, line.strip())
 
     def blame(self, complaint: str) -> SpecError | None:
@@ -93,8 +93,8 @@ class Properties(dict[str, str]):
         return SpecError(f"{self._path}, line {number}: {message}", remedy=remedy)
 
 
-def _text(path: Path, file: str) -> str:
-    remedy = f"give {file} a text file of librdkafka properties"
+def _text(path: Path, option: str) -> str:
+    remedy = f"give {option} a text file of librdkafka properties"
     try:
         if path.stat().st_mode & 0o022:
             raise SpecError(f"others may write {path}, and it says whom we trust", remedy=f"run `chmod go-w {path}`")

@@ -15,13 +15,13 @@ from tests.support import wait_until
 from tests.transports.old_broker import OldBroker
 from trogdor_bus import keys
 from trogdor_bus.errors import BusError, NoCoordinatorError, NotFoundError, SpecError
+from trogdor_bus.properties import RELIED_ON, Properties
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.kafka import open_agent, open_client, open_coordinator, open_log, open_monitor, topics
 from trogdor_bus.transports.kafka.access import ROLES, commands
 from trogdor_bus.transports.kafka.address import Address, parse
 from trogdor_bus.transports.kafka.inbox import MAX_ITEMS, Inbox
 from trogdor_bus.transports.kafka.presence import Presence, decode, encode
-from trogdor_bus.properties import RELIED_ON, Properties
 from trogdor_bus.transports.kafka.record import Record
 from trogdor_bus.transports.kafka.seal import HEADER, TOLD, Seal
 from trogdor_bus.transports.kafka.settings import Clients

@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from confluent_kafka.admin import AdminClient
 
 from trogdor_bus.errors import BusError, TrogdorBusError
-from trogdor_bus.transports.kafka.address import Address
 from trogdor_bus.properties import Properties
+from trogdor_bus.transports.kafka.address import Address
 from trogdor_bus.transports.kafka.topics import MAX_RECORD_BYTES
 
 COMMON = {

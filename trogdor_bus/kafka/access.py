@@ -1,4 +1,4 @@
-"""How the cluster under test is reached: brokers, and a file of librdkafka properties, told to both of Kafka's clients."""
+"""How the cluster under test is reached: brokers, and a file of librdkafka properties, told to both Kafka clients."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Access:
         self.bootstrap = bootstrap
         self.places = tuple(dict.fromkeys(_place(text.strip()) for text in bootstrap.split(",")))
         """Where the brokers listen that are asked first."""
-        self.properties = Properties(properties, brokers="--cluster", file="--cluster-config")
+        self.properties = Properties(properties, brokers="--cluster", option="--cluster-config")
         """What the file says; `blame` makes an error of librdkafka's complaints."""
         self._kafka_python = _security(self.properties)
 
@@ -126,9 +126,7 @@ def _tls(properties: Properties) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     algorithm = properties.get("ssl.endpoint.identification.algorithm", "https").lower()
     if algorithm not in ("https", "none"):
-        raise properties.fault(
-            "ssl.endpoint.identification.algorithm", f"there is no {algorithm}", "use https or none"
-        )
+        raise properties.fault("ssl.endpoint.identification.algorithm", f"there is no {algorithm}", "use https or none")
     verified = properties.get("enable.ssl.certificate.verification", "true").lower()
     if verified not in (*OFF, *ON):
         raise properties.fault("enable.ssl.certificate.verification", f"{verified!r} is no truth", "use true or false")
