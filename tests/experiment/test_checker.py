@@ -73,6 +73,7 @@ PLANTED = {
     "indeterminate twice": ("found", "duplicated"),
 }
 """What the audit must say of a record of each fate."""
+MANY = ("duplicated", "indeterminate twice")
 Item = tuple[int, bytes]
 """Bytes, and the number of the record that was acknowledged there, or -1."""
 
@@ -86,7 +87,7 @@ def copies(number: int, fate: str, random: Random) -> list[Item]:
     match fate:
         case "kept" | "indeterminate once" | "open once":
             return [(number, good(number))]
-        case "duplicated" | "indeterminate twice":
+        case _ if fate in MANY:
             return [(number, good(number))] * random.randint(2, 3)
         case "corrupted":
             return [(number, spoiled(number, random))]
@@ -115,6 +116,8 @@ def build(fates: list[str], partitions: int, random: Random, *, disorder: bool, 
         log.insert(random.randint(0, len(log)), (-1, data))
     for log in items if disorder else []:
         disturb(log, random)
+        for item in [item for item in log if item[0] >= 0 and fates[item[0]] in MANY]:
+            log.insert(random.randint(log.index(item) + 1, len(log)), item)
     places = {number: offset for log in items for offset, (number, _) in reversed([*enumerate(log)])}
     history = History(partitions, log=[[data for _, data in log] for log in items], strangers=len(strangers))
     for number, fate in enumerate(fates):

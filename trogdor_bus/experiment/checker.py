@@ -106,7 +106,7 @@ def _sorted_out(ledger: dict[int, Sent], log: Iterable[Read], run: str) -> tuple
 
 def _standing(sent: Iterable[Sent]) -> dict[tuple[int, int], int]:
     """Return which record was acknowledged at each partition and offset, without places where several were."""
-    acked = [one for one in sent if one.state == "acked" and one.offset >= 0]
+    acked = [one for one in sent if one.state == "acked"]
     there = Counter((one.partition, one.offset) for one in acked)
     return {place: one.number for one in acked if there[place := (one.partition, one.offset)] == 1}
 
