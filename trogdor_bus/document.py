@@ -69,6 +69,14 @@ def parse(text: bytes | str, source: str) -> Any:
     return _parse_yaml(decoded, source) if _is_yaml(decoded, source) else _parse_json(decoded, source)
 
 
+def parse_all(text: bytes | str, source: str) -> list[Any]:
+    """Return the value of each document in `text`: several only in YAML, empty ones left out; SpecError as `parse`."""
+    decoded = _decode(text, source)
+    if not _is_yaml(decoded, source):
+        return [_parse_json(decoded, source)]
+    return [value for value in _yaml_values(decoded, source, several=True) if value is not None]
+
+
 def is_yaml(text: bytes | str, source: str) -> bool:
     """Return whether `parse` reads this text as YAML: by the extension of `source`, else by the first character."""
     return _is_yaml(_decode(text, source), source)
@@ -205,11 +213,15 @@ def _refuse_lone_surrogates(value: Any, source: str) -> None:
 
 
 def _parse_yaml(text: str, source: str) -> Any:
+    return _yaml_values(text, source, several=False)[0]
+
+
+def _yaml_values(text: str, source: str, *, several: bool) -> list[Any]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
     try:
-        return _YamlValue(source).read(YAML(typ="safe", pure=True).parse(text))
+        return _YamlValue(source, several=several).read(YAML(typ="safe", pure=True).parse(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = shown(" ".join((error.problem or error.context or "not YAML").split()))
@@ -226,18 +238,18 @@ def _parse_yaml(text: str, source: str) -> Any:
 class _YamlValue:
     """Builds a JSON-like value from YAML events: strings as keys, the scalars of YAML 1.2, no tags, no aliases."""
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    def __init__(self, source: str, *, several: bool) -> None:
+        self._source, self._several = source, several
         self._open: list[dict[str, Any] | list[Any]] = []
         self._keys: list[str | None] = []
         self._roots: list[Any] = []
 
-    def read(self, events: Iterable[Any]) -> Any:
+    def read(self, events: Iterable[Any]) -> list[Any]:
         for event in events:
             kind = type(event).__name__
             if kind == "AliasEvent":
                 raise self._error(event, "aliases (*name) are not accepted; write the value out")
-            if kind == "DocumentStartEvent" and self._roots:
+            if kind == "DocumentStartEvent" and self._roots and not self._several:
                 raise self._error(event, "a second document begins; one is expected")
             if kind in ("ScalarEvent", "MappingStartEvent", "SequenceStartEvent") and event.ctag is not None:
                 raise self._error(event, f"tags are not accepted, found {shown(str(event.ctag))}")
@@ -255,7 +267,7 @@ class _YamlValue:
                 self._keys.pop()
         if not self._roots:
             raise SpecError(f"{self._source} is empty")
-        return self._roots[0]
+        return self._roots
 
     def _add(self, event: Any, value: Any) -> None:
         if not self._open:

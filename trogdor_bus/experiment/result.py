@@ -25,10 +25,11 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Reason(_Part, frozen=True, kw_only=True):
-    """One reason for the verdict, with its numbers; `kind` is one of verdict.KINDS."""
+    """One reason for the verdict, with its numbers; `kind` is one of verdict.KINDS, `about` such as "fault 2" or ""."""
 
     kind: str
     text: str
+    about: str = ""
 
 
 class ErrorOutput(_Part, frozen=True, kw_only=True):
