@@ -70,10 +70,11 @@ class LatchKept(msgspec.Struct, frozen=True):
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
-    """The node's own addresses, and the id of the Kafka broker that it is, if that is known."""
+    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known."""
 
     addresses: tuple[str, ...]
     broker: int | None = None
+    controller: int | None = None
 
 
 class EndRequested(msgspec.Struct, frozen=True):

@@ -153,6 +153,7 @@ class AgentMachine:
         self._past: dict[int, Worker] = {}
         self._addresses: tuple[str, ...] = ()
         self._broker: int | None = None
+        self._controller: int | None = None
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
         self._looking = False
@@ -194,8 +195,8 @@ class AgentMachine:
                 self._reapplied(worker_id, error, now_ms)
             case LatchKept(id=latch):
                 self._kept = latch
-            case AddressesRead(addresses=addresses, broker=broker):
-                self._addresses, self._broker = addresses, broker
+            case AddressesRead(addresses=addresses, broker=broker, controller=controller):
+                self._addresses, self._broker, self._controller = addresses, broker, controller
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -394,6 +395,7 @@ class AgentMachine:
             latch=self._kept,
             leaving=leaving,
             broker=self._broker,
+            controller=self._controller,
             attached=self._attached,
         )
 
@@ -440,7 +442,7 @@ class AgentMachine:
         workers = self._all()
         settled = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in workers if not _moving(w))
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        place = (self._addresses, self._broker)
+        place = (self._addresses, self._broker, self._controller)
         return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)
 
 

@@ -49,7 +49,7 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, Surroundings
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
@@ -310,10 +310,13 @@ class Service:
                 self._handle(found)
 
     def _read(self) -> AddressesRead:
-        addresses, broker = self._platform.addresses(), self._settings.broker
+        addresses = self._platform.addresses()
+        broker, controller = self._settings.broker, self._settings.controller
         if broker is None and isinstance(self._platform, BrokerPlatform):
             broker = self._platform.broker()
-        return AddressesRead(addresses, broker)
+        if controller is None and isinstance(self._platform, ControllerPlatform):
+            controller = self._platform.controller()
+        return AddressesRead(addresses, broker, controller)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""

@@ -25,7 +25,8 @@ AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 class NodeState(msgspec.Struct, kw_only=True):
     """One node: its row, what was last heard, and what was last published. Times are ms on the coordinator's clock.
 
-    `broker` is the id of the configuration, `announced_broker` that of its agent; the row has the one that counts.
+    `broker` is the id of the configuration, `announced_broker` that of its agent; the row has the one that counts. So
+    of `controller`.
     """
 
     row: NodeRow
@@ -35,6 +36,8 @@ class NodeState(msgspec.Struct, kw_only=True):
     announced: tuple[str, ...] = ()
     broker: int | None = None
     announced_broker: int | None = None
+    controller: int | None = None
+    announced_controller: int | None = None
     attached: bool = False
     counters: dict[str, int] = {}
     stamp: Stamp | None = None
@@ -68,6 +71,15 @@ class NodeState(msgspec.Struct, kw_only=True):
             addresses=self.addresses,
         )
 
+    def controller_seat(self) -> Seat:
+        """Return what is known of its controller."""
+        return Seat(
+            configured=self.controller,
+            announced=self.announced_controller,
+            hostname=self.row.hostname,
+            addresses=self.addresses,
+        )
+
     def echo(self) -> Echo | None:
         """Return what a snapshot to this node answers."""
         return Echo(self.row.journal, self.counter) if self.counter >= 0 else None
@@ -90,8 +102,17 @@ class Fleet:
         self._silent_ms = SILENT_BEATS * beat_ms
         self._noted: set[str] = set()
         for node in (configured or {}).values():
-            row = NodeRow(name=node.name, configured=True, hostname=node.hostname, tags=node.tags, broker=node.broker)
-            self.nodes[node.name] = NodeState(row=row, agent=node.agent, config=node.config, broker=node.broker)
+            row = NodeRow(
+                name=node.name,
+                configured=True,
+                hostname=node.hostname,
+                tags=node.tags,
+                broker=node.broker,
+                controller=node.controller,
+            )
+            self.nodes[node.name] = NodeState(
+                row=row, agent=node.agent, config=node.config, broker=node.broker, controller=node.controller
+            )
 
     def ensure(self, name: str) -> NodeState:
         """Return the node of that name, made if it is new."""
@@ -119,6 +140,7 @@ class Fleet:
         node.stamp, node.heard_ms = beat.stamp, now_ms
         node.announced, node.attached = beat.addresses, beat.attached
         node.announced_broker = beat.broker if beat.broker is not None and beat.broker >= 0 else None
+        node.announced_controller = beat.controller if beat.controller is not None and beat.controller >= 0 else None
         note = ""
         if known and new_journal:
             note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
@@ -132,6 +154,7 @@ class Fleet:
             note="its agent ended" if beat.leaving else "",
             left=beat.leaving,
             broker=node.row.broker if node.claim is None else node.claim,
+            controller=node.controller_seat().claim,
             latch=beat.latch,
             at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
             dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
@@ -211,6 +234,7 @@ class Fleet:
                 agent=state.agent,
                 config=state.config,
                 broker=state.row.broker,
+                controller=state.row.controller,
             )
             for name, state in self.nodes.items()
         }

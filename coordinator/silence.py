@@ -104,11 +104,11 @@ def silenced(scene: Scene, new: Sequence[Strike], running: Sequence[Strike], lea
     """
     if not new or not scene.stations:
         return None
-    old, fresh = ([_blow(scene, strike) for strike in some] for some in (running, new))
+    old, fresh = ([blow_of(scene, strike) for strike in some] for some in (running, new))
     scene = _explained(scene, old)
     before, after = _longest(scene, old), _longest(scene, [*old, *fresh])
     allowed_ms = {member: max(lease_ms, found.ms) for member, found in before.items()}
-    allowed_ms |= dict.fromkeys(_quiet(_Moment(scene, ())), FOR_EVER_MS)
+    allowed_ms |= dict.fromkeys(_quiet(Moment(scene, ())), FOR_EVER_MS)
     worse = {member: found for member, found in after.items() if found.ms > allowed_ms.get(member, lease_ms)}
     if not worse:
         return None
@@ -118,13 +118,13 @@ def silenced(scene: Scene, new: Sequence[Strike], running: Sequence[Strike], lea
         end_ms = worst.since_ms + worst.ms
         company = {one.task for one in running if one.start_ms < end_ms and one.end_ms > worst.since_ms}
     alike = [member for member, found in worse.items() if found == worst] if worst.why.startswith(" ") else ()
-    return msgspec.structs.replace(worst, why=f"{_listed(alike, 3)}{worst.why}", company=tuple(sorted(company)))
+    return msgspec.structs.replace(worst, why=f"{listed(alike, 3)}{worst.why}", company=tuple(sorted(company)))
 
 
 def told(found: Silence, lease_ms: int) -> str:
     """Return a silence that a fault makes as a sentence for people, without the remedy."""
     lasting = "for good" if found.ms == FOR_EVER_MS else f"for {found.ms / 1000:g} s"
-    tasks = f"task{'s' * (len(found.company) > 1)} {_listed(found.company, 3)}"
+    tasks = f"task{'s' * (len(found.company) > 1)} {listed(found.company, 3)}"
     company = f", together with {tasks}," if found.company else ""
     return (
         f"the bus runs on Kafka alone, and this fault{company} would silence it {lasting} "
@@ -144,7 +144,7 @@ def can_hit(match: ProcessMatch, port: int, neighbours: Container[int] = ()) -> 
     return not any(name in text for name in OTHER_DAEMONS)
 
 
-class _Blow(msgspec.Struct, frozen=True, kw_only=True):
+class Blow(msgspec.Struct, frozen=True, kw_only=True):
     """A strike as far as it matters here: whom its node no longer hears, which ports are shut, what it may hit."""
 
     task: str
@@ -157,12 +157,12 @@ class _Blow(msgspec.Struct, frozen=True, kw_only=True):
     match: ProcessMatch | None = None
 
 
-class _Moment:
-    """What is possible between brokers and members while some blows are in force."""
+class Moment:
+    """What is possible between brokers and members while some blows are in force; `lost` are the brokers hit or down."""
 
-    def __init__(self, scene: Scene, blows: Sequence[_Blow]) -> None:
+    def __init__(self, scene: Scene, blows: Sequence[Blow]) -> None:
         self.scene = scene
-        self._blows: dict[str, list[_Blow]] = defaultdict(list)
+        self._blows: dict[str, list[Blow]] = defaultdict(list)
         for blow in blows:
             self._blows[blow.node].append(blow)
         self.lost = {broker for broker in scene.stations if self._lost(broker)}
@@ -195,12 +195,13 @@ class _Moment:
             for blow in self._at(one)
         )
 
-    def _at(self, spot: Spot) -> Iterator[_Blow]:
+    def _at(self, spot: Spot) -> Iterator[Blow]:
         return (blow for node in spot.nodes for blow in self._blows.get(node, ()))
 
 
-def _blow(scene: Scene, strike: Strike) -> _Blow:
-    blow = _Blow(task=strike.task, node=strike.node, start_ms=strike.start_ms, end_ms=strike.end_ms)
+def blow_of(scene: Scene, strike: Strike) -> Blow:
+    """Return a strike as far as it matters to the brokers of the scene."""
+    blow = Blow(task=strike.task, node=strike.node, start_ms=strike.start_ms, end_ms=strike.end_ms)
     match strike.action:
         case BlockFrom(peers=peers):
             named = {canonical(address) for peer in peers for address in peer.addresses}
@@ -221,14 +222,14 @@ def _blow(scene: Scene, strike: Strike) -> _Blow:
     return blow
 
 
-def _longest(scene: Scene, blows: Sequence[_Blow]) -> dict[str, Silence]:
+def _longest(scene: Scene, blows: Sequence[Blow]) -> dict[str, Silence]:
     """Return the longest silence of each member that has one."""
     times = sorted({time for blow in blows for time in (blow.start_ms, blow.end_ms)})
     longest: dict[str, Silence] = {}
     since: dict[str, int] = {}
     for start_ms, end_ms in pairwise(times):
         active = [blow for blow in blows if blow.start_ms <= start_ms < blow.end_ms]
-        quiet = _quiet(_Moment(scene, active))
+        quiet = _quiet(Moment(scene, active))
         for member in scene.members:
             if member not in quiet:
                 since.pop(member, None)
@@ -240,7 +241,7 @@ def _longest(scene: Scene, blows: Sequence[_Blow]) -> dict[str, Silence]:
     return longest
 
 
-def _quiet(now: _Moment) -> dict[str, str]:
+def _quiet(now: Moment) -> dict[str, str]:
     """Return who is without the bus, each with the reason; one that begins with a blank goes on from the member."""
     scene, quiet = now.scene, dict[str, str]()
     groups = _groups(now)
@@ -254,7 +255,7 @@ def _quiet(now: _Moment) -> dict[str, str]:
     return quiet
 
 
-def _groups(now: _Moment) -> list[frozenset[int]]:
+def _groups(now: Moment) -> list[frozenset[int]]:
     """Return, for each controller that may lead, the brokers that keep their partitions under it.
 
     Without a leader nobody loses any: then all of them, dead or alive, must do.
@@ -271,7 +272,7 @@ def _groups(now: _Moment) -> list[frozenset[int]]:
     return list(groups) or [frozenset(stations)]
 
 
-def _too_few(now: _Moment, keeping: frozenset[int]) -> str:
+def _too_few(now: Moment, keeping: frozenset[int]) -> str:
     """Return "" or why those brokers cannot carry the bus for anybody."""
     scene = now.scene
     need = scene.min_in_sync
@@ -306,9 +307,9 @@ def _leads(scene: Scene, broker: int) -> bool:
     return not scene.replicas or any(broker in one for one in scene.replicas)
 
 
-def _explained(scene: Scene, running: Sequence[_Blow]) -> Scene:
+def _explained(scene: Scene, running: Sequence[Blow]) -> Scene:
     """Return the scene with those brokers up that a running blow took away: they will be back when it ends."""
-    now = _Moment(msgspec.structs.replace(scene, stations={b: _up(s) for b, s in scene.stations.items()}), running)
+    now = Moment(msgspec.structs.replace(scene, stations={b: _up(s) for b, s in scene.stations.items()}), running)
     spots = [station.spot for station in scene.stations.values()]
     taken = {
         broker
@@ -328,11 +329,11 @@ def _brokers(scene: Scene, brokers: Sequence[int]) -> str:
     if not brokers:
         return ""
     nodes = sorted({node for broker in brokers for node in scene.stations[broker].spot.nodes})
-    where = f" (node{'s' * (len(nodes) > 1)} {_listed(nodes)})" if nodes else ""
-    return f"broker{'s' * (len(brokers) > 1)} {_listed(list(map(str, brokers)))}{where}"
+    where = f" (node{'s' * (len(nodes) > 1)} {listed(nodes)})" if nodes else ""
+    return f"broker{'s' * (len(brokers) > 1)} {listed(list(map(str, brokers)))}{where}"
 
 
-def _listed(words: Sequence[str], limit: int = 10) -> str:
+def listed(words: Sequence[str], limit: int = 10) -> str:
     """Return "a, b and c", at most `limit` of them by name; "" for none."""
     *most, last = (
         [*words[:limit], f"{len(words) - limit} more"] if len(words) > limit else (*words, "")[: len(words) or 1]

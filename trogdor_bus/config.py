@@ -19,6 +19,7 @@ from trogdor_bus.topology import Node
 AGENT_PORT = "trogdor.agent.port"
 COORDINATOR_PORT = "trogdor.coordinator.port"
 BROKER_ID = "trogdor.broker.id"
+CONTROLLER_ID = "trogdor.controller.id"
 MAX_BROKER_ID = 2**31 - 1
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_CEILING_MS = 86_400_000
@@ -46,19 +47,23 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 class AgentSection(msgspec.Struct, frozen=True, kw_only=True):
     """The `agent` section: what agents on this host may do. `lease_ms` None means no lease.
 
-    `broker` is the id of the Kafka broker on this host, None to let the agent find out.
+    `broker` and `controller` are the ids of the Kafka broker and of the controller on this host, None to let the agent
+    find out.
     """
 
     lease_ms: int | None = DEFAULT_LEASE_MS
     ceiling_ms: int = DEFAULT_CEILING_MS
     allow_commands: tuple[tuple[str, ...], ...] = ()
     broker: int | None = None
+    controller: int | None = None
 
 
 class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a coordinator needs to run; `keys` None means no encryption.
 
-    `standby_ms`: wait until no leader was seen for so long, and take over then; None leads at once.
+    `standby_ms`: wait until no leader was seen for so long, and take over then; None leads at once. `cluster` are the
+    brokers of the Kafka cluster under test (HOST:PORT,...; "" for none), `cluster_config` librdkafka's properties for
+    it.
     `allow_probe_commands`: probes of experiments may start programs on the coordinator's host, as its user.
     """
 
@@ -73,13 +78,16 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_probe_commands: bool = False
     beat_ms: int = 1000
     lease_ms: int = DEFAULT_LEASE_MS
+    cluster: str = ""
+    cluster_config: Path | None = None
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that an agent needs to run; `keys` None means no encryption, `lease_ms` None no lease.
 
     `ceiling_ms` is the longest that a fault may last on this host, `allow_commands` the commands that a spec may name,
-    `broker` the id of the Kafka broker that the node is (None: the agent finds out).
+    `broker` and `controller` the ids of the Kafka broker and the controller that the node is (None: the agent finds
+    out).
     """
 
     node: str
@@ -93,6 +101,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     ceiling_ms: int = DEFAULT_CEILING_MS
     beat_ms: int = 1000
     broker: int | None = None
+    controller: int | None = None
 
 
 def load_cluster(path: Path) -> ClusterConfig:
@@ -173,7 +182,8 @@ class _TrogdorForm:
             tags=_tags(value.get("tags"), f"{path}.tags", self.file),
             agent=AGENT_PORT in config or COORDINATOR_PORT not in config,
             config=config,
-            broker=_broker(value.get(BROKER_ID), f"{path}.{BROKER_ID}", self.file),
+            broker=_kafka_id(value.get(BROKER_ID), f"{path}.{BROKER_ID}", self.file),
+            controller=_kafka_id(value.get(CONTROLLER_ID), f"{path}.{CONTROLLER_ID}", self.file, "controller"),
         )
 
 
@@ -200,7 +210,7 @@ class _OurForm:
             return Node(name=name, hostname=_text(value, path, self.file))
         if not isinstance(value, dict):
             raise _wrong(self.file, path, "expected an address, or {hostname: ..., tags: [...]}")
-        _only(value, ("hostname", "tags", "agent", "config", "broker"), path, self.file)
+        _only(value, ("hostname", "tags", "agent", "config", "broker", "controller"), path, self.file)
         agent = value.get("agent", True)
         if not isinstance(agent, bool):
             raise _wrong(self.file, f"{path}.agent", "expected true or false")
@@ -213,7 +223,8 @@ class _OurForm:
             tags=_tags(value.get("tags"), f"{path}.tags", self.file),
             agent=agent,
             config={key: _as_text(item) for key, item in config.items()},
-            broker=_broker(value.get("broker"), f"{path}.broker", self.file),
+            broker=_kafka_id(value.get("broker"), f"{path}.broker", self.file),
+            controller=_kafka_id(value.get("controller"), f"{path}.controller", self.file, "controller"),
         )
 
 
@@ -222,7 +233,7 @@ def _agent_section(section: object, file: str) -> AgentSection:
         return AgentSection()
     if not isinstance(section, dict):
         raise _wrong(file, "$.agent", "expected an object")
-    _only(section, ("lease", "ceiling", "allowCommands", "broker"), "$.agent", file)
+    _only(section, ("lease", "ceiling", "allowCommands", "broker", "controller"), "$.agent", file)
     commands = section.get("allowCommands") or []
     if not isinstance(commands, list):
         raise _wrong(file, "$.agent.allowCommands", "expected a list of commands")
@@ -237,7 +248,8 @@ def _agent_section(section: object, file: str) -> AgentSection:
         if "ceiling" in section
         else default.ceiling_ms,
         allow_commands=tuple(tuple(command) for command in commands),
-        broker=_broker(section.get("broker"), "$.agent.broker", file),
+        broker=_kafka_id(section.get("broker"), "$.agent.broker", file),
+        controller=_kafka_id(section.get("controller"), "$.agent.controller", file, "controller"),
     )
 
 
@@ -249,29 +261,30 @@ def _only(value: Mapping[str, Any], known: Collection[str], path: str, file: str
             raise _wrong(file, f"{path}.{shown(key)}", "unknown key", remedy=hint)
 
 
-def _broker(value: object, path: str, file: str) -> int | None:
+def _kafka_id(value: object, path: str, file: str, what: str = "broker") -> int | None:
     if value is None:
         return None
     if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):  # Trogdor's values may be texts
         value = int(value)
     if type(value) is not int or not 0 <= value <= MAX_BROKER_ID:
-        raise _wrong(file, path, f"expected the id of a broker, found {_short(value)}", remedy="such as 1")
+        raise _wrong(file, path, f"expected the id of a {what}, found {_short(value)}", remedy="such as 1")
     return value
 
 
 def _one_node_each(nodes: Iterable[Node], file: str) -> None:
-    seen: dict[int, str] = {}
+    seen: dict[tuple[str, int], str] = {}
     for node in nodes:
-        if node.broker is None:
-            continue
-        if node.broker in seen:
-            raise _wrong(
-                file,
-                f"$.nodes.{node.name}",
-                f"broker {node.broker} is node {seen[node.broker]} as well",
-                remedy="give each broker one node",
-            )
-        seen[node.broker] = node.name
+        for what, number in (("broker", node.broker), ("controller", node.controller)):
+            if number is None:
+                continue
+            if (what, number) in seen:
+                raise _wrong(
+                    file,
+                    f"$.nodes.{node.name}",
+                    f"{what} {number} is node {seen[what, number]} as well",
+                    remedy=f"give each {what} one node",
+                )
+            seen[what, number] = node.name
 
 
 def _tags(value: object, path: str, file: str) -> tuple[str, ...]:

@@ -105,8 +105,9 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     """An agent's heartbeat and acknowledgement: the stamp it holds and the state of every worker it knows.
 
     `counter` grows with each beat and over restarts, `latch` is the id of the latch that it keeps on disk, `leaving`
-    says that the agent ends on purpose. `broker` is the id of the Kafka broker that its node is, `attached` says that
-    it acts on another network namespace than its own: then what cuts the node does not cut the agent.
+    says that the agent ends on purpose. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
+    controller that its node is, `attached` says that it acts on another network namespace than its own: then what cuts
+    the node does not cut the agent.
     """
 
     node: str
@@ -121,6 +122,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     latch: str = ""
     leaving: bool = False
     broker: Number | None = None
+    controller: Number | None = None
     attached: bool = False
 
 
@@ -239,7 +241,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `left`: its agent said that it ends, with everything undone. `latch` is the id of the latch that its agent keeps,
     `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
-    with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known.
+    with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known;
+    `controller` that of the KRaft controller, by configuration or agent.
     `links` tells, where an agent has several, which of them are alive.
     """
 
@@ -258,6 +261,7 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     at_rest: bool = False
     dirty: tuple[str, ...] = ()
     broker: int | None = None
+    controller: int | None = None
     links: dict[str, bool] = {}
 
 

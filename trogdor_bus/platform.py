@@ -118,5 +118,14 @@ class BrokerPlatform(Protocol):
         ...
 
 
+@runtime_checkable
+class ControllerPlatform(Protocol):
+    """What a Platform may offer beside: which Kafka controller (KRaft) its node is."""
+
+    def controller(self) -> int | None:
+        """Return the id of the controller, as it was when `addresses` was last called; None if it is not known."""
+        ...
+
+
 PlatformFactory = Callable[[Mapping[str, Any]], Platform]
 """Makes a platform from the agent's settings: {"attach": "", "allowCommands": [[...]], ...}."""

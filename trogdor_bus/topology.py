@@ -17,8 +17,8 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One machine of the cluster.
 
     `addresses` are those that decide which packets are its own: the resolved `hostname` where the configuration gives
-    one, else what its agent announced. `broker` is the id of the Kafka broker that runs there, None if it is unknown or
-    there is none.
+    one, else what its agent announced. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
+    controller that run there, None if it is unknown or there is none.
     """
 
     name: str
@@ -28,6 +28,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     agent: bool = True
     config: dict[str, str] = {}
     broker: int | None = None
+    controller: int | None = None
 
 
 class LeftOut(msgspec.Struct, frozen=True):

@@ -130,6 +130,9 @@ def agent(
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
         broker=cluster.nodes[node].broker if section.broker is None and cluster.nodes else section.broker,
+        controller=cluster.nodes[node].controller
+        if section.controller is None and cluster.nodes
+        else section.controller,
     )
     from trogdor_bus.agents.__main__ import Start, become_guard
 

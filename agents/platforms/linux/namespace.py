@@ -18,7 +18,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
-from trogdor_bus.agents.platforms.linux.announced import broker_id
+from trogdor_bus.agents.platforms.linux.announced import broker_id, controller_id
 from trogdor_bus.agents.platforms.linux.commands import find_tool, run
 from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
 from trogdor_bus.errors import HostError, SpecError
@@ -57,21 +57,22 @@ def parse_attachment(text: str) -> Attachment:
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A running container: its id, name, the pid of its first process, and which Kafka broker it says that it is."""
+    """A running container: its id, name, the pid of its first process, and the ids by which Kafka knows it, as it says."""
 
     identity: str
     name: str
     pid: int
     broker: int | None = None
+    controller: int | None = None
 
 
 class Namespace:
     """An open network namespace; close it, or use it in a `with`.
 
-    `root_pid` is a process inside its container, or 0; `broker` which Kafka broker that container says that it is.
+    `root_pid` is a process inside its container, or 0; `said` what that container says of itself, if it is one.
     """
 
-    def __init__(self, path: str, container: str = "", root_pid: int = 0, broker: int | None = None) -> None:
+    def __init__(self, path: str, container: str = "", root_pid: int = 0, said: Running | None = None) -> None:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -84,7 +85,7 @@ class Namespace:
         except BaseException:
             os.close(self._fd)
             raise
-        self.root_pid, self.broker = root_pid, broker
+        self.root_pid, self.said = root_pid, said
 
     @property
     def own(self) -> bool:
@@ -150,7 +151,7 @@ def open_attached(attachment: Attachment) -> Namespace:
             return Namespace(f"/proc/{attachment.name}/ns/net", root_pid=int(attachment.name))
         case "container":
             found = find_container(attachment.name)
-            return Namespace(f"/proc/{found.pid}/ns/net", found.identity, found.pid, found.broker)
+            return Namespace(f"/proc/{found.pid}/ns/net", found.identity, found.pid, found)
 
 
 def open_again(identity: NamespaceIdentity) -> Namespace | None:
@@ -220,7 +221,7 @@ def find_container(name: str) -> Running:
             f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
             "speaks of another machine; run the agent where the container runs"
         )
-    return Running(identity, answer[2].removeprefix("/"), pid, broker_id(rest))
+    return Running(identity, answer[2].removeprefix("/"), pid, broker_id(rest), controller_id(rest))
 
 
 def _is_of_container(pid: int, identity: str) -> bool:

@@ -61,16 +61,22 @@ class LinuxPlatform:
         self._restarts = Restarts(self._attachment)
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
+        self._controller: int | None = None
 
     def addresses(self) -> tuple[str, ...]:
         """Return the node's own IP addresses, loopback and link-local excluded."""
         with open_attached(self._attachment) as namespace:
-            self._broker = namespace.broker
+            said = namespace.said
+            self._broker, self._controller = (said.broker, said.controller) if said else (None, None)
             return namespace.addresses()
 
     def broker(self) -> int | None:
         """Return which Kafka broker the attached container said that it is when the addresses were last read."""
         return self._broker
+
+    def controller(self) -> int | None:
+        """Return which Kafka controller the attached container said that it is when the addresses were last read."""
+        return self._controller
 
     def boot_id(self) -> str:
         """Return the id of this boot of the machine."""
