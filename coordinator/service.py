@@ -156,7 +156,7 @@ class Service:
         )
         self._experiments = Experiments(
             settings.state_dir / "experiments",
-            UnderTest(),
+            UnderTest(bootstrap=settings.cluster, config=str(settings.cluster_config or "")),
             probe_commands=settings.allow_probe_commands,
             answer=self.api.answer_experiment,
             handle=self._handle_now,
