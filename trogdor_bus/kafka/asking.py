@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from kafka import errors
+from kafka.net.inet import KafkaNetSocket
 from kafka.net.manager import KafkaConnectionManager
 from kafka.net.selector import NetworkSelector
 
@@ -24,6 +26,7 @@ NODE = "bootstrap-0"
 """What kafka-python calls the only broker of a connection manager of ours."""
 SETTINGS = {
     "receive_message_max_bytes": 100_000_000,
+    "proxy_url": "direct://",
     "reconnect_backoff_ms": 50,
     "reconnect_backoff_max_ms": 250,
     "socket_connection_setup_timeout_ms": int(ANSWER_S * 1000),
@@ -34,6 +37,19 @@ logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)  # what matters of its
 
 Make = Callable[[], Any]
 """Makes a request of kafka-python, which is changed by being sent."""
+
+
+class _Direct(KafkaNetSocket):  # type: ignore[misc]
+    """Connects without a proxy, and unlike its parent closes a socket that does not get connected."""
+
+    SCHEMES = ("direct",)
+
+    async def sock_connect(self, net: Any, sock: socket.socket, address: Any, timeout_at: float | None = None) -> Any:
+        try:
+            return await super().sock_connect(net, sock, address, timeout_at=timeout_at)
+        except BaseException:
+            sock.close()
+            raise
 
 
 class Peer(NamedTuple):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from trogdor_bus.cluster import SeenBroker
 from trogdor_bus.errors import HostError
@@ -15,6 +14,8 @@ from trogdor_bus.kafka.asking import ANSWER_S, Asking, Make, Peer, Replies, name
 MOST = 5
 """How many brokers are asked at once: in a larger cluster these are enough to hear somebody who is up to date."""
 AGAIN_S = 0.05
+COMMAND_S = 6.0
+"""How long one broker has for a command, which is more than it is told to wait for others."""
 QUORUM, COMMAND = "quorum", "command"
 """Connections of their own for questions that brokers pass on, and that may take long."""
 NOT_CONTROLLER, REQUEST_TIMED_OUT = 41, 7
@@ -51,51 +52,38 @@ class Brokers:
             places += [place for place in self.access.places if place not in places]
         return sorted(places, key=self._asking.is_silent)[:MOST]
 
-    def one_after_the_other(self, make: Make, deadline_s: float) -> Iterator[Any]:
-        """Yield the answers of brokers to a command, the next one's when the caller asks for more.
+    def command(self, make: Make, code: Callable[[Any], int], timeout_s: float) -> Any:
+        """Return the answer to a command that any broker takes, or only the active controller; HostError in words.
 
-        HostError in words if the deadline (on the monotonic clock) passes before the caller is content.
+        `code` finds the answer's error code. It may be carried out twice: a broker that answers too late did it, too.
         """
+        deadline_s = time.monotonic() + timeout_s
         troubles: dict[Place, str] = {}
         while True:
             for place in self.several():
                 peer = Peer(place, COMMAND)
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0:
+                if left_s < 0:
                     break
-                replies = self.ask({peer: make}, min(5 * ANSWER_S, left_s))
-                if peer in replies.answers:
-                    troubles.pop(place, None)
-                    yield replies.answers[peer]
-                else:
+                replies = self.ask({peer: make}, min(COMMAND_S, max(AGAIN_S, left_s)))
+                if peer not in replies.answers:
                     troubles[place] = replies.troubles[peer]
+                elif (found := code(replies.answers[peer])) in (NOT_CONTROLLER, REQUEST_TIMED_OUT):
+                    troubles[place] = named(found)
+                else:
+                    return replies.answers[peer]
             if time.monotonic() + AGAIN_S > deadline_s:
-                raise self.silence(troubles)
+                raise HostError(f"no broker of {self.access} did it within {timeout_s:g} s: {_listed(troubles)}")
             time.sleep(AGAIN_S)
-
-    def command(self, make: Make, code: Callable[[Any], int], timeout_s: float) -> Any:
-        """Return the answer to a command, of the first broker that is not the wrong one to ask; HostError in words."""
-        deadline_s, last = time.monotonic() + timeout_s, ""
-        try:
-            for answer in self.one_after_the_other(make, deadline_s):
-                if code(answer) not in (NOT_CONTROLLER, REQUEST_TIMED_OUT):
-                    return answer
-                last = named(code(answer))
-        except HostError as error:
-            raise HostError(f"{self.access} did not do it within {timeout_s:g} s: {last}") if last else error from None
-        raise AssertionError("it ends only by the deadline")
 
     def silence(self, troubles: Mapping[Place, str]) -> HostError:
         """Return the error that no broker answers, and why not."""
-        whys = "; ".join(f"{place}: {why}" for place, why in troubles.items()) or "no broker was asked in time"
-        return HostError(f"no broker of {self.access} answers: {whys}")
+        return HostError(f"no broker of {self.access} answers: {_listed(troubles)}")
 
     def close(self) -> None:
         """Close all connections; harmless the second time."""
         self._asking.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+def _listed(troubles: Mapping[Place, str]) -> str:
+    return "; ".join(f"{place}: {why}" for place, why in troubles.items()) or "none was asked in time"

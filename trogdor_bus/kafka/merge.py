@@ -14,8 +14,8 @@ from trogdor_bus.errors import HostError
 def merge(views: Sequence[ClusterView]) -> ClusterView:
     """Return one view of at least one, the same in whatever order; HostError if they are of different clusters.
 
-    Of a partition the highest leader epoch counts, and in the same epoch who sees the fewest in sync. A broker is there
-    if more than half of those asked say so.
+    A partition is there if anybody sees it; the highest leader epoch counts, and in the same epoch who sees the fewest
+    in sync. A broker is there if more than half of those asked say so.
     """
     ids = {view.cluster_id for view in views if view.cluster_id}
     if len(ids) > 1:

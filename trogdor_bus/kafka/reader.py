@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -48,9 +49,12 @@ class Reader:
 
         Up to the deadline it waits for an active controller and for the coordinators; who is not there then is NOBODY.
         With `quorum=False` controllers are not asked for, and the answer comes in milliseconds while they are elected,
-        too: `quorum` is None, `controller` NOBODY. HostError if no broker answers, or something is forbidden.
+        too: `quorum` is None, `controller` NOBODY. HostError if no broker answers, or something is forbidden;
+        SpecError if a coordinator is none.
         """
         wanted = _Wanted(None if topics is None else tuple(dict.fromkeys(topics)), tuple(coordinators), quorum)
+        for text in wanted.coordinators:
+            answers.coordinator(text)
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             return _Reading(self.brokers, self._clock, wanted, deadline_s).view()
@@ -133,7 +137,8 @@ class _Reading:
         informed = [list(views)[at] for at in best_informed(list(views.values()))]
         by_topic = self._min_in_sync(sorted({one.topic for one in merged.partitions}), informed)
         if by_topic is None:
-            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {self._whys()}"
+            whys = "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
+            self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {whys}"
             return None
         quorum = newest(self._quorums)
         if quorum is None and not self._without_quorum:
@@ -173,14 +178,21 @@ class _Reading:
         return [place for place in sorted(told) if place not in asked][:2]
 
     def _min_in_sync(self, topics: Sequence[str], places: Sequence[Place]) -> dict[str, int] | None:
-        """Return the effective min.insync.replicas of topics that are still there; None if nobody tells."""
-        if not topics:
-            return {}
-        answer = self._first(places, lambda: answers.settings(answers.TOPIC, topics, [answers.MIN_IN_SYNC]))
-        if answer is None:
-            return None
-        found = answers.settings_seen(answer)
-        return {topic: int(told[answers.MIN_IN_SYNC]) for topic, told in found.items() if answers.MIN_IN_SYNC in told}
+        """Return the effective min.insync.replicas of topics, without those that nobody knows; None if nobody tells.
+
+        Who has not yet heard of a topic is no witness that it has no such setting: then the others are asked for it.
+        """
+        found: dict[str, int] = {}
+        left, told = list(topics), not topics
+        for place in places if topics else ():
+            answer = self._first((place,), partial(answers.settings, answers.TOPIC, left, [answers.MIN_IN_SYNC]))
+            if answer is not None:
+                rows = answers.settings_seen(answer)
+                found |= {topic: int(row[answers.MIN_IN_SYNC]) for topic, row in rows.items()}
+                left, told = [topic for topic in left if topic not in found], True
+            if told and not left:
+                break
+        return found if told else None
 
     def _coordinator(self, text: str, places: Sequence[Place]) -> int:
         answer = self._first(places, lambda: answers.coordinator(text))
@@ -195,6 +207,3 @@ class _Reading:
                 return replies.answers[peer]
             self._troubles[place] = replies.troubles[peer]
         return None
-
-    def _whys(self) -> str:
-        return "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
