@@ -43,7 +43,7 @@ ENV_UNUSED = _names(
 def sort_out(
     given: Mapping[str, Any], used: Iterable[str], unused: Iterable[str], path: str, not_used_here: list[str]
 ) -> None:
-    """Append the keys of `given` that mean nothing here to `not_used_here`; SpecError suggests the nearest known one."""
+    """Append the keys of `given` that mean nothing here to `not_used_here`; SpecError suggests a known one."""
     known, nothing = set(used), set(unused)
     for key in given:
         if key in nothing:

@@ -1,6 +1,6 @@
 """The verdict: what everything that is known of an experiment comes to, and why. Pure.
 
-Stopped, if somebody stopped it. Else Error, if the experiment broke, a fault was not proven to take effect, or something
+Stopped, if somebody stopped it. Else Error, if the experiment broke, a fault was not proven effective, or something
 that it asks was never answered. Else Fail, if a promise was broken. Pass only otherwise. Whatever the verdict, every
 broken promise that was found is among the reasons.
 """
