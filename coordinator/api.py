@@ -14,10 +14,13 @@ from trogdor_bus.coordinator.events import (
     DestroyRequested,
     Event,
     ResumeRequested,
+    Sighting,
     StopRequested,
 )
+from trogdor_bus.coordinator.guard import check_allowed
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.plan import describe
+from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
     CHANGES,
@@ -46,9 +49,11 @@ from trogdor_bus.messages import (
     encode,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES, registry
+from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import TaskRow, TaskState
 
+TERMS = Terms()
 RECENT_MS = 60_000
 """Ended tasks stay in the world view for this long."""
 
@@ -76,11 +81,22 @@ class Api:
         """Return the frame of the reply to a request frame."""
         return encode(self.reply(frame)[0])
 
-    def reply(self, frame: bytes) -> tuple[Reply, bool]:
-        """Return the reply to a request frame, and whether a change was accepted; an error becomes a reply, too."""
+    def look(self, frame: bytes) -> Wanted | None:
+        """Return what must be seen of the cluster under test before `reply` can answer; None for nothing."""
         try:
             request = decode(frame, AnyRequest)
-            result = self._dispatch(request)
+            return self._machine.planner.look(_decode(request.spec)) if isinstance(request, ValidateSpec) else None
+        except TrogdorBusError:  # which is the reply
+            return None
+
+    def reply(self, frame: bytes, sighting: Sighting | None = None, parent: str = "") -> tuple[Reply, bool]:
+        """Return the reply to a request frame, and whether a change was accepted; an error becomes a reply, too.
+
+        `sighting` is what was seen, where `look` asks for that. What is created belongs to the task `parent`, if given.
+        """
+        try:
+            request = decode(frame, AnyRequest)
+            result = self._dispatch(request, sighting, parent)
             return Reply(result=msgspec.Raw(msgspec.json.encode(result))), isinstance(request, CHANGES)
         except SpecError as error:
             reply = Reply(error="SpecError", message=error.message, path=error.path, remedy=error.remedy)
@@ -88,31 +104,25 @@ class Api:
             reply = Reply(error=type(error).__name__, message=str(error))
         return reply, False
 
-    def answer_experiment(self, frame: bytes, parent: str) -> bytes:
-        """Return the frame of the reply to the program of an experiment: the tasks that it creates are that one's."""
-        try:
-            request = decode(frame, AnyRequest)
-        except BusError:
-            return self.answer(frame)
-        if isinstance(request, CreateTask):
-            request = msgspec.structs.replace(request, parent=parent)
-        return self.answer(encode(request))
-
-    def create_task(self, task_id: str, spec: msgspec.Raw, *, force: bool = False, parent: str = "") -> TaskInfo:
+    def create_task(self, task_id: str, spec: msgspec.Raw, terms: Terms = TERMS, parent: str = "") -> TaskInfo:
         """Create a task and return it; the same id and spec again return the same task, ConflictError for another."""
         decoded = _decode(spec, checked=False)
-        self._handle(CreateRequested(task_id, decoded, wire(decoded), force, parent))
+        force, allow, own_topics = terms.force, terms.allow, terms.own_topics
+        self._handle(CreateRequested(task_id, decoded, wire(decoded), force, allow, own_topics, parent))
         return self._machine.view.info(task_id)
 
-    def validate(self, spec: msgspec.Raw, *, force: bool = False) -> Plan:
+    def validate(self, spec: msgspec.Raw, terms: Terms = TERMS, sighting: Sighting | None = None) -> Plan:
         """Return what a spec would do; SpecError or RefusedError says why it cannot."""
-        topology, decoded = self._machine.topology(), _decode(spec)
+        decoded = _decode(spec)
+        check_allowed(terms.allow)
         if decoded.is_experiment:
             return Plan(spec=msgspec.Raw(wire(decoded)))
+        self._machine.planner.look(decoded)
+        planned = self._machine.plan(decoded, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
-        plan = describe(decoded, topology, alive=alive, force=force)
-        _, warning = self._machine.plan(decoded, force=force)
-        return msgspec.structs.replace(plan, warnings=(*plan.warnings, warning)) if warning else plan
+        plan = describe(planned.spec, self._machine.planner.topology(), alive=alive, force=terms.force)
+        warnings = (*plan.warnings, *planned.warnings)
+        return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
 
     def stop_task(self, task_id: str) -> None:
         """Stop a task; an unknown or ended one is no error (as in Trogdor)."""
@@ -189,12 +199,12 @@ class Api:
             tasks=tuple(view.info(task.id) for task in tasks),
         )
 
-    def _dispatch(self, request: AnyRequest) -> Any:
+    def _dispatch(self, request: AnyRequest, sighting: Sighting | None, parent: str) -> Any:
         match request:
-            case CreateTask(id=task_id, spec=spec, force=force, parent=parent):
-                return self.create_task(task_id, spec, force=force, parent=parent)
-            case ValidateSpec(spec=spec, force=force):
-                return self.validate(spec, force=force)
+            case CreateTask(id=task_id, spec=spec, force=force, allow=allow, own_topics=own):
+                return self.create_task(task_id, spec, Terms(force, allow, own), parent)
+            case ValidateSpec(spec=spec, force=force, allow=allow, own_topics=own):
+                return self.validate(spec, Terms(force, allow, own), sighting)
             case StopTask(id=task_id):
                 return self.stop_task(task_id)
             case DestroyTask(id=task_id):

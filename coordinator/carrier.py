@@ -67,7 +67,7 @@ class Carrier:
         start_ms = max(now_ms, spec.start_ms)
         end_ms = start_ms + max(0, spec.duration_ms)
         new = [strike for plan in plans for strike in strikes("", plan.node, plan.actions, start_ms, end_ms)]
-        running = self._running(ledger, now_ms)
+        running = self.running(ledger, now_ms)
         found = silenced(self._scene(self._bus), new, running, self._lease_ms)
         if found is None:
             return ""
@@ -75,7 +75,7 @@ class Carrier:
             raise RefusedError(f"{told(found, self._lease_ms)}; {REMEDY}; `--force` allows it")
         return told(found, self._lease_ms)
 
-    def _running(self, ledger: Ledger, now_ms: int) -> list[Strike]:
+    def running(self, ledger: Ledger, now_ms: int) -> list[Strike]:
         """Return what the workers that have not ended do to their nodes; what is stuck has no end."""
         found: list[Strike] = []
         for node in self._fleet.nodes.values():

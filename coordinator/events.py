@@ -5,25 +5,28 @@ Beside these effects the machine emits the changes of `coordinator.changes`, to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 
 from trogdor_bus.bus import BusBrokers
+from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.messages import Beat, Snapshot
+from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome
 
 
 class CreateRequested(msgspec.Struct, frozen=True):
-    """A client wants a task. `wire` is the spec as it goes on the wire, its identity.
-
-    `parent` is the experiment that it belongs to, "" for none.
-    """
+    """A client wants a task. `wire` is the spec as it goes on the wire, its identity; the others as in TaskRow."""
 
     id: str
     spec: TaskSpec
     wire: bytes
     force: bool = False
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
     parent: str = ""
 
 
@@ -70,6 +73,26 @@ class BrokersSeen(msgspec.Struct, frozen=True):
     brokers: BusBrokers | None
 
 
+class Sighting(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at the cluster under test has shown; `view` None: nothing, for the reason in `error`.
+
+    `hosts` are the addresses of the host names in it, `seed` is a number that chance made, by which choices are made.
+    """
+
+    view: ClusterView | None = None
+    error: str = ""
+    hosts: Mapping[str, tuple[str, ...]] = {}
+    seed: int = 0
+
+
+class ClusterSeen(msgspec.Struct, frozen=True):
+    """The cluster under test was looked at for a task; `number` as in the effect that asked for it."""
+
+    task: str
+    number: int
+    sighting: Sighting
+
+
 class LinksSeen(msgspec.Struct, frozen=True):
     """By node, each link to its agent and whether it is alive."""
 
@@ -97,6 +120,7 @@ Event = (
     | BeatHeard
     | HostsResolved
     | BrokersSeen
+    | ClusterSeen
     | LinksSeen
     | ExperimentEnded
     | Ticked
@@ -116,6 +140,15 @@ class Exit(msgspec.Struct, frozen=True):
     fenced: bool = False
 
 
+class LookAtCluster(msgspec.Struct, frozen=True):
+    """Look at the cluster under test after so many ms, and answer with `ClusterSeen`, whatever comes of it."""
+
+    task: str
+    number: int
+    wanted: Wanted
+    after_ms: int = 0
+
+
 class StartExperiment(msgspec.Struct, frozen=True):
     """Start the program of an experiment; `ExperimentEnded` must follow, whatever happens."""
 
@@ -130,4 +163,4 @@ class EndExperiment(msgspec.Struct, frozen=True):
     why: str
 
 
-Effect = Change | Publish | Exit | StartExperiment | EndExperiment
+Effect = Change | Publish | LookAtCluster | StartExperiment | EndExperiment | Exit

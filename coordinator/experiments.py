@@ -175,7 +175,9 @@ class Experiments:
                 os.fsync(file.fileno())
             temporary.replace(path)
         except OSError as error:
-            raise HostError(f"cannot write {path}: {error.strerror}; free space there, and let this user write") from None
+            raise HostError(
+                f"cannot write {path}: {error.strerror}; free space there, and let this user write"
+            ) from None
 
     def _read(self, task_id: str) -> Kept | None:
         path = self._path(task_id)

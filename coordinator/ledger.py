@@ -22,7 +22,11 @@ from trogdor_bus.coordinator.changes import (
     StoredWorker,
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
+from trogdor_bus.coordinator.moves import OVER
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.registry import registry
+from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.view import View
 
@@ -73,10 +77,26 @@ class Ledger:
         """Return whether some worker of the task is not DONE."""
         return self.count(task_id, WorkerState.DONE) < len(self.view.workers[task_id])
 
+    def check_parent(self, task_id: str) -> None:
+        """Raise RefusedError if nothing may begin any more for that task; "" is none."""
+        parent = self.view.tasks.get(task_id)
+        if task_id and (parent is None or parent.state in OVER):
+            raise RefusedError(f"task {task_id} is over, and nothing may begin for it")
+
     def put(self, task: TaskRow, text: str) -> None:
         """Keep a task, new or changed."""
         self.changes.append(PutTask(task))
         self.record(TaskChanged(seq=0, at_ms=0, task=task, text=text))
+
+    def resolve(self, task_id: str, spec: TaskSpec, chosen: tuple[str, ...]) -> None:
+        """Keep, and tell, whom the spec of a task that fires now turned out to mean; its time counts from now."""
+        for line in chosen:
+            self.note(f"task {task_id}: {line}")
+        spec = msgspec.structs.replace(spec, start_ms=self.now_ms)
+        task = msgspec.structs.replace(
+            self.view.tasks[task_id], spec=msgspec.Raw(wire(spec)), start_ms=self.now_ms, chosen=chosen
+        )
+        self.put(task, "")
 
     def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         """Keep a new worker of a task."""
@@ -156,6 +176,22 @@ class Ledger:
             node.open.pop(row.id, None)
         else:
             node.open[row.id] = task_id
+
+
+def require_id(task_id: str, request: str) -> None:
+    """Raise SpecError, in Trogdor's words, for an empty id."""
+    if not task_id:
+        raise SpecError(f"Invalid empty ID in {request} request.", path="$.id", remedy="give it one")
+
+
+def ending(outcome: Outcome, error: str) -> str:
+    """Return how a task ended, for people."""
+    return f"ended: {outcome}" + (f" ({error})" if error else "")
+
+
+def decoded(task: TaskRow) -> TaskSpec:
+    """Return the spec of a task."""
+    return registry().decode(msgspec.json.decode(task.spec), checked=False)
 
 
 def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:

@@ -11,13 +11,14 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator import latches
+from trogdor_bus.coordinator import guard, latches
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.events import (
     AbortRequested,
     BeatHeard,
     BrokersSeen,
+    ClusterSeen,
     CreateRequested,
     DestroyRequested,
     Effect,
@@ -28,37 +29,30 @@ from trogdor_bus.coordinator.events import (
     LinksSeen,
     Publish,
     ResumeRequested,
+    Sighting,
     StopRequested,
     Ticked,
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
-from trogdor_bus.coordinator.ledger import ENDED, Ledger, reported, verdict
+from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, reported, require_id, verdict
+from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.coordinator.plan import WorkerPlan, assign
+from trogdor_bus.coordinator.planner import Planned, Planner, Terms
+from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
-from trogdor_bus.errors import ConflictError, InvalidTransitionError, NotFoundError, SpecError, TrogdorBusError
+from trogdor_bus.errors import (
+    ConflictError,
+    InvalidTransitionError,
+    NotFoundError,
+    SpecError,
+    TrogdorBusError,
+)
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
-from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
-from trogdor_bus.topology import Topology
-
-Move = Literal["run", "fail", "stop", "error", "finish", "correct"]
-
-TABLE: dict[tuple[TaskState, Move], TaskState] = {
-    (TaskState.PENDING, "run"): TaskState.RUNNING,
-    (TaskState.PENDING, "fail"): TaskState.DONE,
-    (TaskState.PENDING, "stop"): TaskState.DONE,
-    (TaskState.RUNNING, "stop"): TaskState.STOPPING,
-    (TaskState.RUNNING, "error"): TaskState.STOPPING,
-    (TaskState.RUNNING, "finish"): TaskState.DONE,
-    (TaskState.STOPPING, "finish"): TaskState.DONE,
-    (TaskState.DONE, "correct"): TaskState.DONE,
-}
-"""Every move that a task can make; a stop in STOPPING or DONE is no move at all (as in Trogdor)."""
 
 
 class CoordinatorMachine:
@@ -84,6 +78,7 @@ class CoordinatorMachine:
         self.started_ms = now_ms
         self.taken: set[tuple[TaskState, Move]] = set()
         self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
+        self.planner, self._scout = Planner(fleet, place, self._carrier, self._ledger), Scout(fleet, place)
         self.view = self._ledger.view
         self._trials = Trials(self.view)
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
@@ -122,6 +117,8 @@ class CoordinatorMachine:
                 self._carrier.see(brokers)
             case ExperimentEnded():
                 self._end_experiment(event.id, event.outcome, event.error)
+            case ClusterSeen():
+                self._seen(event)
             case Ticked():
                 self._tick()
         return self._flush()
@@ -130,30 +127,21 @@ class CoordinatorMachine:
         """Return when `Ticked` is due, epoch ms."""
         if self.listening:
             return self._tick_ms
-        starts = (task.start_ms for task in self.view.tasks.values() if task.state is TaskState.PENDING)
+        starts = (task.start_ms for task in self._pending())
         return min([self._tick_ms, *starts, *self._trials.deadlines()])
-
-    def topology(self) -> Topology:
-        """Return the cluster as specs see it now."""
-        return self.fleet.topology(self.place.addresses, self.place.ports)
 
     def latch(self, node: str) -> str:
         """Return the id of the abort that is in force on a node, or ("") on all; "" for none."""
         return latches.ordered(self._meta, node)
 
-    def plan(self, spec: TaskSpec, *, force: bool) -> tuple[tuple[WorkerPlan, ...], str]:
-        """Return who would do what now, and "" or a warning; errors as `assign`.
-
-        RefusedError also if a node is aborted, or the bus would be silenced, unless `force`: then that is the warning.
-        """
-        plans = assign(spec, self.topology(), force=force)
-        latches.check(self._meta, {plan.node: self.fleet.ensure(plan.node).row.latch for plan in plans})
-        return plans, self._carrier.check(spec, plans, self._ledger, self._now, force=force)
+    def plan(self, spec: TaskSpec, terms: Terms, sighting: Sighting | None = None) -> Planned:
+        """Return who would do what now, as `Planner.plan`."""
+        return self.planner.plan(spec, terms, self._meta, self._now, sighting)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _create(self, event: CreateRequested) -> None:
-        _require_id(event.id, "createTask")
+        require_id(event.id, "createTask")
         check_name(event.id, "task id", "$.id")
         known = self.view.tasks.get(event.id)
         if known is not None:
@@ -161,7 +149,8 @@ class CoordinatorMachine:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
         latches.check_everywhere(self._meta)
-        self._trials.check_parent(event.parent)
+        guard.check_allowed(event.allow)
+        self._ledger.check_parent(event.parent)
         spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
         task = TaskRow(
             id=event.id,
@@ -170,6 +159,8 @@ class CoordinatorMachine:
             start_ms=spec.start_ms,
             duration_ms=spec.longest_ms(),
             force=event.force,
+            allow=event.allow,
+            own_topics=event.own_topics,
             parent=event.parent,
             experiment=event.spec.is_experiment,
         )
@@ -182,28 +173,41 @@ class CoordinatorMachine:
         if task.start_ms <= self._now and not self.listening:
             self._run(task, spec)
 
-    def _run(self, task: TaskRow, spec: TaskSpec) -> None:
+    def _run(self, task: TaskRow, spec: TaskSpec, sighting: Sighting | None = None) -> None:
+        """Start a task, or have the cluster under test looked at first."""
         if task.experiment:
             self._move(task, "run", "started", started_ms=self._now)
             self._trials.start(task, spec)
             return
         try:
-            plans, warning = self.plan(spec, force=task.force)
+            if sighting is None and self.planner.needs_look(spec, task.parent):
+                self._scout.ask(task.id, spec, self._now)
+                return
+            planned = self.plan(spec, Terms(task.force, task.allow, task.own_topics), sighting)
         except TrogdorBusError as error:
-            text = error.message if isinstance(error, SpecError) else str(error)
-            self._fail(task, f"Unable to find nodes for task: {text}")
+            if not self._scout.again(task.id, spec, error, self._now):
+                text = error.message if isinstance(error, SpecError) else str(error)
+                self._fail(task, f"Unable to find nodes for task: {text}")
             return
+        if sighting is not None:
+            self._ledger.resolve(task.id, planned.spec, planned.chosen)
         first = self._meta.next_worker
-        self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(plans)))
+        self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(planned.workers)))
+        warning = "; ".join(planned.warnings)
         self._move(task, "run", f"started; warning: {warning}" if warning else "started", started_ms=self._now)
-        for worker_id, plan in enumerate(plans, first):
+        for worker_id, plan in enumerate(planned.workers, first):
             journal = self.fleet.ensure(plan.node).row.journal
             row = WorkerRow(id=worker_id, node=plan.node, journal=journal, left_out=plan.left_out)
             self._ledger.add_worker(task.id, row, plan.actions)
             self._changed.add(plan.node)
 
+    def _seen(self, event: ClusterSeen) -> None:
+        if self._scout.answers(event):
+            task = self.view.tasks[event.task]
+            self._run(task, decoded(task), event.sighting)
+
     def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
-        _require_id(task_id, "stopTask")
+        require_id(task_id, "stopTask")
         task = self.view.tasks.get(task_id)
         if task is None:
             return
@@ -217,11 +221,12 @@ class CoordinatorMachine:
             self._stop_children(task_id)
 
     def _destroy(self, task_id: str) -> None:
-        _require_id(task_id, "destroyTask")
+        require_id(task_id, "destroyTask")
         if task := self.view.tasks.get(task_id):
             self._trials.end(task, "somebody destroyed it")
-            self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
+            self._scout.forget(task_id)
             self._stop_children(task_id)
+            self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
 
     def _abort(self, latch: str, name: str) -> None:
         self._require(name)
@@ -345,8 +350,8 @@ class CoordinatorMachine:
         if self.listening or self.ended:
             self._tick_ms = self._now + self.limits.beat_ms // 4
             return
-        for task in [t for t in self.view.tasks.values() if t.state is TaskState.PENDING and t.start_ms <= self._now]:
-            self._run(task, registry().decode(msgspec.json.decode(task.spec), checked=False))
+        for task in [task for task in self._pending() if task.start_ms <= self._now]:
+            self._run(task, decoded(task))
         for task in self._trials.overdue(self._now):
             error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
@@ -436,7 +441,7 @@ class CoordinatorMachine:
                 self._move(task, "correct", f"corrected: {outcome}", error=error, outcome=outcome)
         elif ended:
             self._move(
-                task, "finish", _ending(outcome, error), error=error, outcome=outcome, done_ms=self._now, active=False
+                task, "finish", ending(outcome, error), error=error, outcome=outcome, done_ms=self._now, active=False
             )
         else:
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now, active=False)
@@ -467,13 +472,8 @@ class CoordinatorMachine:
         if task is not None and task.experiment and task.state in (TaskState.RUNNING, TaskState.STOPPING):
             if task.error:  # that it lasted too long is said already
                 outcome, error = Outcome.FAILED, task.error
-            text = _ending(outcome, error)
+            text = ending(outcome, error)
             self._move(task, "finish", text, error=error, outcome=outcome, done_ms=self._now)
-        self._stop_children(task_id)
-
-    def _stop_children(self, task_id: str) -> None:
-        for child in self._trials.children(task_id):
-            self._stop(child, "its experiment has ended")
 
     def _fail(self, task: TaskRow, error: str) -> None:
         self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)
@@ -484,7 +484,19 @@ class CoordinatorMachine:
         if target is None:
             raise InvalidTransitionError(f"task {task.id}", task.state, move)
         self.taken.add((task.state, move))
+        self._scout.forget(task.id)
         self._ledger.put(msgspec.structs.replace(task, state=target, **fields), f"task {task.id} {text}")
+        if target is TaskState.DONE:
+            self._stop_children(task.id)
+
+    def _stop_children(self, task_id: str) -> None:
+        for child in [task for task in self.view.tasks.values() if task.parent == task_id]:
+            self._stop(child.id)
+
+    def _pending(self) -> list[TaskRow]:
+        """Return the tasks that wait for their time, and for nothing else."""
+        waiting = (task for task in self.view.tasks.values() if task.state is TaskState.PENDING)
+        return [task for task in waiting if not self._scout.waits(task.id)]
 
     def _note_once(self, text: str) -> None:
         if note := self.fleet.once(text):
@@ -501,9 +513,9 @@ class CoordinatorMachine:
         return Stamp(self.epoch, self.place.me, node.revision)
 
     def _flush(self) -> list[Effect]:
-        effects: list[Effect] = [*self._ledger.changes, *self._exits, *self._trials.orders]
+        effects: list[Effect] = [*self._ledger.changes, *self._scout.take(), *self._trials.take(), *self._exits]
         changed, answer = self._changed, self._answer | self._changed
-        self._ledger.changes, self._trials.orders, self._changed, self._answer = [], [], set(), set()
+        self._ledger.changes, self._changed, self._answer = [], set(), set()
         for name in sorted(answer):
             node = self.fleet.nodes[name]
             node.revision += name in changed
@@ -512,12 +524,3 @@ class CoordinatorMachine:
                 told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
                 effects.append(Publish(told))
         return effects
-
-
-def _require_id(task_id: str, request: str) -> None:
-    if not task_id:
-        raise SpecError(f"Invalid empty ID in {request} request.", path="$.id", remedy="give it one")
-
-
-def _ending(outcome: Outcome, error: str) -> str:
-    return f"ended: {outcome}" + (f" ({error})" if error else "")

@@ -19,7 +19,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Who and where this coordinator is: `me` is a uuid made at each start.
 
-    `addresses` and `ports` are where it listens, `machine` are all addresses of the machine where it runs.
+    `addresses` and `ports` are where it listens, `machine` are all addresses of the machine where it runs. `cluster` is
+    where it looks for the Kafka cluster under test, "" for none.
     """
 
     me: str
@@ -28,6 +29,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[int, ...] = ()
     machine: tuple[str, ...] = ()
     url: str = ""
+    cluster: str = ""
 
     def first_worker(self) -> int:
         """Return where the worker ids of this start begin: far from any other's, even on a copy of the store."""

@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import uuid
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 
 import msgspec
 
@@ -27,12 +27,14 @@ from trogdor_bus.coordinator.events import (
     Exit,
     HostsResolved,
     LinksSeen,
+    LookAtCluster,
     Publish,
     StartExperiment,
     Ticked,
 )
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.coordinator.fleet import Fleet
+from trogdor_bus.coordinator.lookout import Lookout
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.replication import Replication
@@ -43,6 +45,7 @@ from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
 from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
+from trogdor_bus.roles import Wanted
 from trogdor_bus.states import WorkerState
 from trogdor_bus.transports import link_with_log, open_log, several
 
@@ -136,7 +139,9 @@ class Service:
             ports=ports,
             url=settings.url,
             machine=local_addresses(),
+            cluster=settings.cluster,
         )
+        self._lookout = Lookout(settings.cluster, settings.cluster_config)
         self._machine = CoordinatorMachine(
             store.load(),
             Fleet(config.nodes if config else None, settings.beat_ms),
@@ -158,7 +163,7 @@ class Service:
             settings.state_dir / "experiments",
             UnderTest(bootstrap=settings.cluster, config=str(settings.cluster_config or "")),
             probe_commands=settings.allow_probe_commands,
-            answer=self.api.answer_experiment,
+            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
             handle=self._handle_now,
             now_ms=self._clock.now_ms,
         )
@@ -198,6 +203,7 @@ class Service:
         finally:
             for task in [*beside, *self._waiting]:
                 task.cancel()
+            self._lookout.close()
             await self._experiments.close()
         return self._exit
 
@@ -219,13 +225,28 @@ class Service:
             asyncio.get_running_loop().call_later(GATHER_S, self._flush)
 
     def _on_request(self, frame: bytes, answer: Answer) -> None:
+        if wanted := self.api.look(frame):
+            self._beside(self._answer_seen(frame, wanted, answer))
+            return
         reply, changed = self.api.reply(frame)
         if not changed or self._replication is None:
             answer(encode(reply))
             return
-        waiting = asyncio.create_task(self._answer(self._replication, reply, answer))
+        self._beside(self._answer(self._replication, reply, answer))
+
+    def _beside(self, work: Coroutine[None, None, None]) -> None:
+        """Let something go on that nothing waits for; it ends with the coordinator."""
+        waiting = asyncio.create_task(work)
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
+
+    async def _answer_seen(self, frame: bytes, wanted: Wanted, answer: Answer) -> None:
+        answer(encode(self.api.reply(frame, await self._lookout.look(wanted))[0]))
+
+    async def _look(self, order: LookAtCluster) -> None:
+        seen = await self._lookout.answer(order)
+        with contextlib.suppress(HostError):  # said already, and the end of this coordinator
+            self._handle_now(seen)
 
     async def _answer(self, replication: Replication, reply: Reply, answer: Answer) -> None:
         answer(encode(msgspec.structs.replace(reply, replicated=await replication.kept())))
@@ -273,6 +294,8 @@ class Service:
                 self._experiments.perform(effect)
             elif isinstance(effect, DropTask):
                 self._experiments.forget(effect.id)
+            elif isinstance(effect, LookAtCluster):
+                self._beside(self._look(effect))
             elif isinstance(effect, Exit):
                 self._fail(effect.reason, fenced=effect.fenced)
         self._wake.set()

@@ -158,7 +158,7 @@ class Blow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Moment:
-    """What is possible between brokers and members while some blows are in force; `lost` are the brokers hit or down."""
+    """What is possible between brokers and members while some blows are in force; `lost` are brokers hit or down."""
 
     def __init__(self, scene: Scene, blows: Sequence[Blow]) -> None:
         self.scene = scene

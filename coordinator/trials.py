@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from trogdor_bus.coordinator.events import EndExperiment, StartExperiment
-from trogdor_bus.errors import RefusedError
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import TaskRow, TaskState
 from trogdor_bus.view import View
@@ -15,20 +14,20 @@ RESTARTED = "the coordinator was restarted, and experiments end with it"
 
 
 class Trials:
-    """What the table knows of experiments; `orders` are the effects that its owner has not handed out yet."""
+    """What the table knows of experiments."""
 
     def __init__(self, view: View) -> None:
-        self.orders: list[StartExperiment | EndExperiment] = []
+        self._orders: list[StartExperiment | EndExperiment] = []
         self._view = view
 
     def start(self, task: TaskRow, spec: TaskSpec) -> None:
         """Order the shell to start the program of an experiment."""
-        self.orders.append(StartExperiment(task.id, spec))
+        self._orders.append(StartExperiment(task.id, spec))
 
     def end(self, task: TaskRow, why: str) -> None:
         """Order the shell to end the program of a task, if that is an experiment that may have one."""
         if task.experiment and task.state in OPEN:
-            self.orders.append(EndExperiment(task.id, why))
+            self._orders.append(EndExperiment(task.id, why))
 
     def open(self) -> list[TaskRow]:
         """Return the experiments that have begun and not ended."""
@@ -42,21 +41,15 @@ class Trials:
         """Yield when each running experiment is overdue, epoch ms."""
         return (task.end_ms for task in self._running())
 
-    def children(self, task_id: str) -> list[str]:
-        """Return the ids of the tasks that belong to an experiment and may still begin, or go on."""
-        live = (TaskState.PENDING, TaskState.RUNNING)
-        return [task.id for task in self._view.tasks.values() if task.parent == task_id and task.state in live]
-
     def parents(self, task_ids: list[str]) -> list[str]:
         """Return the ids of the experiments to which some of the tasks belong."""
         tasks = self._view.tasks
         return sorted({tasks[one].parent for one in task_ids if one in tasks and tasks[one].parent in tasks})
 
-    def check_parent(self, parent: str) -> None:
-        """Raise RefusedError unless the experiment `parent` ("" for none) runs."""
-        task = self._view.tasks.get(parent)
-        if parent and (task is None or not task.experiment or task.state is not TaskState.RUNNING):
-            raise RefusedError(f"experiment {parent} does not run (any more), so it gets no further task")
+    def take(self) -> list[StartExperiment | EndExperiment]:
+        """Return the orders that are new, and keep none."""
+        orders, self._orders = self._orders, []
+        return orders
 
     def _running(self) -> Iterator[TaskRow]:
         return (task for task in self._view.tasks.values() if task.experiment and task.state is TaskState.RUNNING)

@@ -88,6 +88,15 @@ def test_the_broker_of_a_node_and_of_a_host(tmp_path: Path) -> None:
     }
 
 
+def test_the_controller_of_a_node_and_of_a_host(tmp_path: Path) -> None:
+    ours = "nodes: {a: {broker: 1, controller: 1}, b: {controller: 101}, c: }\nagent: {controller: 3}"
+    cluster, agent = config.load_config(write(tmp_path, "cluster.yaml", ours))
+    assert [node.controller for node in cluster.nodes.values()] == [1, 101, None]
+    assert agent.controller == 3
+    trogdors = {"platform": "basic", "nodes": {"a": {"trogdor.controller.id": "2"}}}
+    assert config.load_cluster(write(tmp_path, "t.json", json.dumps(trogdors))).nodes["a"].controller == 2
+
+
 def test_a_node_that_is_not_there_in_trogdors_words(tmp_path: Path) -> None:
     found = config.load_cluster(write(tmp_path, "cluster.yaml", OURS))
     assert found.require("node1").hostname == "10.0.0.1"
@@ -126,7 +135,7 @@ def test_mistakes_in_trogdors_form(tmp_path: Path, root: Any, expected: str) -> 
         ("nodes: {a: {hostnam: b}}", "nodes.a.hostnam: unknown key [in {file}] (did you mean 'hostname'?)"),
         (
             "nodes: {a: {zzz: b}}",
-            "nodes.a.zzz: unknown key [in {file}] (the keys are hostname, tags, agent, config, broker)",
+            "nodes.a.zzz: unknown key [in {file}] (the keys are hostname, tags, agent, config, broker, controller)",
         ),
         ("nodes: [a]", "nodes: expected a node per line"),
         ("nodes: {a: 3}", "nodes.a: expected an address"),
@@ -141,6 +150,11 @@ def test_mistakes_in_trogdors_form(tmp_path: Path, root: Any, expected: str) -> 
             "nodes: {a: {broker: 1}, c: {broker: 2}, b: {broker: 1}}",
             "nodes.b: broker 1 is node a as well [in {file}] (give each broker one node)",
         ),
+        (
+            "nodes: {a: {controller: 1, broker: 1}, b: {controller: 1}}",
+            "nodes.b: controller 1 is node a as well [in {file}] (give each controller one node)",
+        ),
+        ("nodes: {a: {controller: x}}", "nodes.a.controller: expected the id of a controller, found 'x'"),
         ("agent: {broker: 1.5}", "agent.broker: expected the id of a broker, found 1.5"),
         ("agent: {allowCommands: [[]]}", "agent.allowCommands[0]: expected a list of words"),
         ("a: [", "{file}, line 1, column 5: "),

@@ -23,7 +23,8 @@ def matches(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> b
         "anyOf": lambda options: any(matches(value, option, root) for option in options),
         "enum": lambda allowed: value in allowed,
         "type": lambda name: isinstance(
-            value, {"object": dict, "array": list, "string": str, "integer": int, "null": type(None)}[name]
+            value,
+            {"object": dict, "array": list, "string": str, "integer": int, "boolean": bool, "null": type(None)}[name],
         ),
         "required": lambda names: all(name in value for name in names),
         "properties": lambda known: all(matches(value[key], known[key], root) for key in value if key in known),

@@ -189,6 +189,14 @@ def test_process_stop_and_kill() -> None:
             restart=Restart(command=("systemctl", "start", "x")),
         ),
     )
+    kill = decode("process-kill", nodes="a", port=1, signal="SIGINT", graceMs=30_000)
+    assert kill.actions("a", CLUSTER) == (Kill(match=ProcessMatch(port=1), signal="SIGINT", grace_ms=30_000),)
+    assert refusal("process-kill", nodes="a", port=1, graceMs=1) == (
+        "$.graceMs",
+        "is for a signal that asks a process to end, not for SIGKILL",
+    )
+    with pytest.raises(SpecError, match=r"^graceMs: expected int <= 60000"):
+        decode("process-kill", nodes="a", port=1, signal="SIGTERM", graceMs=60_001)
     assert refusal("process-kill", nodes="a", port=1, signal="SIGSTOP") == (
         "$.signal",
         "invalid enum value 'SIGSTOP'",

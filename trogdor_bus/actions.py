@@ -14,6 +14,9 @@ import msgspec
 DEFAULT_ALIVE_MS = 10_000
 """How long a restarted process may take until it is found."""
 
+MOST_GRACE_MS = 60_000
+"""How long a killed process may be given to end by itself, at most."""
+
 Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
 
@@ -121,17 +124,22 @@ class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Kill(Action, frozen=True, tag="kill"):
-    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo is the `restart`, if given."""
+    """Send `signal` (a name such as SIGKILL) to the matching processes; the undo is the `restart`, if given.
+
+    Those that still live `grace_ms` after it get SIGKILL (0: they may live); the undo waits for that.
+    """
 
     match: ProcessMatch
     signal: str = "SIGKILL"
+    grace_ms: int = 0
     restart: Restart | None = None
     required: bool = True
 
     def describe(self) -> tuple[str, str]:
         """Return do and undo as text."""
         undo = self.restart.describe() if self.restart else "nothing (no restart given)"
-        return f"send {self.signal} to {self.match.describe()}", undo
+        rest = f", and SIGKILL to those that still live {self.grace_ms} ms later" if self.grace_ms else ""
+        return f"send {self.signal} to {self.match.describe()}{rest}", undo
 
 
 AnyAction = BlockFrom | BlockPorts | Suspend | Kill

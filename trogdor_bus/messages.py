@@ -136,20 +136,24 @@ class Request(Message, frozen=True, kw_only=True, tag_field="request"):
 class CreateTask(Request, frozen=True, kw_only=True, tag="create"):
     """Create a task; the same id with the same spec is the same task.
 
-    `parent` is the experiment that it belongs to: whatever ends that one stops it.
+    `allow` are the names of the rules of the data guard that it may break, `own_topics` those topics whose loss breaks
+    none.
     """
 
     id: str
     spec: msgspec.Raw
     force: bool = False
-    parent: str = ""
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
 
 
 class ValidateSpec(Request, frozen=True, kw_only=True, tag="validate"):
-    """Check a spec against the classes and the cluster; the reply is a Plan."""
+    """Check a spec against the classes and the cluster; the reply is a Plan. `allow`, `own_topics` as in CreateTask."""
 
     spec: msgspec.Raw
     force: bool = False
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
 
 
 class StopTask(Request, frozen=True, kw_only=True, tag="stop"):
@@ -320,11 +324,16 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What a spec would do to the cluster; `spec` as it goes on the wire."""
+    """What a spec would do to the cluster; `spec` as it goes on the wire, with nodes in place of roles.
+
+    `chosen` says who holds the roles now, `losses` what the Kafka cluster would lose, a line each.
+    """
 
     spec: msgspec.Raw
     nodes: tuple[NodePlan, ...] = ()
     warnings: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
 
 
 class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -91,9 +91,11 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What the coordinator knows of one task. `original` is the spec as submitted, `spec` with startMs raised.
+    """What the coordinator knows of one task.
 
-    `parent` is the experiment that it belongs to, "" for none; `experiment`: it is one, and has no workers.
+    `original` is the spec as submitted, `spec` with startMs raised and, once it has fired, nodes in place of roles:
+    `chosen` says who held them, a line each. `parent` is the task that it belongs to and ends with, `allow` and
+    `own_topics` as in CreateTask. `experiment`: it is one, and has no workers.
     """
 
     id: str
@@ -111,6 +113,9 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     outcome: Outcome = Outcome.NONE
     active: bool = False
     parent: str = ""
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
     experiment: bool = False
 
     @property

@@ -142,7 +142,7 @@ def test_schema_describes_every_class() -> None:
     classes = [entry["properties"] for entry in schema["$defs"].values() if "class" in entry.get("properties", {})]
     assert {properties["class"]["enum"][0] for properties in classes} == set(registry().by_tag)
     restart = schema["$defs"]["RestartSpec"]["properties"]
-    assert {"unit", "container", "command", "unless", "aliveMs"} == set(restart)
+    assert {"unit", "container", "command", "found", "unless", "aliveMs"} == set(restart)
 
 
 def test_faults_lists_every_class_and_its_example_is_valid() -> None:

@@ -131,7 +131,7 @@ class Cluster:
         if alias == "port-block":
             body = {"nodes": list(self.nodes), "ports": [9092], **body}
         spec = registry().decode(body, checked=False)
-        return self.give(CreateRequested(task, spec, wire(spec), force, parent))
+        return self.give(CreateRequested(task, spec, wire(spec), force, parent=parent))
 
     def stop(self, task: str = "t") -> list[str]:
         return self.give(StopRequested(task))

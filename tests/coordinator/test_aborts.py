@@ -6,6 +6,7 @@ import pytest
 
 from tests.coordinator.driver import NODES, Cluster
 from trogdor_bus.coordinator.events import AbortRequested, ResumeRequested
+from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import NotFoundError, RefusedError
 from trogdor_bus.messages import Report
 from trogdor_bus.registry import registry
@@ -77,12 +78,12 @@ def test_the_proof_is_a_latch_that_is_kept_and_no_fault_that_is_held(cluster: Cl
 def test_a_resume_names_the_latches_that_agents_keep_even_those_of_another_coordinator(cluster: Cluster) -> None:
     cluster.beat("a", latch="from elsewhere")
     with pytest.raises(RefusedError, match="a until"):
-        cluster.machine.plan(registry().decode({"class": "noop", "durationMs": 1}), force=False)
+        cluster.machine.plan(registry().decode({"class": "noop", "durationMs": 1}), Terms())
     cluster.give(AbortRequested("L1"))
     cluster.beat("b", latch="L1")
     cluster.give(ResumeRequested())
     assert told(cluster) == {"a": ("", "from elsewhere"), "b": ("", "L1"), "c": ("", "")}
-    assert cluster.machine.plan(registry().decode({"class": "noop", "durationMs": 1}), force=False)
+    assert cluster.machine.plan(registry().decode({"class": "noop", "durationMs": 1}), Terms())
     cluster.beat("c", latch="L1")  # it was silent until now
     assert told(cluster)["c"] == ("", "L1")
     cluster.beat("a", latch="")

@@ -10,6 +10,7 @@ from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, Cluster, raw
 from trogdor_bus.bus import BusBroker, BusBrokers
 from trogdor_bus.coordinator.events import BrokersSeen
 from trogdor_bus.coordinator.place import Place
+from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import NodeRow, Plan, Reply, ValidateSpec, decode, encode
 from trogdor_bus.states import Outcome, TaskState, WorkerState
@@ -52,7 +53,7 @@ def rows(cluster: Cluster) -> dict[str, int | None]:
 
 
 def validate(cluster: Cluster, body: dict[str, Any], *, force: bool = False) -> Plan:
-    return cluster.api.validate(raw(body), force=force)
+    return cluster.api.validate(raw(body), Terms(force))
 
 
 # --- who is who -------------------------------------------------------------------------------------------------------
@@ -60,7 +61,7 @@ def validate(cluster: Cluster, body: dict[str, Any], *, force: bool = False) -> 
 
 def test_the_rows_say_which_broker_by_address(cluster: Cluster) -> None:
     assert rows(cluster) == {"a": 1, "b": 2, "c": 3}
-    assert {name: node.broker for name, node in cluster.machine.topology().nodes.items()} == rows(cluster)
+    assert {name: node.broker for name, node in cluster.machine.planner.topology().nodes.items()} == rows(cluster)
     assert cluster.machine.view.nodes["a"].broker == 1
 
 

@@ -19,7 +19,7 @@ from trogdor_bus.coordinator import experiments
 from trogdor_bus.coordinator.events import DestroyRequested, Event
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
-from trogdor_bus.messages import ExperimentInfo, GetExperiment
+from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
 from trogdor_bus.states import Outcome, TaskState
 
 FAULT = {"class": "port-block", "durationMs": 5_000, "nodes": ["a"], "ports": [9092]}
@@ -38,7 +38,7 @@ class Site(Cluster):
             directory,
             UnderTest(bootstrap="kafka:9092"),
             probe_commands=False,
-            answer=self.api.answer_experiment,
+            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
             handle=self._give,
             now_ms=lambda: self.now,
         )
@@ -160,9 +160,7 @@ def test_one_that_dies_has_failed_in_words_and_its_faults_are_stopped(
         assert site.task("x-f1").state is TaskState.STOPPING
 
 
-def test_one_that_cannot_be_started_has_failed(
-    play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_that_cannot_be_started_has_failed(play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiments, "PROGRAM", ("/nowhere/python",))
 
     async def act(site: Site) -> None:

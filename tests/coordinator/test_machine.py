@@ -11,7 +11,7 @@ from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, START_MS, Cluster
 from trogdor_bus.coordinator.events import DestroyRequested, HostsResolved
 from trogdor_bus.coordinator.fleet import GRACE_MS
 from trogdor_bus.coordinator.ledger import KEEP_DONE, KEEP_DONE_MS
-from trogdor_bus.coordinator.machine import TABLE, Move
+from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.errors import ConflictError, InvalidTransitionError, SpecError
 from trogdor_bus.messages import Report, Stamp
 from trogdor_bus.states import Disturbance, Outcome, TaskState, WorkerState
@@ -424,9 +424,9 @@ def test_a_task_with_a_stuck_worker_is_not_forgotten(cluster: Cluster) -> None:
 
 def test_resolved_host_names_win_over_what_agents_announce() -> None:
     cluster = Cluster("a", configured={"a": Node(name="a", hostname="a.example")})
-    assert cluster.machine.topology().nodes["a"].addresses == ("10.0.0.1",)
+    assert cluster.machine.planner.topology().nodes["a"].addresses == ("10.0.0.1",)
     cluster.give(HostsResolved({"a": ("192.0.2.7",), "unknown": ("192.0.2.8",)}))
-    assert cluster.machine.topology().nodes["a"].addresses == ("192.0.2.7",)
+    assert cluster.machine.planner.topology().nodes["a"].addresses == ("192.0.2.7",)
     assert cluster.machine.view.nodes["a"].addresses == ("192.0.2.7",)
 
 

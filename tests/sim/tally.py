@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from trogdor_bus.agents import machine as agent
-from trogdor_bus.coordinator import machine as coordinator
+from trogdor_bus.coordinator import moves as coordinator
 
 
 class Tally:

@@ -45,10 +45,29 @@ def coordinator(
     standby_after: Annotated[
         str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
     ] = "10s",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster",
+            envvar="TROGDOR_BUS_CLUSTER",
+            metavar="HOST:PORT[,...]",
+            help="Brokers of the Kafka cluster under test. Default: those of the bus, if it is Kafka.",
+        ),
+    ] = "",
+    cluster_config: Annotated[
+        Path | None,
+        typer.Option(
+            "--cluster-config",
+            envvar="TROGDOR_BUS_CLUSTER_CONFIG",
+            metavar="FILE",
+            help="Properties of librdkafka for it: TLS, SASL and so on.",
+        ),
+    ] = None,
     allow_probe_commands: Annotated[
         bool,
         typer.Option(
-            "--allow-probe-commands", help="Let probes of experiments start programs here, as this user: whoever reaches it."
+            "--allow-probe-commands",
+            help="Let probes of experiments start programs here, as this user: whoever reaches it.",
         ),
     ] = False,
     log_level: options.LogLevel = "info",
@@ -64,18 +83,21 @@ def coordinator(
         raise SpecError("--take-over and --standby exclude each other", remedy="drop one: --standby takes over later")
     standby_ms = parse_standby_ms(standby_after)
     logs.set_up(log_level, log_json)
-    cluster = load_cluster(config) if config else None
-    if cluster and node_name:
-        cluster.require(node_name)
+    nodes = load_cluster(config) if config else None
+    if nodes and node_name:
+        nodes.require(node_name)
+    under_test, properties = seat.cluster(cluster, cluster_config)
     settings = CoordinatorSettings(
         url=seat.url(),
         state_dir=options.state_dir(state_dir, "coordinator"),
         keys=seat.keys_dir(),
-        config=cluster,
+        config=nodes,
         adopt=adopt,
         abort_all=abort_all,
         take_over=take_over,
         standby_ms=standby_ms if standby else None,
+        cluster=under_test,
+        cluster_config=properties,
         allow_probe_commands=allow_probe_commands,
     )
     from trogdor_bus.coordinator.service import run

@@ -28,7 +28,9 @@ def lacking(view: ClusterView, brokers: Mapping[int, str], *, only: Collection[s
     """
     found: list[str] = []
     if only is None:
-        found += [f"broker {one} (node {node}) is not there" for one, node in brokers.items() if one not in view.brokers]
+        found += [
+            f"broker {one} (node {node}) is not there" for one, node in brokers.items() if one not in view.brokers
+        ]
         found += _quorum(view.quorum)
         if view.quorum is None and view.controller == NOBODY:
             found.append("no broker is the controller")

@@ -63,9 +63,7 @@ class History:
         known = next((led for led in reversed(self.quorum) if led.leader != NOBODY), None)
         self.quorum.append(Led(view.at_ms, leader, epoch))
         if known is not None and leader != NOBODY and (leader, epoch) != known[1:]:
-            change = LeaderChange(
-                at_ms=view.at_ms, partition=QUORUM, before=known.leader, after=leader, epoch=epoch
-            )
+            change = LeaderChange(at_ms=view.at_ms, partition=QUORUM, before=known.leader, after=leader, epoch=epoch)
             self.changes.append(change)
 
     def at(self, topic: str, number: int, at_ms: int) -> SeenPartition | None:

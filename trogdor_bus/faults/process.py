@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trogdor_bus.actions import DEFAULT_ALIVE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import DEFAULT_ALIVE_MS, MOST_GRACE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 AliveMs = Annotated[int, msgspec.Meta(ge=100, le=60_000)]
+GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
+ASKING = ("SIGTERM", "SIGINT")
+"""The signals after which a process may be given time to end."""
 UNIT = r"(?=.{1,255}\Z)[A-Za-z0-9_][A-Za-z0-9_:.\\@-]*"
 CONTAINER = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 OTHER_UNITS = ("socket", "target", "timer", "mount", "automount", "swap", "path", "slice", "scope", "device")
@@ -169,9 +172,13 @@ class ProcessKillFaultSpec(
     killed); with `unless` (an object with one of `match`, `pidFile` and `port`), which says what must run afterwards
     and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent runs a
     command only if its own configuration lists it, and starts only the unit or the container that it killed in.
+
+    With SIGTERM or SIGINT, what still lives `graceMs` after the signal gets SIGKILL (0: it may live). An end of the
+    fault before that waits for it, and starts again afterwards.
     """
 
     signal: Signal = "SIGKILL"
+    grace_ms: GraceMs = 0
     restart: tuple[str, ...] | RestartSpec = ()
 
     aliases = ("process-kill",)
@@ -188,6 +195,12 @@ class ProcessKillFaultSpec(
     def check(self) -> None:
         """Raise SpecError unless the process and the restart are each told in exactly one way."""
         super().check()
+        if self.grace_ms and self.signal not in ASKING:
+            raise SpecError(
+                f"is for a signal that asks a process to end, not for {self.signal}",
+                path="$.graceMs",
+                remedy="leave it out, or use SIGTERM or SIGINT",
+            )
         if isinstance(self.restart, RestartSpec):
             self.restart.check()
         else:
@@ -199,7 +212,7 @@ class ProcessKillFaultSpec(
             restart: Restart | None = self.restart.action()
         else:
             restart = Restart(command=self.restart) if self.restart else None
-        return (Kill(match=self.process(), signal=self.signal, restart=restart),)
+        return (Kill(match=self.process(), signal=self.signal, grace_ms=self.grace_ms, restart=restart),)
 
     def texts(self, task_id: str) -> Texts:
         """Return texts in Trogdor's manner."""

@@ -57,7 +57,7 @@ def parse_attachment(text: str) -> Attachment:
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A running container: its id, name, the pid of its first process, and the ids by which Kafka knows it, as it says."""
+    """A running container: its id, name, the pid of its first process, and what Kafka knows it by, as it says."""
 
     identity: str
     name: str

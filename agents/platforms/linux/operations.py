@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions import MOST_GRACE_MS, ProcessMatch
 from trogdor_bus.errors import HostError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import Operation, ProcessIdentity, Step
@@ -25,6 +25,7 @@ UnitName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_:.\\@-
 Engine = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/(docker|podman)\Z")]
 ContainerId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]+\Z")]
 Hook = Literal["INPUT", "OUTPUT"]
+GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 
 
@@ -111,12 +112,23 @@ class Thaw(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="o
 
 
 class Deliver(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="signal"):
-    """Send a signal to a process. Of several that one fault kills, one carries the `watch` for all."""
+    """Send a signal to a process, and SIGKILL if it lives `grace_ms` later (0: it may live).
+
+    Of several that one fault kills, one carries the `watch` for all.
+    """
 
     process: ProcessIdentity
     name: str
     signal: Signal
     watch: Watch | None = None
+    grace_ms: GraceMs = 0
+
+
+class Finish(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="finish"):
+    """Wait for the end of who was told to end; who still lives at `kill_ms` (CLOCK_BOOTTIME) is killed."""
+
+    dying: tuple[ProcessIdentity, ...]
+    kill_ms: int
 
 
 class Unit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="systemd"):
@@ -156,7 +168,8 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
     """Start again what was killed, in the same boot, unless there is a process that `unless` matches.
 
-    `dying`: who was told to end, and may still be at it. `started`: who was started already, on disk before it ran.
+    `dying`: who was told to end, and may still be at it; `kill_ms`: when they are killed (0: never; see `Finish`).
+    `started`: who was started already, on disk before it ran.
     """
 
     boot_id: str
@@ -164,6 +177,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     unless: ProcessMatch
     alive_ms: int
     dying: tuple[ProcessIdentity, ...] = ()
+    kill_ms: int = 0
     started: ProcessIdentity | None = None
 
 
@@ -171,7 +185,7 @@ class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
     """There is nothing to take back."""
 
 
-AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Restart | Nothing
+AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Finish | Restart | Nothing
 
 
 def step(do: AnyOperation, undo: AnyOperation) -> Step:

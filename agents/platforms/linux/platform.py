@@ -26,6 +26,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Chain,
     Command,
     Deliver,
+    Finish,
     Freeze,
     Hook,
     NamespaceIdentity,
@@ -125,6 +126,9 @@ class LinuxPlatform:
                     return _unblock(unblock)
                 case Thaw() as thaw:
                     return signals.thaw(thaw, freezes(thaw.process, held))
+                case Finish() as finish:
+                    signals.finish(finish)
+                    return ""
                 case Restart() as restart:
                     return self._restarts.undo(restart, note)
                 case Nothing():
@@ -192,6 +196,8 @@ class LinuxPlatform:
                 )
             case _, Thaw(leave=False) as thaw:
                 return f"kill -CONT {thaw.process.pid}"
+            case _, Finish() as finish:
+                return f"kill -KILL {' '.join(str(process.pid) for process in finish.dying)}"
             case _, Restart(how=Command() as command):
                 return f"{self._typed_prefix()}{typed(command)}"
             case _, Restart() as restart:
@@ -232,15 +238,18 @@ class LinuxPlatform:
         watch = newcomers.watch(action.match)
         found = _find(namespace, action, surroundings)
         for process in found.processes:
-            if why := signals.deaf_to(process.pid, Signals[action.signal]):
+            if not action.grace_ms and (why := signals.deaf_to(process.pid, Signals[action.signal])):
                 raise HostError(f"process {process.pid} ({process.name}) {why}")
-        undo: Restart | Nothing = Nothing()
+        undo: Restart | Finish | Nothing = Nothing()
         if action.restart and found.processes:
             undo = prepare(action, found.processes, namespace, self._allowed)
+        elif action.grace_ms:
+            undo = Finish(tuple(process.identity for process in found.processes), signals.over_ms(action.grace_ms))
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
-            steps.append(step(Deliver(process.identity, process.name, action.signal, watched), undone))  # type: ignore[arg-type]
+            do = Deliver(process.identity, process.name, action.signal, watched, action.grace_ms)  # type: ignore[arg-type]
+            steps.append(step(do, undone))
         return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 

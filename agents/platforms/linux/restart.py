@@ -14,12 +14,13 @@ from typing import TypeVar, assert_never
 import msgspec
 
 from trogdor_bus.actions import Kill
-from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Attachment, Namespace, find_container, open_attached
 from trogdor_bus.agents.platforms.linux.operations import (
     Command,
     Container,
+    Finish,
     NamespaceIdentity,
     Restart,
     Unit,
@@ -61,7 +62,8 @@ def prepare(
         how=how,
         unless=action.restart.unless or action.match,
         alive_ms=action.restart.alive_ms,
-        dying=tuple(process.identity for process in killed) if action.signal in ENDING else (),
+        dying=tuple(process.identity for process in killed) if action.signal in ENDING or action.grace_ms else (),
+        kill_ms=signals.over_ms(action.grace_ms),
     )
     read(plain(undo))  # what could not be read back could not be undone
     return undo
@@ -89,12 +91,16 @@ class Restarts:
     def undo(self, operation: Restart, note: Callable[[Operation], None]) -> str:
         """Start what was killed and wait until it is found; return a note if that needed no start.
 
-        CannotHealError: it was started, now or before, and is not to be found; or it cannot be started.
+        Who was told to end is waited for before, and killed when its grace is over. CannotHealError: it was started,
+        now or before, and is not to be found; or it cannot be started.
         """
         if operation.boot_id != boot_id():
             return "gone: the machine was booted since, and started what it starts"
         within_s = operation.alive_ms / 1000
-        _wait(lambda: not any(map(processes.thread_states, operation.dying)), within_s)
+        if operation.kill_ms:
+            signals.finish(Finish(operation.dying, operation.kill_ms))
+        else:
+            _wait(lambda: not any(map(processes.thread_states, operation.dying)), within_s)
         if self._runs(operation):
             return f"already running: {operation.unless.describe()}"
         started = operation.started

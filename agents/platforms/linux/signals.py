@@ -6,10 +6,12 @@ import contextlib
 import os
 import select
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from trogdor_bus.agents.platforms.linux.operations import Deliver, Freeze, Thaw
+from trogdor_bus.actions import MOST_GRACE_MS
+from trogdor_bus.agents.platforms.linux.operations import Deliver, Finish, Freeze, Thaw
 from trogdor_bus.agents.platforms.linux.processes import (
     identify,
     is_init_of_namespace,
@@ -71,14 +73,41 @@ def frozen_disturbance(operation: Freeze) -> str:
 
 
 def deliver(operation: Deliver) -> None:
-    """Send the signal; SIGKILL is waited for. HostError if the process is deaf to it; if it ended, all is well."""
+    """Send the signal; SIGKILL is waited for. HostError if the process is deaf to it; if it ended, all is well.
+
+    With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does,
+    which `finish` belongs to. Both know the process beyond its pid, and a second SIGKILL changes nothing.
+    """
     number = signal.Signals[operation.signal]
     with contextlib.suppress(ProcessGoneError), _opened(operation.process, operation.name) as pidfd:
-        if why := deaf_to(operation.process.pid, number):
+        if not operation.grace_ms and (why := deaf_to(operation.process.pid, number)):
             raise HostError(f"{_called(operation)} {why}")
         _send(pidfd, number, operation)
         if number == signal.SIGKILL and not _ends(pidfd, KILL_S):
             raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
+        if operation.grace_ms:
+            argv = (os.dup(pidfd), operation.grace_ms / 1000)
+            threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
+
+
+def finish(operation: Finish) -> None:
+    """Wait until all have ended, kill those who have not in time, and see that they end; HostError names one left."""
+    left_s = operation.kill_ms / 1000 - time.clock_gettime(time.CLOCK_BOOTTIME)
+    _wait(lambda: not any(map(thread_states, operation.dying)), min(left_s, MOST_GRACE_MS / 1000))
+    for process in operation.dying:
+        deliver(Deliver(process, "told to end", "SIGKILL"))
+
+
+def over_ms(grace_ms: int) -> int:
+    """Return when a grace that begins now is over (CLOCK_BOOTTIME), 0 if there is none."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + grace_ms if grace_ms else 0
+
+
+def _kill_later(pidfd: int, grace_s: float) -> None:
+    with contextlib.suppress(OSError):  # it ended
+        if not _ends(pidfd, grace_s):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
 
 
 def deaf_to(pid: int, number: signal.Signals) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
 from trogdor_bus.testing import unnoted
 
 HANDLER = f"""
@@ -65,6 +66,75 @@ def test_a_process_that_is_deaf_to_the_signal_is_a_failure_with_the_reason(node:
     inside(node, "init-of-its-own")
     with pytest.raises(HostError, match="init of its own pid namespace and does not handle SIGTERM"):
         prepare(node, Kill(match=ProcessMatch(command="init-of-its-own"), signal="SIGTERM"))
+
+
+def deaf(node: Node, token: str) -> ProcessIdentity:
+    pid = node.sleeper(token, f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}")
+    wait_until(lambda: processes.signal_mask(pid, "SigIgn") & (1 << signal.SIGTERM - 1), what="the deafness")
+    return known(pid)
+
+
+def ask_to_end(token: str, grace_ms: int) -> Kill:
+    return Kill(match=ProcessMatch(command=token), signal="SIGTERM", grace_ms=grace_ms)
+
+
+def test_who_does_not_end_by_itself_is_killed_when_the_grace_is_over(node: Node) -> None:
+    victims = [deaf(node, "stubborn"), known(inside(node, "stubborn"))]
+    began = time.monotonic()
+    steps = prepare(node, ask_to_end("stubborn", 700))
+    assert len(steps) == 3  # unshare is one of them
+    for step in steps:
+        node.platform.do(step)
+    assert all(map(processes.thread_states, victims))
+    wait_until(lambda: not any(map(processes.thread_states, victims)), what="the end")
+    assert 0.69 < time.monotonic() - began < 20
+    assert [node.platform.undo(step, [], unnoted) for step in reversed(steps)] == ["", "", ""]
+
+
+def test_the_undo_waits_for_the_grace_and_kills_for_an_agent_that_died_meanwhile(node: Node) -> None:
+    victim = deaf(node, "stubborn")
+    began = time.monotonic()
+    (step,) = prepare(node, ask_to_end("stubborn", 700))  # and nobody is there who would kill it later
+    another = node.sleeper("stubborn")
+    assert node.platform.by_hand(step) == f"kill -KILL {victim.pid}"
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert 0.69 < time.monotonic() - began < 20
+    assert processes.thread_states(victim) == {}
+    assert processes.thread_states(known(another))
+    assert node.platform.undo(step, [], unnoted) == ""
+
+
+def test_who_ends_by_itself_is_not_waited_for_longer(node: Node) -> None:
+    victim = known(node.sleeper("willing"))
+    (step,) = prepare(node, ask_to_end("willing", 60_000))
+    node.platform.do(step)
+    began = time.monotonic()
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert time.monotonic() - began < 20
+    assert processes.thread_states(victim) == {}
+
+
+def test_a_grace_of_another_boot_is_over(node: Node) -> None:
+    victim = deaf(node, "stubborn")
+    (step,) = prepare(node, ask_to_end("stubborn", 60_000))
+    (dying,) = step.undo["dying"]
+    began = time.monotonic()
+    assert node.platform.undo(Step(step.do, {**step.undo, "dying": [{**dying, "boot_id": "x"}]}), [], unnoted) == ""
+    assert time.monotonic() - began < 20
+    assert processes.thread_states(victim)
+
+
+def test_who_is_started_again_by_somebody_has_the_same_grace(node: Node) -> None:
+    node.sleeper("stubborn")
+    (first,) = prepare(node, ask_to_end("stubborn", 700))
+    node.platform.do(first)
+    node.platform.undo(first, [], unnoted)
+    risen = deaf(node, "stubborn")
+    (again,) = from_journal(Prepared(node.platform.again(first, Surroundings(), [])))
+    node.platform.do(again)
+    assert processes.thread_states(risen)
+    assert node.platform.undo(again, [], unnoted) == ""
+    assert processes.thread_states(risen) == {}
 
 
 def test_what_somebody_starts_again_is_seen_and_killed_again(node: Node) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ class Service:
         self.node.sleeper(str(self.folder))
         return self.kill(Restart(command=self.argv, **how))
 
-    def kill(self, restart: Restart, signal: str = "SIGKILL") -> Step:
-        action = Kill(match=self.match, restart=restart, signal=signal)
+    def kill(self, restart: Restart, signal: str = "SIGKILL", grace_ms: int = 0) -> Step:
+        action = Kill(match=self.match, restart=restart, signal=signal, grace_ms=grace_ms)
         (step,) = from_journal(self.platform.prepare(1, action, Surroundings(), []))
         self.platform.do(step)
         return step
@@ -340,6 +341,20 @@ def test_who_is_still_ending_does_not_run_already(service: Service) -> None:
     wait_until(service.starts, what="the start")
     assert [process.pid for process in service.running()] == service.starts()
     assert len(service.starts()) == 1
+
+
+def test_who_does_not_end_by_itself_is_killed_before_the_start(service: Service) -> None:
+    pid = service.node.sleeper(
+        str(service.folder), f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
+    )
+    wait_until(lambda: processes.signal_mask(pid, "SigIgn") & (1 << signal.SIGTERM - 1), what="the deafness")
+    began, victim = time.monotonic(), known(pid)
+    step = service.kill(Restart(command=service.argv), signal="SIGTERM", grace_ms=700)
+    assert service.another_life().undo(step, [], unnoted) == ""
+    assert 0.69 < time.monotonic() - began < 20
+    assert processes.thread_states(victim) == {}
+    wait_until(service.starts, what="the start")
+    assert [process.pid for process in service.running()] == service.starts()
 
 
 def test_in_a_node_of_the_same_name_nothing_is_started(service: Service) -> None:

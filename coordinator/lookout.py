@@ -1,0 +1,68 @@
+"""Looks at the Kafka cluster under test, in a thread, for a machine that must not wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trogdor_bus.cluster import ClusterView
+from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, Sighting
+from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.roles import Wanted
+
+if TYPE_CHECKING:
+    from trogdor_bus.kafka.reader import Reader
+
+DEADLINE_S = 10.0
+
+
+class Lookout:
+    """Asks the brokers at `bootstrap`; `properties` is a file of librdkafka properties, None for none."""
+
+    def __init__(self, bootstrap: str, properties: Path | None = None) -> None:
+        self._bootstrap, self._properties = bootstrap, properties
+        self._reader: Reader | None = None
+
+    async def answer(self, order: LookAtCluster) -> ClusterSeen:
+        """Return what was seen for a task."""
+        await asyncio.sleep(order.after_ms / 1000)
+        return ClusterSeen(order.task, order.number, await self.look(order.wanted))
+
+    async def look(self, wanted: Wanted) -> Sighting:
+        """Return what is seen now, or why nothing is; no later than `DEADLINE_S` from now."""
+        seed = secrets.randbits(63)
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                view, hosts = await asyncio.to_thread(self._read, wanted)
+        except TrogdorBusError as error:
+            return Sighting(error=str(error), seed=seed)
+        except TimeoutError:
+            return Sighting(error=f"{self._bootstrap} tells nothing within {DEADLINE_S:g} s", seed=seed)
+        return Sighting(view=view, hosts=hosts, seed=seed)
+
+    def close(self) -> None:
+        """Close the connections; harmless if there are none."""
+        if self._reader is not None:
+            self._reader.close()
+
+    def _read(self, wanted: Wanted) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
+        """Return the view of all topics, as a fault may hit any of them, and the addresses of the hosts in it."""
+        if self._reader is None:
+            from trogdor_bus.kafka.access import Access
+            from trogdor_bus.kafka.reader import Reader
+
+            self._reader = Reader(Access(self._bootstrap, self._properties))
+        view = self._reader.read(None, wanted.coordinators)
+        voters = view.quorum.voters if view.quorum else ()
+        hosts = {one.host for one in (*view.brokers.values(), *voters) if one.host}
+        return view, {host: _addresses(host) for host in hosts}
+
+
+def _addresses(host: str) -> tuple[str, ...]:
+    with contextlib.suppress(OSError, UnicodeError):
+        return tuple(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
+    return ()

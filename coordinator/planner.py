@@ -1,0 +1,103 @@
+"""Turns a spec into who does what, against everything that is known: nodes, aborts, the bus, the cluster under test."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.coordinator import latches
+from trogdor_bus.coordinator.carrier import Carrier
+from trogdor_bus.coordinator.changes import Meta
+from trogdor_bus.coordinator.events import Sighting
+from trogdor_bus.coordinator.fleet import Fleet
+from trogdor_bus.coordinator.guard import RULES, Loss, permit, weigh
+from trogdor_bus.coordinator.ledger import Ledger
+from trogdor_bus.coordinator.place import Place
+from trogdor_bus.coordinator.places import places_of
+from trogdor_bus.coordinator.plan import WorkerPlan, assign
+from trogdor_bus.coordinator.scout import require_cluster
+from trogdor_bus.coordinator.silence import strikes
+from trogdor_bus.errors import NotNowError, SpecError, TrogdorBusError
+from trogdor_bus.roles import Chosen, Places, Scene, Wanted
+from trogdor_bus.spec import TaskSpec
+from trogdor_bus.topology import Topology
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What somebody allows a task, as in CreateTask."""
+
+    force: bool = False
+    allow: tuple[str, ...] = ()
+    own_topics: tuple[str, ...] = ()
+
+
+class Planned(msgspec.Struct, frozen=True, kw_only=True):
+    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know."""
+
+    spec: TaskSpec
+    workers: tuple[WorkerPlan, ...]
+    warnings: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+    losses: tuple[str, ...] = ()
+
+
+class Planner:
+    """Kept by the machine. A `sighting` is needed, and used, only where `needs_look` says so."""
+
+    def __init__(self, fleet: Fleet, place: Place, carrier: Carrier, ledger: Ledger) -> None:
+        self._fleet, self._place, self._carrier, self._ledger = fleet, place, carrier, ledger
+
+    def topology(self) -> Topology:
+        """Return the cluster as specs see it now."""
+        return self._fleet.topology(self._place.addresses, self._place.ports)
+
+    def needs_look(self, spec: TaskSpec, parent: str = "") -> bool:
+        """Return whether the cluster under test must be seen: for roles, and for whatever an experiment does."""
+        return bool(parent) or spec.needs_cluster(self._fleet.nodes)
+
+    def look(self, spec: TaskSpec) -> Wanted | None:
+        """Return what must be seen of the cluster under test first, None for nothing; RefusedError if there is none."""
+        if not self.needs_look(spec):
+            return None
+        require_cluster(self._place)
+        return spec.cluster_wanted(self._fleet.nodes)
+
+    def plan(self, spec: TaskSpec, terms: Terms, meta: Meta, now_ms: int, sighting: Sighting | None = None) -> Planned:
+        """Return who would do what now; errors as `assign`.
+
+        RefusedError also if a node is aborted, if the bus would be silenced, unless `force`, or if the cluster under
+        test would lose too much, unless that is allowed or later: then that is a warning. NotNowError if nobody holds a
+        role at this moment, or nothing could be seen.
+        """
+        topology, chosen, places = self.topology(), tuple[Chosen, ...](), Places()
+        if sighting is not None:
+            if sighting.view is None:
+                raise NotNowError(f"the cluster under test cannot be seen: {sighting.error}")
+            places = places_of(self._fleet.nodes, sighting.view, sighting.hosts)
+            scene = Scene(view=sighting.view, places=places, topology=topology, seed=sighting.seed)
+            spec, chosen = _resolved(spec, scene)
+        workers = assign(spec, topology, force=terms.force)
+        latches.check(meta, {plan.node: self._fleet.ensure(plan.node).row.latch for plan in workers})
+        warnings = [self._carrier.check(spec, workers, self._ledger, now_ms, force=terms.force)]
+        loss = Loss()
+        if sighting is not None and sighting.view is not None:
+            end_ms = max(now_ms, spec.start_ms) + spec.duration_ms
+            new = [one for plan in workers for one in strikes("", plan.node, plan.actions, now_ms, end_ms)]
+            running = self._carrier.running(self._ledger, now_ms)
+            loss = weigh(sighting.view, places, new, running, named=chosen, own_topics=terms.own_topics)
+            warnings += permit(loss, terms.allow if spec.start_ms <= now_ms else RULES)
+        return Planned(
+            spec=spec,
+            workers=workers,
+            warnings=tuple(filter(None, warnings)),
+            chosen=tuple(one.why for one in chosen),
+            losses=loss.lines,
+        )
+
+
+def _resolved(spec: TaskSpec, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
+    try:
+        return spec.resolved(scene)
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        raise SpecError(f"{type(spec).__name__} cannot resolve: {error!r}", remedy="mend that spec class") from error

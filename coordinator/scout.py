@@ -1,0 +1,74 @@
+"""Who waits for a look at the Kafka cluster under test. Kept by the machine; nothing of it outlives the process."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster
+from trogdor_bus.coordinator.fleet import Fleet
+from trogdor_bus.coordinator.place import Place
+from trogdor_bus.errors import NotNowError, RefusedError, TrogdorBusError
+from trogdor_bus.spec import TaskSpec
+
+DEADLINE_MS = 10_000
+"""Roles that nobody holds are looked for again so long."""
+AGAIN_MS = 500
+
+
+class _Search(msgspec.Struct):
+    number: int
+    since_ms: int
+
+
+class Scout:
+    """The looks under way, at most one for each task."""
+
+    def __init__(self, fleet: Fleet, place: Place) -> None:
+        self._fleet, self._place = fleet, place
+        self._numbers = 0
+        self._searches: dict[str, _Search] = {}
+        self._orders: list[LookAtCluster] = []
+
+    def waits(self, task_id: str) -> bool:
+        """Return whether a look for the task is under way."""
+        return task_id in self._searches
+
+    def ask(self, task_id: str, spec: TaskSpec, now_ms: int) -> None:
+        """Order a look for a task's sake; RefusedError if there is no cluster, SpecError for a role that is none."""
+        require_cluster(self._place)
+        self._numbers += 1
+        order = LookAtCluster(task_id, self._numbers, spec.cluster_wanted(self._fleet.nodes))
+        self._searches[task_id] = _Search(self._numbers, now_ms)
+        self._orders.append(order)
+
+    def answers(self, event: ClusterSeen) -> bool:
+        """Return whether this is what a task waits for."""
+        search = self._searches.get(event.task)
+        return search is not None and search.number == event.number
+
+    def again(self, task_id: str, spec: TaskSpec, error: TrogdorBusError, now_ms: int) -> bool:
+        """Order another look if that may mend the error; False once it took too long."""
+        search = self._searches.get(task_id)
+        if search is None or not isinstance(error, NotNowError) or now_ms - search.since_ms >= DEADLINE_MS:
+            return False
+        wanted = spec.cluster_wanted(self._fleet.nodes)
+        self._orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS))
+        return True
+
+    def forget(self, task_id: str) -> None:
+        """Await nothing more for a task."""
+        self._searches.pop(task_id, None)
+
+    def take(self) -> list[LookAtCluster]:
+        """Return the orders that are new, and keep none."""
+        orders, self._orders = self._orders, []
+        return orders
+
+
+def require_cluster(place: Place) -> None:
+    """Raise RefusedError if there is no cluster to look at."""
+    if not place.cluster:
+        raise RefusedError(
+            "this needs the Kafka cluster under test, and the coordinator knows none: start it with "
+            "`--cluster HOST:PORT`"
+        )
