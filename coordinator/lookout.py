@@ -57,9 +57,10 @@ class Lookout:
 
             self._reader = Reader(Access(self._bootstrap, self._properties))
         view = self._reader.read(None, wanted.coordinators)
-        voters = view.quorum.voters if view.quorum else ()
-        hosts = {one.host for one in (*view.brokers.values(), *voters) if one.host}
-        return view, {host: _addresses(host) for host in hosts}
+        hosts = {one.host for one in view.brokers.values()} | {
+            one.host for one in (view.quorum.voters if view.quorum else ())
+        }
+        return view, {host: _addresses(host) for host in hosts if host}
 
 
 def _addresses(host: str) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -42,6 +42,8 @@ from trogdor_bus.messages import (
 from trogdor_bus.states import TaskState
 
 TIMEOUT_S = 3.0
+LOOK_TIMEOUT_S = 15.0
+"""As long waits who asks what the coordinator must look at a Kafka cluster for."""
 POLL_S = 0.2
 CREATE_TRIES = 3
 
@@ -86,12 +88,23 @@ class Client:
     ) -> None:
         self._bus.close()
 
-    async def create(self, id: str, spec: bytes, force: bool = False) -> TaskInfo:
+    async def create(
+        self,
+        id: str,
+        spec: bytes,
+        force: bool = False,
+        *,
+        allow: Sequence[str] = (),
+        own_topics: Sequence[str] = (),
+    ) -> TaskInfo:
         """Create a task from the JSON of a spec and return it; the same id with the same spec is the same task.
 
-        Asks up to three times. NoCoordinatorError then means: the task may or may not exist.
+        `allow` and `own_topics` as in `CreateTask`. Asks up to three times. NoCoordinatorError then means: the task may
+        or may not exist.
         """
-        request = CreateTask(id=id, spec=msgspec.Raw(spec), force=force)
+        request = CreateTask(
+            id=id, spec=msgspec.Raw(spec), force=force, allow=tuple(allow), own_topics=tuple(own_topics)
+        )
         for _ in range(CREATE_TRIES - 1):
             try:
                 return await self._ask(request, TaskInfo)
@@ -99,9 +112,15 @@ class Client:
                 continue
         return await self._ask(request, TaskInfo)
 
-    async def validate(self, spec: bytes, force: bool = False) -> Plan:
-        """Return what the spec would do to the cluster; SpecError or RefusedError if it cannot be done."""
-        return await self._ask(ValidateSpec(spec=msgspec.Raw(spec), force=force), Plan)
+    async def validate(
+        self, spec: bytes, force: bool = False, *, allow: Sequence[str] = (), looks: bool = False
+    ) -> Plan:
+        """Return what the spec would do to the cluster; SpecError or RefusedError if it cannot be done.
+
+        `looks`: it concerns a Kafka cluster, which the coordinator must look at for the answer.
+        """
+        request = ValidateSpec(spec=msgspec.Raw(spec), force=force, allow=tuple(allow))
+        return await self._ask(request, Plan, max(self._timeout_s, LOOK_TIMEOUT_S) if looks else self._timeout_s)
 
     async def stop(self, id: str) -> None:
         """Ask for the end of a task; done when its state is DONE."""
@@ -173,15 +192,15 @@ class Client:
                 return info
             await asyncio.sleep(POLL_S)
 
-    async def _ask(self, request: Request, kind: type[_T]) -> _T:
-        reply = await self._answer(request)
+    async def _ask(self, request: Request, kind: type[_T], timeout_s: float | None = None) -> _T:
+        reply = await self._answer(request, timeout_s)
         try:
             return msgspec.json.decode(reply.result, type=kind)
         except msgspec.DecodeError as error:
             raise BusError(f"cannot read the answer of {self._where}: {error}; is it another version?") from None
 
-    async def _answer(self, request: Request) -> Reply:
-        frame = await self._bus.request(encode(request), self._timeout_s)
+    async def _answer(self, request: Request, timeout_s: float | None = None) -> Reply:
+        frame = await self._bus.request(encode(request), timeout_s or self._timeout_s)
         reply: Reply = decode(frame, Reply)
         if reply.error:
             raise _raised(reply)

@@ -12,11 +12,14 @@ from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change
 from trogdor_bus.coordinator.events import (
     BeatHeard,
+    ClusterSeen,
     CreateRequested,
     EndExperiment,
     Event,
     Exit,
+    LookAtCluster,
     Publish,
+    Sighting,
     StartExperiment,
     StopRequested,
     Ticked,
@@ -44,9 +47,11 @@ class Cluster:
         configured: Mapping[str, Node] | None = None,
         orphans: Literal["refuse", "adopt", "abort"] = "refuse",
         lead: bool = True,
+        under_test: str = "",
     ) -> None:
         self.now = START_MS
         self.nodes, self.configured = nodes or NODES, configured
+        self.under_test = under_test
         self.store = SimStore(100, lambda: self.now)
         self.reports: dict[str, dict[int, Report]] = {name: {} for name in self.nodes}
         self.counters: dict[str, int] = {}
@@ -62,11 +67,12 @@ class Cluster:
         self.texts: list[str] = []
         self.experiments: list[StartExperiment | EndExperiment] = []
         self.published: dict[str, Snapshot] = {}
+        self.looks: list[LookAtCluster] = []
         self.exit: Exit | None = None
         self.machine = CoordinatorMachine(
             self.store.load(),
             Fleet(self.configured, BEAT_MS),
-            Place(me=f"c{self.lives}"),
+            Place(me=f"c{self.lives}", cluster=self.under_test),
             Limits(beat_ms=BEAT_MS, lease_ms=LEASE_MS),
             self.now,
             orphans=orphans,
@@ -95,6 +101,7 @@ class Cluster:
         self.experiments += [effect for effect in effects if isinstance(effect, StartExperiment | EndExperiment)]
         told = [effect.snapshot for effect in effects if isinstance(effect, Publish)]
         self.published |= {snapshot.node: decode(encode(snapshot), Snapshot) for snapshot in told}
+        self.looks += [effect for effect in effects if isinstance(effect, LookAtCluster)]
         self.exit = next((effect for effect in effects if isinstance(effect, Exit)), self.exit)
         assert self.machine.view.tasks == self.store.told.tasks
         assert self.machine.view.workers == self.store.told.workers
@@ -123,15 +130,28 @@ class Cluster:
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
+    def show(self, sighting: Sighting, look: LookAtCluster | None = None) -> list[str]:
+        """Answer a look, by default the latest; return the nodes that were told."""
+        look = look or self.looks[-1]
+        return self.give(ClusterSeen(look.task, look.number, sighting))
+
     def create(
-        self, task: str = "t", alias: str = "port-block", *, force: bool = False, parent: str = "", **fields: Any
+        self,
+        task: str = "t",
+        alias: str = "port-block",
+        *,
+        force: bool = False,
+        parent: str = "",
+        allow: tuple[str, ...] = (),
+        own_topics: tuple[str, ...] = (),
+        **fields: Any,
     ) -> list[str]:
         """Create a task on all nodes, or as the fields say; return the nodes that were told."""
         body: dict[str, Any] = {"class": alias, "durationMs": 10_000, **fields}
         if alias == "port-block":
             body = {"nodes": list(self.nodes), "ports": [9092], **body}
         spec = registry().decode(body, checked=False)
-        return self.give(CreateRequested(task, spec, wire(spec), force, parent=parent))
+        return self.give(CreateRequested(task, spec, wire(spec), force, allow, own_topics, parent))
 
     def stop(self, task: str = "t") -> list[str]:
         return self.give(StopRequested(task))

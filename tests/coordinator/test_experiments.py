@@ -15,8 +15,9 @@ import pytest
 
 from tests.coordinator.driver import Cluster
 from tests.support import async_wait_until
+from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator import experiments
-from trogdor_bus.coordinator.events import DestroyRequested, Event
+from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
@@ -30,7 +31,7 @@ class Site(Cluster):
     """A machine whose experiments are real programs."""
 
     def __init__(self, directory: Path) -> None:
-        super().__init__()
+        super().__init__(under_test="kafka:9092")
         self.open(directory)
 
     def open(self, directory: Path) -> None:
@@ -49,6 +50,9 @@ class Site(Cluster):
         told = super().give(event)
         for effect in self.experiments[before:]:
             self.programs.perform(effect)
+        looks, self.looks = self.looks, []
+        for look in looks:
+            self.show(Sighting(view=ClusterView()), look)
         return told
 
     def run(self, name: str, task: str = "x") -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.reach import Reach, Seat, connected
+from trogdor_bus.cli.reach import CLUSTER_CONFIG_VARIABLE, CLUSTER_VARIABLE, Reach, Seat, connected
 from trogdor_bus.errors import SpecError
 
 _CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
@@ -49,7 +49,7 @@ def coordinator(
         str,
         typer.Option(
             "--cluster",
-            envvar="TROGDOR_BUS_CLUSTER",
+            envvar=CLUSTER_VARIABLE,
             metavar="HOST:PORT[,...]",
             help="Brokers of the Kafka cluster under test. Default: those of the bus, if it is Kafka.",
         ),
@@ -58,7 +58,7 @@ def coordinator(
         Path | None,
         typer.Option(
             "--cluster-config",
-            envvar="TROGDOR_BUS_CLUSTER_CONFIG",
+            envvar=CLUSTER_CONFIG_VARIABLE,
             metavar="FILE",
             help="Properties of librdkafka for it: TLS, SASL and so on.",
         ),

@@ -40,6 +40,7 @@ def validate(
     force: Annotated[
         bool, typer.Option("--force", help="Allow what would cut the coordinator itself or silence the bus.")
     ] = False,
+    allow: options.Allow = None,
     reach: Reach,
 ) -> None:
     """Say what is wrong with a spec.
@@ -55,7 +56,8 @@ def validate(
     if reach.chosen & {"coordinator", "bootstrap"}:
         from trogdor_bus.cli.asking import ask
 
-        plan = ask(reach, lambda client: client.validate(wire(found), force))
+        permits, looks = tuple(allow or ()), found.needs_cluster(())
+        plan = ask(reach, lambda client: client.validate(wire(found), force, allow=permits, looks=looks))
     if as_json:
         sys.stdout.buffer.write(wire(found) + b"\n")
         return

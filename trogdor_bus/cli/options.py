@@ -24,6 +24,15 @@ StateDir = Annotated[
     Path | None, typer.Option("--state-dir", metavar="DIR", help="Where state is kept across restarts.")
 ]
 
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="RULE",
+        help="Break that rule of the guard on Kafka's data: below-min-isr, no-quorum, under-replicated; repeatable.",
+    ),
+]
+
 
 def keys_dir(keys: Path | None, insecure: bool) -> Path | None:
     """Return the directory of the keys, or None without encryption; SpecError if both were asked for."""

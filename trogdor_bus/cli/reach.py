@@ -35,6 +35,8 @@ ADDRESS_VARIABLE = "TROGDOR_BUS_COORDINATOR"
 TRANSPORT_VARIABLE = "TROGDOR_BUS_TRANSPORT"
 BOOTSTRAP_VARIABLE = "TROGDOR_BUS_BOOTSTRAP_SERVER"
 KAFKA_CONFIG_VARIABLE = "TROGDOR_BUS_KAFKA_CONFIG"
+CLUSTER_VARIABLE = "TROGDOR_BUS_CLUSTER"
+CLUSTER_CONFIG_VARIABLE = "TROGDOR_BUS_CLUSTER_CONFIG"
 TRANSPORTS = {"zmq": ("zmq",), "kafka": ("kafka",), "kafka+zmq": ("kafka", "zmq")}
 DEFAULT_PREFIX = "trogdor"
 _KAFKA_OPTIONS = {"bootstrap": "--bootstrap-server", "kafka_config": "--kafka-config", "topic_prefix": "--topic-prefix"}
@@ -235,6 +237,19 @@ class Seat(Connection):
         "127.0.0.1"
     )
     port: Annotated[int, typer.Option("--port", min=1, max=MAX_PORT, help="The first of four ports.")] = DEFAULT_PORT
+
+    def cluster(self, brokers: str, properties: Path | None) -> tuple[str, Path | None]:
+        """Return brokers ("" for none) and properties of the Kafka cluster under test: those given, else the bus's own.
+
+        SpecError or NotFoundError for what cannot be meant.
+        """
+        if not brokers:
+            if properties is not None:
+                raise SpecError("--cluster-config is of no cluster", remedy="give --cluster HOST:PORT, too")
+            return (self.bootstrap, self.kafka_config) if "kafka" in self.schemes() else ("", None)
+        if properties is not None and not properties.is_file():
+            raise NotFoundError(f"there is no file {properties}: check --cluster-config or {CLUSTER_CONFIG_VARIABLE}")
+        return check_brokers(brokers, "--cluster HOST:PORT"), properties
 
     def _zmq_options(self) -> dict[str, str]:
         return {"bind": "--bind", "port": "--port"}

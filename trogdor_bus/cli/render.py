@@ -153,7 +153,8 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
         broker = f"broker {node.broker}" if node.broker is not None else ""
-        note = "\n".join(part for part in (node.note, broker, tags) if part)
+        controller = f"controller {node.controller}" if node.controller is not None else ""
+        note = "\n".join(part for part in (node.note, broker, controller, tags) if part)
         links = [links_text(node)] if with_links else []
         add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or node.hostname, note)
     return result
@@ -193,8 +194,10 @@ def node_state(node: NodeRow) -> str:
 
 
 def print_plan(plan: Plan) -> None:
-    """Print what each node would do and undo, what was left out, and the warnings."""
+    """Print who holds the roles now, what each node would do and undo, what Kafka would lose, and the warnings."""
     to = console()
+    for line in plan.chosen:
+        print_line(to, f"now {line}")
     for node in plan.nodes:
         print_line(to, node.node if node.alive else f"{node.node} (its agent is silent)", "bold")
         for do, undo in node.steps:
@@ -202,6 +205,8 @@ def print_plan(plan: Plan) -> None:
             print_line(to, f"  undo  {undo}")
         for reason in node.left_out:
             print_line(to, f"  left out  {reason}")
+    for line in plan.losses:
+        print_line(to, line)
     for warning in plan.warnings:
         print_line(to, f"warning: {warning}", "yellow")
 
@@ -209,7 +214,8 @@ def print_plan(plan: Plan) -> None:
 def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
     task = info.task
-    ours = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
+    ours: dict[str, Any] = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
+    ours |= {"chosen": list(task.chosen)} if task.chosen else {}
     return {**trogdor_json(task, list(info.workers)), **ours, "workers": msgspec.to_builtins(info.workers)}
 
 

@@ -41,6 +41,7 @@ def submit(
             help="Allow what would cut the coordinator itself or silence the bus, and faults on a dirty node.",
         ),
     ] = False,
+    allow: options.Allow = None,
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
@@ -52,9 +53,9 @@ def submit(
     from trogdor_bus.spec import wire
 
     found = read_spec(spec)
-    body = wire(found)
+    body, looks, permits = wire(found), found.needs_cluster(()), tuple(allow or ())
     if dry_run:
-        plan = ask(reach, lambda client: client.validate(body, force))
+        plan = ask(reach, lambda client: client.validate(body, force, allow=permits, looks=looks))
         if as_json:
             render.print_json(plan)
         else:
@@ -63,10 +64,10 @@ def submit(
     task_id = new_id(found.aliases[0] if found.aliases else "task") if id is None else check_name(id, "task id")
     announce = json.dumps({"id": task_id}) if as_json else f"Task {task_id}"
     print(announce, file=sys.stderr if as_json else sys.stdout, flush=True)
-    ask(reach, lambda client: client.validate(body, force))
+    ask(reach, lambda client: client.validate(body, force, allow=permits, looks=looks))
 
     async def verb(client: Client) -> bool | None:
-        await client.create(task_id, body, force)
+        await client.create(task_id, body, force, allow=permits)
         return client.replicated
 
     try:
@@ -132,6 +133,8 @@ def show(
     render.print_line(console, f"Task {task.id} of type {kind} is {task.state}. {told}")
     if task.error:
         render.print_line(console, f"Error: {task.error}", "red")
+    for line in task.chosen:
+        render.print_line(console, line)
     if info.workers:
         render.print_workers(console, info)
     render.print_line(console, f"Spec: {json.dumps(json.loads(bytes(task.spec)), indent=2)}")

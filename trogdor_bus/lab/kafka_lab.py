@@ -136,6 +136,7 @@ class KafkaLab(Site):
         """Start the coordinator on its own node, or another on a further seat; what it stored there is picked up."""
         argv = ["coordinator", *self._transport(), "--state-dir", str(self.directory / seat)]
         argv += ["--bind", self.cluster.addresses[seat]] if "zmq" in self.transport else []
+        argv += ["--cluster", self.cluster.bootstrap_inside] if self.transport == "zmq" else []
         return self.start_process("coordinator", seat, [*TROGDOR, *argv, *options])
 
     def start_agent(self, node: str, *options: str, seat: str = "") -> LabProcess:
