@@ -68,9 +68,10 @@ class _Verdict(msgspec.Struct):
 
 
 class Experiments:
-    """The programs, by experiment. `answer` replies to a request of one of them, `handle` gives an event to the machine.
+    """The programs, by experiment.
 
-    Results are files in `directory`, which only their owner reads. `probe_commands`: probes may start programs here.
+    `answer` replies to a request of one of them, `handle` gives an event to the machine. Results are files in
+    `directory`, which only their owner reads. `probe_commands`: probes may start programs here.
     """
 
     def __init__(

@@ -104,10 +104,8 @@ class CoordinatorMachine:
                 self._stop(task_id)
             case DestroyRequested(id=task_id):
                 self._destroy(task_id)
-            case AbortRequested(latch=latch, node=name):
-                self._abort(latch, name)
-            case ResumeRequested(node=name):
-                self._resume(name)
+            case AbortRequested() | ResumeRequested():
+                self._latch(event)
             case BeatHeard(beat=beat):
                 self._beat(beat)
             case HostsResolved() | LinksSeen():
@@ -227,6 +225,12 @@ class CoordinatorMachine:
             self._scout.forget(task_id)
             self._stop_children(task_id)
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
+
+    def _latch(self, event: AbortRequested | ResumeRequested) -> None:
+        if isinstance(event, AbortRequested):
+            self._abort(event.latch, event.node)
+        else:
+            self._resume(event.node)
 
     def _abort(self, latch: str, name: str) -> None:
         self._require(name)

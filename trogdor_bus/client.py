@@ -135,7 +135,7 @@ class Client:
         return await self._ask(ShowTask(id=id), TaskInfo)
 
     async def experiment(self, id: str, after: int = 0, with_result: bool = False) -> ExperimentInfo:
-        """Return how an experiment goes: its lines numbered above `after`, its result if that is wanted and there is one.
+        """Return how an experiment goes: its lines numbered above `after`, and if wanted its result, once there is one.
 
         NotFoundError if there is no experiment of that id.
         """

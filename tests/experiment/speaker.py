@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 
@@ -67,15 +68,14 @@ async def act(name: str, begin: Begin, pipe: Pipe, stop: asyncio.Future[str]) ->
 
 
 def pipe_fd() -> int:
-    """Return the only pipe of ours that can be written and is not standard error or output."""
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2:
-            try:
-                os.write(int(name), b"")
-                if os.readlink(f"/proc/self/fd/{name}").startswith("pipe:"):
-                    return int(name)
-            except OSError:
-                continue
+    """Return the pipe that is neither standard error nor standard output."""
+    for file in Path("/proc/self/fd").iterdir():
+        try:
+            if int(file.name) > 2 and str(file.readlink()).startswith("pipe:"):
+                os.write(int(file.name), b"")
+                return int(file.name)
+        except OSError:
+            continue
     raise AssertionError("no pipe")
 
 
