@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shlex
@@ -22,9 +23,11 @@ from confluent_kafka.admin import (
 
 from tests.conftest import require_kafka
 from tests.contract.buses import Agent, Bus, Coordinator, Monitor, be_heard, be_seen, reach
-from tests.support import async_wait_until
+from tests.support import async_wait_until, wait_until
 from trogdor_bus import keys
-from trogdor_bus.errors import BusError, NoCoordinatorError
+from trogdor_bus.errors import BusError, HostError, NoCoordinatorError
+from trogdor_bus.kafka.access import Access
+from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.lab.containers import Wanted
 from trogdor_bus.lab.kafka import KafkaCluster
 from trogdor_bus.transports.kafka import open_log, topics
@@ -222,3 +225,46 @@ def test_a_wrong_password_is_told(members: Members) -> None:
             agent.bus.close()
 
     asyncio.run(scenario())
+
+
+def test_the_cluster_under_test_is_seen_with_a_password_and_the_right_to(members: Members) -> None:
+    members.bus("coordinator")
+    path, user = members.directory / "coordinator.properties", f"User:{members.prefix}-coordinator"
+    path.write_text(path.read_text().replace(f"={members.prefix}-coordinator", f"={members.prefix}-stranger"))
+    with (
+        Reader(Access(members.cluster.secured, path)) as reader,
+        pytest.raises(HostError, match="uthentication failed"),
+    ):
+        reader.read((), timeout_s=1.0)
+    path.write_text(path.read_text().replace("-stranger", "-coordinator"))
+    with Reader(Access(members.cluster.secured, path)) as reader:
+        assert set(reader.read((), quorum=False).brokers) == {1}
+        with pytest.raises(HostError, match="give us the right to Describe the cluster"):
+            reader.read(())
+        with pytest.raises(HostError, match="settings of broker 1 from us: give us the right DescribeConfigs"):
+            reader.settings(1)
+        members.cluster.paste(
+            f"kafka-acls --bootstrap-server {members.cluster.secured} --add --allow-principal {user} "
+            "--operation Describe --operation DescribeConfigs --cluster"
+        )
+
+        def is_allowed() -> bool:
+            with contextlib.suppress(HostError):
+                return reader.settings(1)["node.id"] == "1"
+            return False
+
+        wait_until(is_allowed)
+        assert reader.read(()).controller == 1
+
+
+def test_a_user_who_is_made_later_is_let_in_by_the_same_reader(members: Members) -> None:
+    path = members.directory / "agent.properties"
+    path.write_text(
+        "security.protocol=SASL_PLAINTEXT\nsasl.mechanism=SCRAM-SHA-256\n"
+        f"sasl.username={members.prefix}-agent\nsasl.password=secret\n"
+    )
+    with Reader(Access(members.cluster.secured, path)) as reader:
+        with pytest.raises(HostError, match="uthentication failed"):
+            reader.read((), timeout_s=1.0, quorum=False)
+        members.bus("agent")
+        assert set(reader.read((), timeout_s=10, quorum=False).brokers) == {1}
