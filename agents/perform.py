@@ -167,7 +167,10 @@ class Performer:
                         raise HostError(f"it was put back {MAX_STEPS} times; who undoes it?")
                     entry = msgspec.structs.replace(entry, steps=(*entry.steps, again))
                     self.journal.put(entry)
-                self.platform.do(again)
+                if done := self._done(again):
+                    steps = tuple(done if step == again else step for step in entry.steps)
+                    entry = msgspec.structs.replace(entry, steps=steps)
+                    self._keep(entry)
 
     def by_hand(self, worker: int) -> tuple[str, ...]:
         """Return what a person would type to undo what may be left of a worker."""
@@ -220,17 +223,23 @@ class Performer:
 
     def _apply(self, worker: int) -> tuple[str, ...]:
         intent = self.journal.entries[worker]
+        steps = list(intent.steps)
         try:
-            for step in intent.steps:
-                self.platform.do(step)
+            for index, step in enumerate(intent.steps):
+                steps[index] = self._done(step) or step
         except Exception as error:
-            raise self._take_back(intent, _words(error)) from error
-        applied = msgspec.structs.replace(intent, state=JournalState.APPLIED)
+            raise self._take_back(msgspec.structs.replace(intent, steps=tuple(steps)), _words(error)) from error
+        applied = msgspec.structs.replace(intent, state=JournalState.APPLIED, steps=tuple(steps))
         if trouble := self._keep(applied):
             warning = f"the journal could not note that this was done (it can still be undone): {trouble}"
             applied = msgspec.structs.replace(applied, warnings=(*applied.warnings, warning))
             self.journal.entries[worker] = applied
         return applied.warnings
+
+    def _done(self, step: Step) -> Step | None:
+        """Perform a step; return it with another undo if it has one from then on."""
+        undo = self.platform.do(step)
+        return msgspec.structs.replace(step, undo=undo) if undo is not None else None
 
     def _take_back(self, intent: Entry, why: str) -> NotInjectedError:
         try:

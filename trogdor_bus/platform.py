@@ -76,8 +76,12 @@ class Platform(Protocol):
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         ...
 
-    def do(self, step: Step) -> None:
-        """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
+    def do(self, step: Step) -> Operation | None:
+        """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
+
+        Returns what is the undo from then on, None if that is still the step's own. It may tell more, but a life that
+        dies before it is written down has the step's own undone.
+        """
         ...
 
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:

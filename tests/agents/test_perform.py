@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import msgspec
@@ -12,7 +12,7 @@ from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, RefusedError
-from trogdor_bus.platform import Step, Surroundings
+from trogdor_bus.platform import Operation, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 AROUND = Surroundings()
@@ -385,6 +385,42 @@ def test_what_reapply_does_newly_is_on_disk_before_it_is_done(agent: Agent) -> N
     agent.start()
     agent.performer.recover()
     assert agent.machine.effects == FOREIGN
+
+
+class Telling(Replacing):
+    """A machine on which whatever is done has another undo from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.undone: list[tuple[str, bool]] = []
+
+    def do(self, step: Step) -> Operation:
+        super().do(step)
+        return {**step.undo, "told": True}
+
+    def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
+        self.undone.append((step.undo["effect"], "told" in step.undo))
+        return super().undo(step, held, note)
+
+
+def test_what_a_do_tells_is_the_undo_from_then_on(agent: Agent) -> None:
+    machine = agent.machine = agent.performer.platform = Telling()
+    agent.inject()
+    machine.effects.discard("rule-1")
+    agent.performer.reapply(1)
+    assert [step.undo["told"] for step in agent.on_disk().steps] == [True] * 4
+    agent.start()
+    agent.performer.recover()
+    assert machine.undone == [("rule-1-1", True), ("stopped-9", True), ("stopped-7", True), ("rule-1", True)]
+    assert machine.effects == FOREIGN
+
+
+def test_if_a_do_fails_those_before_it_have_told(agent: Agent) -> None:
+    machine = agent.machine = agent.performer.platform = Telling()
+    machine.failures["do"] = [None, HostError("no")]
+    with pytest.raises(NotInjectedError, match="no"):
+        agent.inject()
+    assert machine.undone == [("stopped-9", False), ("stopped-7", False), ("rule-1", True)]
 
 
 def test_what_cannot_be_written_down_is_not_done_again(agent: Agent) -> None:

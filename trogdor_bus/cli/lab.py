@@ -27,7 +27,11 @@ Kafka = Annotated[
 Brokers = Annotated[int, typer.Option("--brokers", metavar="N", help="With --kafka: how many brokers.")]
 Mode = Annotated[
     str,
-    typer.Option("--mode", metavar="MODE", help="With --kafka: combined, or isolated for controllers of their own."),
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="With --kafka: combined, isolated for controllers of their own, or zookeeper (Kafka 3).",
+    ),
 ]
 Version = Annotated[str, typer.Option("--version", metavar="V", help="With --kafka: the version of Kafka.")]
 Transport = Annotated[

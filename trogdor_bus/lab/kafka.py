@@ -1,4 +1,4 @@
-"""A real Kafka cluster in containers: KRaft, fixed addresses, names that are known before it starts."""
+"""A real Kafka cluster in containers: fixed addresses, names that are known before it starts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from trogdor_bus.errors import HostError, NotFoundError, SpecError
 from trogdor_bus.lab.containers import BROKER_ID, Containers, Wanted
 from trogdor_bus.lab.metadata import brokers_of
 
-MODES = ("combined", "isolated")
+MODES = ("combined", "isolated", "zookeeper")
+LAST_WITH_ZOOKEEPER = "3.9.2"
 DEFAULT_VERSION = "4.4.0"
 READY_S = 120.0
 MAX_BROKERS = 9
 PORT, CONTROLLER_PORT, PUBLISHED_PORT = 9092, 9093, 9094
 """Where a broker listens: for the others in its network, for controllers, and for this machine's loopback."""
+ZOOKEEPER_PORT = 2181
 # For small machines: little memory, little work at the start and when idle.
 _JVM = {"KAFKA_HEAP_OPTS": "-Xmx256m", "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
+# What both kinds of images have in it: Kafka's own start script, and the jars of ZooKeeper beside those of Kafka 3.
+_BIN, _DATA = "/opt/kafka/bin", "/var/lib/kafka/data"
+_ZOOKEEPER = {
+    "KAFKA_OPTS": "-Dzookeeper.admin.enableServer=false -Dzookeeper.4lw.commands.whitelist=ruok,stat,dump",
+    "KAFKA_LOG4J_OPTS": "-Dlog4j.configuration=file:/opt/kafka/config/log4j.properties",
+}
 _FIRST, _FIRST_SEAT = 10, 201
 """The last number of a node's address is its id and this; seats come last."""
 
@@ -30,7 +38,8 @@ class KafkaCluster:
     """N brokers; as a context manager it is up and whole inside, and gone after.
 
     `combined`: each of the first three brokers, or the only one, is a controller as well; `isolated`: controllers are
-    nodes of their own. `settings`: further settings of every broker and controller, by their names in Kafka.
+    nodes of their own; `zookeeper`: a node zookeeper1 instead of controllers, which only Kafka 3 can do. `settings`:
+    further settings of every broker and controller, by their names in Kafka.
     `seats`: names of containers that do nothing, and are there for their network namespace.
     """
 
@@ -48,18 +57,24 @@ class KafkaCluster:
         if not 1 <= brokers <= MAX_BROKERS:
             raise SpecError(f"a cluster cannot have {brokers} brokers", remedy=f"ask for 1 to {MAX_BROKERS}")
         if mode not in MODES:
-            raise SpecError(f"a cluster cannot be {mode!r}", remedy=f"it is {' or '.join(MODES)}")
+            raise SpecError(f"a cluster cannot be {mode!r}", remedy=f"it is {', '.join(MODES[:-1])} or {MODES[-1]}")
+        if mode == "zookeeper" and not version.startswith("3."):
+            raise SpecError(
+                f"Kafka {version} does not speak to ZooKeeper", remedy=f"use {LAST_WITH_ZOOKEEPER}, or another mode"
+            )
         self.name, self.mode, self.version = name, mode, version
         self.containers = Containers(name)
         self.brokers = {number: f"broker{number}" for number in range(1, brokers + 1)}
         """The nodes of the brokers, by broker id."""
-        quorum = 3 if brokers >= 3 else 1
-        self.controllers = (
-            {number: self.brokers[number] for number in range(1, quorum + 1)}
-            if mode == "combined"
-            else {100 + number: f"controller{number}" for number in range(1, quorum + 1)}
-        )
+        quorum = range(1, 4 if brokers >= 3 else 2)
+        self.controllers = {
+            "combined": {number: self.brokers[number] for number in quorum},
+            "isolated": {100 + number: f"controller{number}" for number in quorum},
+            "zookeeper": {},
+        }[mode]
         """The nodes of the controllers, by node id."""
+        self.zookeepers = ("zookeeper1",) if mode == "zookeeper" else ()
+        """The nodes of ZooKeeper."""
         self.seats = seats
         self.addresses: dict[str, str] = {}
         """The IPv4 address of every node, which stays the same over all its lives."""
@@ -69,8 +84,8 @@ class KafkaCluster:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Return the names of brokers and controllers, which are those of their containers without the lab's."""
-        return tuple(dict.fromkeys([*self.brokers.values(), *self.controllers.values()]))
+        """Return the names of all that is Kafka or ZooKeeper, those of their containers without the lab's."""
+        return tuple(dict.fromkeys([*self.brokers.values(), *self.controllers.values(), *self.zookeepers]))
 
     @property
     def bootstrap(self) -> str:
@@ -99,6 +114,8 @@ class KafkaCluster:
             self._assign(self.containers.make_network())
             for seat in self.seats:
                 self.containers.start(Wanted(seat, self.addresses[seat], command=("sleep", "infinity")))
+            for node in self.zookeepers:
+                self.containers.start(self._wanted_zookeeper(node))
             for number in sorted({*self.controllers, *self.brokers}, reverse=True):
                 self.containers.start(self._wanted(number))
             self._step(f"{len(self.nodes)} JVMs started: {', '.join(self.nodes)} ({time.monotonic() - began:.1f} s)")
@@ -164,6 +181,7 @@ class KafkaCluster:
 
     def _assign(self, subnet: ipaddress.IPv4Network) -> None:
         numbers = {node: _FIRST + number for number, node in (self.brokers | self.controllers).items()}
+        numbers |= {node: _FIRST + 100 + number for number, node in enumerate(self.zookeepers, 1)}
         numbers |= {seat: _FIRST_SEAT + number for number, seat in enumerate(self.seats)}
         self.addresses = {node: str(subnet[number]) for node, number in numbers.items()}
         with ExitStack() as held:  # all at once, or one port would be found twice
@@ -173,24 +191,29 @@ class KafkaCluster:
             self.ports = {node: one.getsockname()[1] for node, one in sockets.items()}
 
     def _wanted(self, number: int) -> Wanted:
-        """Return the container of a broker, a controller, or both: the settings are those of the official image."""
-        broker, controller = number in self.brokers, number in self.controllers
+        """Return the container of a broker, a controller, or both.
+
+        With KRaft it is told its settings by variables, as the official image takes them. That has no way for ZooKeeper
+        (it insists on a storage to format), so with ZooKeeper Kafka's own script is started with the same settings.
+        """
+        broker = number in self.brokers
         node = self.brokers[number] if broker else self.controllers[number]
-        address = self.addresses[node]
-        listeners = [f"BROKER://{address}:{PORT}", f"HOST://{address}:{PUBLISHED_PORT}"] if broker else []
-        if controller:
-            listeners.append(f"CONTROLLER://{address}:{CONTROLLER_PORT}")
-        replicas = min(3, len(self.brokers))
+        settings = self._common(node) | self._roles(number) | self._settings
+        if self.zookeepers:
+            overrides = (word for name, value in settings.items() for word in ("--override", f"{name}={value}"))
+            environment, command = _JVM, (f"{_BIN}/kafka-server-start.sh", "/dev/null", *overrides)
+        else:
+            environment, command = _JVM | {_variable(name): value for name, value in settings.items()}, ()
+        published = {PUBLISHED_PORT: self.ports[node]} if broker else {}
+        labels = {BROKER_ID: str(number)} if broker else {}
+        return Wanted(node, self.addresses[node], environment, published, labels, command)
+
+    def _common(self, node: str) -> dict[str, str]:
+        """Return the settings of every node and, if it is a broker, where it is reached."""
+        address, replicas = self.addresses[node], min(3, len(self.brokers))
         settings = {
-            "node.id": str(number),
-            "process.roles": ",".join(["broker"] * broker + ["controller"] * controller),
-            "listeners": ",".join(listeners),
             "listener.security.protocol.map": "BROKER:PLAINTEXT,HOST:PLAINTEXT,CONTROLLER:PLAINTEXT",
-            "controller.listener.names": "CONTROLLER",
-            "controller.quorum.voters": ",".join(
-                f"{one}@{self.addresses[other]}:{CONTROLLER_PORT}" for one, other in self.controllers.items()
-            ),
-            "log.dirs": "/var/lib/kafka/data",
+            "log.dirs": _DATA,
             "default.replication.factor": str(replicas),
             "min.insync.replicas": str(min(2, replicas)),
             "offsets.topic.replication.factor": str(replicas),
@@ -198,18 +221,40 @@ class KafkaCluster:
             "transaction.state.log.min.isr": str(min(2, replicas)),
             "group.initial.rebalance.delay.ms": "0",
         }
-        if broker:
+        if node in self.ports:
+            settings["listeners"] = f"BROKER://{address}:{PORT},HOST://{address}:{PUBLISHED_PORT}"
+            settings["advertised.listeners"] = f"BROKER://{address}:{PORT},HOST://127.0.0.1:{self.ports[node]}"
             settings["inter.broker.listener.name"] = "BROKER"
-            published = f"HOST://127.0.0.1:{self.ports[node]}"
-            settings["advertised.listeners"] = f"BROKER://{address}:{PORT},{published}"
-        environment = {_variable(name): value for name, value in (settings | self._settings).items()}
-        return Wanted(
-            node,
-            address,
-            _JVM | environment,
-            {PUBLISHED_PORT: self.ports[node]} if broker else {},
-            {BROKER_ID: str(number)} if broker else {},
-        )
+        return settings
+
+    def _roles(self, number: int) -> dict[str, str]:
+        """Return the settings that say who a node is, and where the others are who decide."""
+        if self.zookeepers:
+            return {
+                "broker.id": str(number),
+                "zookeeper.connect": ",".join(f"{self.addresses[one]}:{ZOOKEEPER_PORT}" for one in self.zookeepers),
+                "zookeeper.connection.timeout.ms": str(int(READY_S * 1000)),  # they all start at once
+            }
+        broker, controller = number in self.brokers, number in self.controllers
+        node = self.brokers[number] if broker else self.controllers[number]
+        listeners = [self._common(node)["listeners"]] if broker else []
+        if controller:
+            listeners.append(f"CONTROLLER://{self.addresses[node]}:{CONTROLLER_PORT}")
+        return {
+            "node.id": str(number),
+            "process.roles": ",".join(["broker"] * broker + ["controller"] * controller),
+            "listeners": ",".join(listeners),
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": ",".join(
+                f"{one}@{self.addresses[other]}:{CONTROLLER_PORT}" for one, other in self.controllers.items()
+            ),
+        }
+
+    def _wanted_zookeeper(self, node: str) -> Wanted:
+        """Return the container of a ZooKeeper that stands alone, out of the image of Kafka."""
+        main = ("org.apache.zookeeper.server.ZooKeeperServerMain", str(ZOOKEEPER_PORT), _DATA)
+        command = (f"{_BIN}/kafka-run-class.sh", *main)
+        return Wanted(node, self.addresses[node], _JVM | _ZOOKEEPER, command=command)
 
     # --- one node -----------------------------------------------------------------------------------------------------
 

@@ -49,7 +49,7 @@ class KafkaLab(Site):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Return the names of brokers and controllers."""
+        """Return the names of brokers, controllers and ZooKeeper."""
         return self.cluster.nodes
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Attachment, open_attached
-from trogdor_bus.agents.platforms.linux.operations import Deliver, Finish, Freeze, Nothing, Thaw, Watch, step
+from trogdor_bus.agents.platforms.linux.operations import Deliver, Freeze, Nothing, Thaw, Watch, step
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Step, Surroundings
 
@@ -30,7 +30,13 @@ def again(operation: Freeze | Deliver, attachment: Attachment, surroundings: Sur
     """Return the steps that do to the newcomers what was done to the process; RefusedError if none may be touched."""
     running = _running(operation, _find(operation, attachment, surroundings))
     if isinstance(operation, Deliver):
-        return tuple(_kill(operation, process) for process in running)
+        return tuple(
+            step(
+                Deliver(process.identity, process.name, operation.signal, grace_ms=operation.grace_ms),
+                Nothing(),
+            )
+            for process in running
+        )
     return tuple(
         step(
             Freeze(process.identity, process.name, leave=False, watch=operation.watch),
@@ -38,13 +44,6 @@ def again(operation: Freeze | Deliver, attachment: Attachment, surroundings: Sur
         )
         for process in running
     )
-
-
-def _kill(operation: Deliver, process: processes.Process) -> Step:
-    do = Deliver(process.identity, process.name, operation.signal, grace_ms=operation.grace_ms)
-    if not operation.grace_ms:
-        return step(do, Nothing())
-    return step(do, Finish((process.identity,), signals.over_ms(operation.grace_ms)))
 
 
 def _find(

@@ -168,8 +168,8 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
     """Start again what was killed, in the same boot, unless there is a process that `unless` matches.
 
-    `dying`: who was told to end, and may still be at it; `kill_ms`: when they are killed (0: never; see `Finish`).
-    `started`: who was started already, on disk before it ran.
+    `dying`: who was told to end, and may still be at it. `kill_ms`: when they are killed (see `Finish`), which is known
+    as soon as they were told; 0: never. `started`: who was started already, on disk before it ran.
     """
 
     boot_id: str

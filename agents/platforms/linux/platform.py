@@ -39,6 +39,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Thaw,
     Unblock,
     freezes,
+    plain,
     read,
     step,
 )
@@ -101,8 +102,11 @@ class LinuxPlatform:
                 case Kill():
                     return self._prepare_kill(namespace, action, surroundings)
 
-    def do(self, step: Step) -> None:
-        """Perform the step and read back that it took. HostError if it did not; the caller then undoes."""
+    def do(self, step: Step) -> Operation | None:
+        """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
+
+        Returns the undo of a process that has a grace from now on: before, it was not told to end, and is not killed.
+        """
         match read(step.do):
             case Block() as block:
                 namespace = open_again(block.namespace)
@@ -115,8 +119,11 @@ class LinuxPlatform:
                 signals.freeze(freeze)
             case Deliver() as deliver:
                 signals.deliver(deliver)
+                if deliver.grace_ms:
+                    return plain(signals.told_to_end(deliver, read(step.undo)))
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
+        return None
 
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         """Take the step back; calling it twice is harmless. Returns a note for people; CannotHealError if it stays."""
@@ -240,11 +247,9 @@ class LinuxPlatform:
         for process in found.processes:
             if not action.grace_ms and (why := signals.deaf_to(process.pid, Signals[action.signal])):
                 raise HostError(f"process {process.pid} ({process.name}) {why}")
-        undo: Restart | Finish | Nothing = Nothing()
+        undo: Restart | Nothing = Nothing()
         if action.restart and found.processes:
             undo = prepare(action, found.processes, namespace, self._allowed)
-        elif action.grace_ms:
-            undo = Finish(tuple(process.identity for process in found.processes), signals.over_ms(action.grace_ms))
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)

@@ -62,8 +62,7 @@ def prepare(
         how=how,
         unless=action.restart.unless or action.match,
         alive_ms=action.restart.alive_ms,
-        dying=tuple(process.identity for process in killed) if action.signal in ENDING or action.grace_ms else (),
-        kill_ms=signals.over_ms(action.grace_ms),
+        dying=tuple(process.identity for process in killed) if action.signal in ENDING else (),
     )
     read(plain(undo))  # what could not be read back could not be undone
     return undo

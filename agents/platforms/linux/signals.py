@@ -10,8 +10,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
+
 from trogdor_bus.actions import MOST_GRACE_MS
-from trogdor_bus.agents.platforms.linux.operations import Deliver, Finish, Freeze, Thaw
+from trogdor_bus.agents.platforms.linux.operations import AnyOperation, Deliver, Finish, Freeze, Restart, Thaw
 from trogdor_bus.agents.platforms.linux.processes import (
     identify,
     is_init_of_namespace,
@@ -75,8 +77,8 @@ def frozen_disturbance(operation: Freeze) -> str:
 def deliver(operation: Deliver) -> None:
     """Send the signal; SIGKILL is waited for. HostError if the process is deaf to it; if it ended, all is well.
 
-    With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does,
-    which `finish` belongs to. Both know the process beyond its pid, and a second SIGKILL changes nothing.
+    With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does
+    (see `told_to_end`). Both know the process beyond its pid, and a second SIGKILL changes nothing.
     """
     number = signal.Signals[operation.signal]
     with contextlib.suppress(ProcessGoneError), _opened(operation.process, operation.name) as pidfd:
@@ -98,9 +100,12 @@ def finish(operation: Finish) -> None:
         deliver(Deliver(process, "told to end", "SIGKILL"))
 
 
-def over_ms(grace_ms: int) -> int:
-    """Return when a grace that begins now is over (CLOCK_BOOTTIME), 0 if there is none."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + grace_ms if grace_ms else 0
+def told_to_end(operation: Deliver, undo: AnyOperation) -> AnyOperation:
+    """Return the undo of a process whose grace begins now: it is killed when that is over, if it still lives."""
+    kill_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + operation.grace_ms
+    if isinstance(undo, Restart):
+        return msgspec.structs.replace(undo, kill_ms=kill_ms)
+    return Finish((operation.process,), kill_ms)
 
 
 def _kill_later(pidfd: int, grace_s: float) -> None:

@@ -78,13 +78,25 @@ def ask_to_end(token: str, grace_ms: int) -> Kill:
     return Kill(match=ProcessMatch(command=token), signal="SIGTERM", grace_ms=grace_ms)
 
 
+def perform(node: Node, step: Step) -> Step:
+    """Do a step, and return it as the journal has it then."""
+    undo = node.platform.do(step)
+    assert undo is not None
+    return Step(step.do, undo)
+
+
+def done_by_one_who_died(node: Node, step: Step, grace_ms: int) -> Step:
+    """Return a step as it is done, with a grace that nobody of this life waits for."""
+    undo = perform(node, step).undo
+    return Step(step.do, {**undo, "kill_ms": undo["kill_ms"] - step.do["grace_ms"] + grace_ms})
+
+
 def test_who_does_not_end_by_itself_is_killed_when_the_grace_is_over(node: Node) -> None:
     victims = [deaf(node, "stubborn"), known(inside(node, "stubborn"))]
     began = time.monotonic()
     steps = prepare(node, ask_to_end("stubborn", 700))
     assert len(steps) == 3  # unshare is one of them
-    for step in steps:
-        node.platform.do(step)
+    steps = [perform(node, step) for step in steps]
     assert all(map(processes.thread_states, victims))
     wait_until(lambda: not any(map(processes.thread_states, victims)), what="the end")
     assert 0.69 < time.monotonic() - began < 20
@@ -94,7 +106,8 @@ def test_who_does_not_end_by_itself_is_killed_when_the_grace_is_over(node: Node)
 def test_the_undo_waits_for_the_grace_and_kills_for_an_agent_that_died_meanwhile(node: Node) -> None:
     victim = deaf(node, "stubborn")
     began = time.monotonic()
-    (step,) = prepare(node, ask_to_end("stubborn", 700))  # and nobody is there who would kill it later
+    (step,) = prepare(node, ask_to_end("stubborn", 60_000))
+    step = done_by_one_who_died(node, step, 700)
     another = node.sleeper("stubborn")
     assert node.platform.by_hand(step) == f"kill -KILL {victim.pid}"
     assert node.platform.undo(step, [], unnoted) == ""
@@ -107,16 +120,24 @@ def test_the_undo_waits_for_the_grace_and_kills_for_an_agent_that_died_meanwhile
 def test_who_ends_by_itself_is_not_waited_for_longer(node: Node) -> None:
     victim = known(node.sleeper("willing"))
     (step,) = prepare(node, ask_to_end("willing", 60_000))
-    node.platform.do(step)
+    step = perform(node, step)
     began = time.monotonic()
     assert node.platform.undo(step, [], unnoted) == ""
     assert time.monotonic() - began < 20
     assert processes.thread_states(victim) == {}
 
 
+def test_who_was_not_told_to_end_is_not_killed(node: Node) -> None:
+    victim = deaf(node, "stubborn")
+    (step,) = prepare(node, ask_to_end("stubborn", 1))
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert processes.thread_states(victim)
+
+
 def test_a_grace_of_another_boot_is_over(node: Node) -> None:
     victim = deaf(node, "stubborn")
     (step,) = prepare(node, ask_to_end("stubborn", 60_000))
+    step = perform(node, step)
     (dying,) = step.undo["dying"]
     began = time.monotonic()
     assert node.platform.undo(Step(step.do, {**step.undo, "dying": [{**dying, "boot_id": "x"}]}), [], unnoted) == ""
@@ -127,11 +148,11 @@ def test_a_grace_of_another_boot_is_over(node: Node) -> None:
 def test_who_is_started_again_by_somebody_has_the_same_grace(node: Node) -> None:
     node.sleeper("stubborn")
     (first,) = prepare(node, ask_to_end("stubborn", 700))
-    node.platform.do(first)
+    first = perform(node, first)
     node.platform.undo(first, [], unnoted)
     risen = deaf(node, "stubborn")
     (again,) = from_journal(Prepared(node.platform.again(first, Surroundings(), [])))
-    node.platform.do(again)
+    again = perform(node, again)
     assert processes.thread_states(risen)
     assert node.platform.undo(again, [], unnoted) == ""
     assert processes.thread_states(risen) == {}

@@ -69,8 +69,8 @@ class Service:
     def kill(self, restart: Restart, signal: str = "SIGKILL", grace_ms: int = 0) -> Step:
         action = Kill(match=self.match, restart=restart, signal=signal, grace_ms=grace_ms)
         (step,) = from_journal(self.platform.prepare(1, action, Surroundings(), []))
-        self.platform.do(step)
-        return step
+        undo = self.platform.do(step)
+        return Step(step.do, undo) if undo else step
 
     def starts(self) -> list[int]:
         """Return the pids of all that were started; they are ended with the node."""

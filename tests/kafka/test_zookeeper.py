@@ -1,0 +1,120 @@
+"""Kafka 3 with ZooKeeper: brokers that are cut off from it lose their sessions, and come back."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from tests.conftest import require_kafka
+from tests.e2e.steps import await_active, new_id, stop
+from tests.support import require_namespaces, wait_until
+from trogdor_bus.lab.kafka import LAST_WITH_ZOOKEEPER
+from trogdor_bus.lab.kafka_lab import KafkaLab
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+
+ZOOKEEPER = "zookeeper1"
+ASK = "exec 3<>/dev/tcp/127.0.0.1/2181 && echo dump >&3 && cat <&3"
+ALL = {1, 2, 3}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[KafkaLab]:
+    require_namespaces()
+    require_kafka(LAST_WITH_ZOOKEEPER)
+    with KafkaLab(3, f"z{os.getpid()}", print, mode="zookeeper", version=LAST_WITH_ZOOKEEPER) as made:
+        yield made
+
+
+def registered(lab: KafkaLab) -> set[int]:
+    """Return the brokers whose sessions ZooKeeper keeps, as it says itself."""
+    told = lab.cluster.run(ZOOKEEPER, "bash", "-c", ASK)
+    return {number for number in ALL if f"/brokers/ids/{number}\n" in told}
+
+
+def admin(lab: KafkaLab) -> AdminClient:
+    return AdminClient({"bootstrap.servers": lab.cluster.bootstrap, "log_level": 0})
+
+
+def creates_topic(lab: KafkaLab, name: str) -> bool:
+    created = admin(lab).create_topics([NewTopic(name, 1, 3)], operation_timeout=5, request_timeout=8)[name]
+    try:
+        created.result(30)
+    except KafkaException:
+        return False
+    return True
+
+
+def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
+    """Wait until it comes true and print how long that took."""
+    began = time.monotonic()
+    wait_until(predicate, timeout_s, what)
+    print(f"measured: {what} {time.monotonic() - began:.1f} s")
+
+
+def carries(lab: KafkaLab, topic: str) -> bool:
+    """Return whether a record goes round."""
+    word = uuid.uuid4().bytes
+    producer = Producer({"bootstrap.servers": lab.cluster.bootstrap, "acks": "all", "log_level": 0})
+    producer.produce(topic, word, partition=0)
+    if producer.flush(30):
+        return False
+    settings = {"bootstrap.servers": lab.cluster.bootstrap, "group.id": "unused", "enable.auto.commit": False}
+    consumer = Consumer(settings)
+    consumer.assign([TopicPartition(topic, 0, 0)])
+    try:
+        until = time.monotonic() + 30
+        while time.monotonic() < until:
+            record = consumer.poll(1)
+            if record is not None and record.value() == word:
+                return True
+        return False
+    finally:
+        consumer.close()
+
+
+def test_every_node_has_an_agent_and_no_broker_is_a_kraft_one(lab: KafkaLab) -> None:
+    rows = {row["name"]: row["broker"] for row in lab.ask("nodes")["nodes"] if row["alive"]}
+    assert rows == {"broker1": 1, "broker2": 2, "broker3": 3, ZOOKEEPER: None}
+    assert registered(lab) == ALL
+    for node in lab.nodes:
+        assert "java" in lab.cluster.run(node, "cat", "/proc/1/cmdline").split("\0")[0]
+    assert "process.roles" not in lab.cluster.run("broker1", "cat", "/proc/1/cmdline")
+
+
+def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: KafkaLab) -> None:
+    assert creates_topic(lab, "before")
+    assert carries(lab, "before")
+    task = new_id("cut")
+    cut = {"class": "partition", "durationMs": 180_000, "partitions": [list(lab.cluster.brokers.values()), [ZOOKEEPER]]}
+    done = lab.trogdor("submit", "-", "--id", task, given=json.dumps(cut))
+    assert done.returncode == 0, done.stdout + done.stderr
+    await_active(lab, task)
+    timed("the sessions of all brokers to expire", lambda: not registered(lab), 60)
+    assert lab.cluster.logs(ZOOKEEPER).count("Expiring session") >= len(ALL)
+    assert carries(lab, "before"), "brokers reach each other, and who led before leads on"
+    assert not creates_topic(lab, "during"), "nobody is there who could decide where it is"
+    stop(lab, task)
+    timed("all brokers to be registered again", lambda: registered(lab) == ALL, 90)
+    timed("a topic to be created again", lambda: creates_topic(lab, f"after-{time.monotonic_ns()}"), 90)
+    assert carries(lab, "before")
+
+
+def test_a_broker_that_was_killed_is_started_again_when_its_session_is_over(lab: KafkaLab) -> None:
+    task, before = new_id("kill"), lab.cluster.pid("broker2")
+    kill = {"class": "process-kill", "durationMs": 60_000, "nodes": ["broker2"], "match": "kafka.Kafka"}
+    given = json.dumps(kill | {"signal": "SIGKILL", "restart": {"found": True, "aliveMs": 20_000}})
+    done = lab.trogdor("submit", "-", "--id", task, given=given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    await_active(lab, task)
+    timed("the session of a killed broker to expire", lambda: registered(lab) == {1, 3}, 60)
+    stop(lab, task)
+    assert lab.cluster.pid("broker2") not in (0, before)
+    timed("the broker to be registered again", lambda: registered(lab) == ALL, 90)
