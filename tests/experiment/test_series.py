@@ -124,10 +124,10 @@ def test_bins() -> None:
     delivered = [read(0, n * 100 + 20, n, n * 100) for n in range(25)]
     first, second, last = bins(sent, delivered, 0, 2500)
     assert (first.start_ms, first.end_ms, second.end_ms, last.start_ms, last.end_ms) == (0, 1000, 2000, 2000, 2500)
-    assert {(one.acked_per_s, one.delivered_per_s) for one in (first, second, last)} == {(10.0, 10.0)}
+    assert {(one.acked, one.delivered) for one in (first, second, last)} == {(10.0, 10.0)}
     assert {(one.produce_p99_ms, one.end_to_end_p99_ms) for one in (first, second, last)} == {(10, 20)}
     (empty,) = bins([], [], 0, 500)
-    assert (empty.acked_per_s, empty.produce_p99_ms, empty.end_to_end_p99_ms) == (0, NOTHING_MS, NOTHING_MS)
+    assert (empty.acked, empty.produce_p99_ms, empty.end_to_end_p99_ms) == (0, NOTHING_MS, NOTHING_MS)
     assert bins([], [], 5, 5) == ()
 
 
@@ -138,5 +138,5 @@ def test_bins_cover_the_watch_and_are_few(delivered: list[Read], start_ms: int, 
     assert len(found) <= MOST_BINS
     assert sum(one.end_ms - one.start_ms for one in found) == length_ms
     first = {one.record.number: one.read_ms for one in reversed(delivered) if one.record}
-    count = sum(one.delivered_per_s * (one.end_ms - one.start_ms) / 1000 for one in found)
+    count = sum(one.delivered * (one.end_ms - one.start_ms) / 1000 for one in found)
     assert round(count) == sum(start_ms <= at < start_ms + length_ms for at in first.values())

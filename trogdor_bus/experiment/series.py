@@ -79,8 +79,8 @@ class Bin(msgspec.Struct, frozen=True):
 
     start_ms: int
     end_ms: int
-    acked_per_s: float = 0.0
-    delivered_per_s: float = 0.0
+    acked: float = 0.0
+    delivered: float = 0.0
     produce_p99_ms: int = NOTHING_MS
     end_to_end_p99_ms: int = NOTHING_MS
 

@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from trogdor_bus.clock import Clock, SteadyWallClock
+from trogdor_bus.errors import HostError
 from trogdor_bus.experiment.ledger import Read, Sent
 from trogdor_bus.experiment.stream.auditor import Auditor
 from trogdor_bus.experiment.stream.reread import Reread
@@ -66,13 +67,18 @@ class Stream:
             self._group = Auditor(grouped, topic, partitions, self.clock, by_group=True)
 
     def start(self, timeout_s: float = 15.0) -> None:
-        """Return when the topic has leaders, is read, and sending has begun; HostError in words if not in time."""
+        """Return when the topic has leaders, is read, and sending has begun; HostError in words, and it is stopped."""
         deadline_s = time.monotonic() + timeout_s
-        self._writer.find_topic(timeout_s)
-        self._auditor.start()
-        if self._group is not None:
-            self._group.start()
-        self._auditor.wait_ready(max(0.0, deadline_s - time.monotonic()))
+        try:
+            self._writer.find_topic(timeout_s)
+            for auditor in self._auditors():
+                auditor.start()
+            if not self._auditor.wait_ready(max(0.0, deadline_s - time.monotonic())):
+                why = self._auditor.broken or self._auditor.troubles.last or "there is no answer"
+                raise HostError(f"topic {self.topic} cannot be read within {timeout_s:g} s: {why}")
+        except HostError:
+            self.stop(0)
+            raise
         self._writer.start()
 
     def stop(self, flush_s: float = 10.0) -> None:

@@ -37,7 +37,7 @@ class Auditor:
         self._consumer: Consumer = made(Consumer, settings, self.troubles.hear)
         self._next = [0] * partitions
         self._caught_up: set[int] = set()
-        self._ready, self._stopping = threading.Event(), threading.Event()
+        self._ready, self._stopping, self._over = threading.Event(), threading.Event(), threading.Event()
         self._wanted: Mapping[int, int] = {}
         self._deadline_s = 0.0
         self._thread = threading.Thread(target=self._work, name="stream auditor", daemon=True)
@@ -58,13 +58,14 @@ class Auditor:
             self._consumer.close()
             return
         self._thread.join(within_s + JOIN_S)
-        if self._thread.is_alive():
+        if not self._over.is_set():
             self.broken = self.broken or f"the consumer did not end within {within_s + JOIN_S:g} s"
 
     def _work(self) -> None:
         try:
             self._read()
-            self._consumer.close()
+            self._over.set()
+            self._consumer.close()  # a group may wait here for its coordinator
         except Exception as error:  # a bug, or a broken machine: the experiment must know
             self.broken = f"the consumer's thread ended: {type(error).__name__}: {error}"
 
