@@ -10,6 +10,7 @@ from typing import Any
 from trogdor_bus.document import parse
 from trogdor_bus.errors import SpecError
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow, Reason, Result
+from trogdor_bus.logs import escape
 from trogdor_bus.registry import registry
 
 NOTHING = "N/A"
@@ -44,7 +45,7 @@ def document(result: Result, former: bytes | None = None) -> dict[str, Any]:
     history = _counters(former, name)
     if result.verdict in COUNTERS:
         history[COUNTERS[result.verdict]] += 1
-    return {
+    told: dict[str, Any] = {
         "apiVersion": "litmuschaos.io/v1alpha1",
         "kind": "ChaosResult",
         "metadata": {"name": name},
@@ -66,6 +67,7 @@ def document(result: Result, former: bytes | None = None) -> dict[str, Any]:
             "history": {**history, "targets": _targets(result)},
         },
     }
+    return {key: _printable(value) for key, value in told.items()}
 
 
 def text(value: Mapping[str, Any]) -> bytes:
@@ -79,6 +81,14 @@ def text(value: Mapping[str, Any]) -> bytes:
     out = io.BytesIO()
     yaml.dump(value, out)
     return out.getvalue()
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, dict):
+        return {key: _printable(item) for key, item in value.items()}
+    return [_printable(item) for item in value] if isinstance(value, list) else value
 
 
 def _status(result: Result) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import msgspec
 from trogdor_bus.experiment.result import UNKNOWN, Bin, Result
 
 WIDTH, HEIGHT = 960, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 26, 30
+LEFT, RIGHT, TOP, BOTTOM = 58, 24, 26, 30
 _SPACE = 46
 """So far apart must two marks be for both to be labelled."""
 
@@ -49,7 +49,6 @@ class Chart(msgspec.Struct, frozen=True, kw_only=True):
     y_ticks: tuple[Tick, ...]
     windows: tuple[Window, ...]
     marks: tuple[Window, ...]
-    limit: Tick | None = None
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -94,7 +93,7 @@ def _throughput(result: Result, span: _Span) -> Chart:
         Line(name="read by the auditor", css="two", path=_path(result.bins, span, y, lambda one: one.delivered)),
     )
     ticks = tuple(Tick(at=y(step), text=f"{step:g}") for step in steps)
-    return _chart("Throughput", "records a second", lines, ticks, result, span)
+    return _chart("Throughput", "records a second", lines, ticks, result=result, span=span)
 
 
 def _latency(result: Result, span: _Span) -> Chart:
@@ -111,11 +110,11 @@ def _latency(result: Result, span: _Span) -> Chart:
         Line(name="to the auditor", css="two", path=_path(result.bins, span, y, lambda one: one.end_to_end_p99_ms)),
     )
     ticks = tuple(Tick(at=y(10**power), text=shown_ms(10**power)) for power in range(decades + 1))
-    return _chart("Latency, 99th percentile", "logarithmic", lines, ticks, result, span)
+    return _chart("Latency, 99th percentile", "logarithmic", lines, ticks, result=result, span=span)
 
 
 def _chart(
-    title: str, unit: str, lines: tuple[Line, ...], y_ticks: tuple[Tick, ...], result: Result, span: _Span
+    title: str, unit: str, lines: tuple[Line, ...], y_ticks: tuple[Tick, ...], *, result: Result, span: _Span
 ) -> Chart:
     length_s = (span.end_ms - span.start_ms) / 1000
     origin_ms = result.started_ms if result.started_ms != UNKNOWN else span.start_ms

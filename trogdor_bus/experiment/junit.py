@@ -24,19 +24,19 @@ def document(result: Result) -> bytes:
     """Return the result as a JUnit XML document in UTF-8."""
     suites = Element("testsuites")
     name = result.name or result.id
-    suite = SubElement(suites, "testsuite", name=_legal(f"trogdor-bus experiment {name}"))
+    suite = SubElement(suites, "testsuite", name=legal(f"trogdor-bus experiment {name}"))
     counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for case, seconds, outcome, text in _cases(result):
         counts["tests"] += 1
-        element = SubElement(suite, "testcase", classname=_legal(f"experiment.{name}"), name=_legal(case))
+        element = SubElement(suite, "testcase", classname=legal(f"experiment.{name}"), name=legal(case))
         element.set("time", f"{seconds:.3f}")
         if outcome == "passed":
             continue
         counts[{"failure": "failures", "error": "errors"}.get(outcome, "skipped")] += 1
-        told = SubElement(element, outcome, message=_legal(text.partition("\n")[0]))
+        told = SubElement(element, outcome, message=legal(text.partition("\n")[0]))
         if outcome != "skipped":
             told.set("type", result.verdict)
-            told.text = _legal(text)
+            told.text = legal(text)
     for key, value in counts.items():
         suite.set(key, str(value))
         suites.set(key, str(value))
@@ -44,7 +44,7 @@ def document(result: Result) -> bytes:
     if 0 <= result.started_ms < 10**14:
         suite.set("timestamp", datetime.fromtimestamp(result.started_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
     out = SubElement(suite, "system-out")
-    out.text = _legal("\n".join((f"verdict: {result.verdict}", *(reason.text for reason in result.reasons))))
+    out.text = legal("\n".join((f"verdict: {result.verdict}", *(reason.text for reason in result.reasons))))
     indent(suites)
     return bytes(tostring(suites, encoding="utf-8", xml_declaration=True)) + b"\n"
 
@@ -104,5 +104,6 @@ def _seconds(start_ms: int, end_ms: int) -> float:
     return max(0, end_ms - start_ms) / 1000 if UNKNOWN not in (start_ms, end_ms) else 0.0
 
 
-def _legal(text: str) -> str:
+def legal(text: str) -> str:
+    """Return the text with what XML cannot hold written as an escape."""
     return _ILLEGAL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)

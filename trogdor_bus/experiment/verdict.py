@@ -109,15 +109,15 @@ def _broken_promises(result: Result) -> Iterator[Reason]:
     found = result.findings
     if found is None:
         return
-    acked = f"of {_records(found.acked)} acknowledged"
+    acked = f"of {found.acked} acknowledged records"
     if found.lost.count:
-        text = f"{found.lost.count} {acked} are lost, that is, not in the full re-read{_numbers(found.lost)}"
+        text = f"{found.lost.count} {acked} are lost: they are not in the full re-read{_numbers(found.lost)}"
         yield Reason(kind="lost", text=text)
     if found.corrupted.count:
-        text = f"{found.corrupted.count} of {_records(found.sent)} sent came back corrupted"
+        text = f"{found.corrupted.count} of {found.sent} sent records came back corrupted"
         yield Reason(kind="corrupted", text=f"{text}{_numbers(found.corrupted)}")
     if found.duplicated.count and result.limits.idempotent:
-        text = f"{found.duplicated.count} of {_records(found.sent)} sent stand in the topic twice or more"
+        text = f"{found.duplicated.count} of {found.sent} sent records stand in the topic twice or more"
         yield Reason(kind="duplicated", text=f"{text}, though the producer is idempotent{_numbers(found.duplicated)}")
     if found.reordered.count and result.limits.idempotent:
         text = f"{found.reordered.count} {acked} stand behind later ones"
@@ -191,7 +191,7 @@ def _numbers(listed: Listed) -> str:
     if not listed.first:
         return ""
     dots = ", ..." if listed.count > _NAMED else ""
-    return f": {', '.join(shown(str(one)) for one in listed.first[:_NAMED])}{dots}"
+    return f" ({', '.join(shown(str(one)) for one in listed.first[:_NAMED])}{dots})"
 
 
 def _records(count: int) -> str:
