@@ -180,8 +180,8 @@ class Liveness:
             Bin(
                 start_ms=one.start_ms,
                 end_ms=one.end_ms,
-                acked=one.acked_per_s,
-                delivered=one.delivered_per_s,
+                acked=one.acked,
+                delivered=one.delivered,
                 produce_p99_ms=one.produce_p99_ms,
                 end_to_end_p99_ms=one.end_to_end_p99_ms,
             )
