@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.transports.old_broker import OldBroker
-from trogdor_bus.cluster import NOBODY
+from trogdor_bus.cluster import NOBODY, Quorum, SeenController
 from trogdor_bus.errors import HostError, SpecError
-from trogdor_bus.kafka.access import Access
+from trogdor_bus.kafka.access import Access, Place
+from trogdor_bus.kafka.brokers import Brokers
 from trogdor_bus.kafka.reader import Reader
 
 
@@ -84,3 +85,16 @@ def test_what_has_no_coordinator_is_refused() -> None:
     reader = Reader(Access(f"127.0.0.1:{refusing_port()}"))
     with reader, pytest.raises(SpecError, match="write group:NAME or transaction:ID"):
         reader.read((), ("topic:x",))
+
+
+def test_the_quorum_of_an_epoch_that_is_over_is_not_believed() -> None:
+    voters = (SeenController(id=1, host="c", port=9),)
+    old, new = (Quorum(leader=number, epoch=number, voters=voters) for number in (1, 2))
+    brokers = Brokers(Access(f"127.0.0.1:{refusing_port()}"))
+    assert brokers.learn_quorum("c1", [old]) == old
+    assert brokers.learn_quorum("c1", [old, new]) == new
+    assert brokers.learn_quorum("c1", [old]) is None
+    assert brokers.learn_quorum("c1", []) is None
+    assert brokers.learn_quorum("c2", [old]) == old
+    assert brokers.controllers == (Place("c", 9),)
+    brokers.close()

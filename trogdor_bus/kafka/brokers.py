@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from trogdor_bus.cluster import SeenBroker
+from trogdor_bus.cluster import Quorum, SeenBroker
 from trogdor_bus.errors import HostError
 from trogdor_bus.kafka.access import Access, Place
 from trogdor_bus.kafka.asking import ANSWER_S, Asking, Make, Peer, Replies, named
+from trogdor_bus.kafka.merge import newest
 
 MOST = 5
 """How many brokers are asked at once: in a larger cluster these are enough to hear somebody who is up to date."""
@@ -27,7 +28,12 @@ class Brokers:
     def __init__(self, access: Access) -> None:
         self.access = access
         self._asking = Asking(access)
+        self.asks_controllers = False
+        """Whether controllers are asked themselves, because brokers do not tell who the active one is."""
         self._known: Mapping[int, Place] = {}
+        self.controllers: tuple[Place, ...] = ()
+        """Where the controllers listen, as far as the cluster tells."""
+        self._epochs: dict[str, int] = {}
 
     def ask(self, questions: Mapping[Peer, Make], limit_s: float = ANSWER_S) -> Replies:
         """Return what is answered within the limit, see Asking."""
@@ -36,6 +42,18 @@ class Brokers:
     def learn(self, brokers: Mapping[int, SeenBroker]) -> None:
         """Take note of where the brokers are now."""
         self._known = {number: Place(one.host, one.port) for number, one in brokers.items() if one.host}
+
+    def learn_quorum(self, cluster_id: str, quorums: Iterable[Quorum]) -> Quorum | None:
+        """Return the newest of the quorums that were told, and note where its controllers are; None if all are old.
+
+        One that is let go on after it was frozen still answers as the active one that it was.
+        """
+        quorum = newest(quorums)
+        if quorum is None or quorum.epoch < self._epochs.get(cluster_id, 0):
+            return None
+        self._epochs[cluster_id] = quorum.epoch
+        self.controllers = tuple(Place(one.host, one.port) for one in quorum.voters if one.host)
+        return quorum
 
     def place(self, broker_id: int) -> Place | None:
         """Return where a broker listens, None if it is not known."""

@@ -27,7 +27,8 @@ from trogdor_bus.kafka.asking import named
 from trogdor_bus.kafka.brokers import AGAIN_S
 from trogdor_bus.kafka.reader import Reader
 
-TIMEOUT_S = 30.0
+TIMEOUT_S = 45.0
+"""More than the half minute for which brokers wait for a frozen controller (controller.socket.timeout.ms)."""
 BROKER_MS = 5000
 NOT_NEEDED, NOT_AVAILABLE = 84, 80
 

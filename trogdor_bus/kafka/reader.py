@@ -18,7 +18,7 @@ from trogdor_bus.kafka import answers
 from trogdor_bus.kafka.access import Access, Place
 from trogdor_bus.kafka.asking import ANSWER_S, Make, Peer
 from trogdor_bus.kafka.brokers import AGAIN_S, QUORUM, Brokers
-from trogdor_bus.kafka.merge import best_informed, merge, newest, with_min_in_sync
+from trogdor_bus.kafka.merge import best_informed, merge, with_min_in_sync
 
 TIMEOUT_S = 5.0
 
@@ -97,7 +97,7 @@ class _Reading:
     def __init__(self, brokers: Brokers, clock: Clock, wanted: _Wanted, deadline_s: float) -> None:
         self._brokers, self._clock, self._wanted, self._deadline_s = brokers, clock, wanted, deadline_s
         self._troubles: dict[Place, str] = {}
-        self._quorums: list[Quorum] = []
+        self._quorums: dict[Place, Quorum] = {}
         self._without_quorum = not wanted.quorum
         self._last = ""
 
@@ -140,9 +140,7 @@ class _Reading:
             whys = "; ".join(f"{place}: {why}" for place, why in self._troubles.items())
             self._last = f"no broker of {self._brokers.access} tells the settings of its topics: {whys}"
             return None
-        quorum = newest(self._quorums)
-        if quorum is None and not self._without_quorum:
-            quorum = Quorum(leader=NOBODY, epoch=-1)
+        quorum = self._quorum(merged.cluster_id)
         controller = merged.controller if quorum is None and self._wanted.quorum else NOBODY
         return replace(
             with_min_in_sync(merged, by_topic),
@@ -156,7 +154,8 @@ class _Reading:
         """Return what these see of brokers and partitions, and note what they tell of the quorum."""
         questions: dict[Peer, Make] = {Peer(place): lambda: answers.metadata(self._wanted.topics) for place in places}
         if self._wanted.quorum:
-            questions |= {Peer(place, QUORUM): answers.quorum for place in places}
+            controllers = self._brokers.controllers if self._brokers.asks_controllers else ()
+            questions |= {Peer(place, QUORUM): answers.quorum for place in (*places, *controllers)}
         replies = self._brokers.ask(questions, self._left_s())
         self._troubles |= {peer.place: why for peer, why in replies.troubles.items() if not peer.lane}
         views: dict[Place, ClusterView] = {}
@@ -165,10 +164,22 @@ class _Reading:
                 views[peer.place] = answers.seen(answer)
                 self._troubles.pop(peer.place, None)
             elif isinstance(told := answers.quorum_seen(answer), Quorum):
-                self._quorums.append(told)
+                self._quorums[peer.place] = told
         if any(peer.lane for peer in replies.unsupported):
             self._without_quorum = True  # ZooKeeper has the metadata
         return views
+
+    def _quorum(self, cluster_id: str) -> Quorum | None:
+        """Return the quorum as it was told, without a leader if nobody knows one; None if it is not wanted, or none.
+
+        Brokers pass the question on to the controller that they believe in. If that one is frozen they wait for it for
+        half a minute, and for seconds if it is gone: then the controllers are asked themselves.
+        """
+        if self._without_quorum:
+            return None
+        quorum = self._brokers.learn_quorum(cluster_id, self._quorums.values())
+        self._brokers.asks_controllers = set(self._quorums) <= set(self._brokers.controllers)
+        return quorum or Quorum(leader=NOBODY, epoch=-1)
 
     def _more(self, views: dict[Place, ClusterView], asked: Sequence[Place]) -> list[Place]:
         """Return whom to ask, too: brokers that were just heard of, unless two that are known by id have answered."""
