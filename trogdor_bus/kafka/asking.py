@@ -149,8 +149,17 @@ class Asking:
                 self._silent.discard(peer)
                 self._reasons.pop(peer, None)
             elif not isinstance(outcome, errors.NodeNotReadyError):  # that one only says that it is too early to retry
-                self._reasons[peer] = words(outcome)
+                self._reasons[peer] = self._why(peer, outcome)
         arrived.put((peer, outcome))
+
+    def _why(self, peer: Peer, error: BaseException) -> str:
+        """Return what is wrong in words; a broker that refuses a password hangs up, and kafka-python reads no more."""
+        connection, user = self._connections.get(peer), self._settings.get("sasl_plain_username")
+        if user and connection is not None and connection.init_future.failed() and "disconnected" in str(error):
+            return (
+                f"it hung up when we logged in as {user}: check sasl.username and sasl.password, and the broker's log"
+            )
+        return words(error)
 
     def _send(self, peer: Peer, make: Make, limit_s: float) -> Any:
         manager = self._managers.get(peer)
