@@ -39,6 +39,7 @@ class Healed(msgspec.Struct, frozen=True):
 
     worker: int
     notes: tuple[str, ...] = ()
+    dropped: int = 0
 
 
 class NotHealed(msgspec.Struct, frozen=True):
@@ -51,9 +52,10 @@ class NotHealed(msgspec.Struct, frozen=True):
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What the read-back of running workers found: worker id to disturbances (() = holds)."""
+    """What the read-back of running workers found: worker id to disturbances (() = holds), and to packets dropped."""
 
     found: dict[int, tuple[str, ...]]
+    dropped: dict[int, int] = {}
 
 
 class Reapplied(msgspec.Struct, frozen=True):

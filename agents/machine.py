@@ -97,6 +97,7 @@ class Worker(msgspec.Struct, kw_only=True):
     disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    dropped: int = 0
     reapply: bool = False
     since_ms: int = 0
     done_counter: int = 0
@@ -179,17 +180,19 @@ class AgentMachine:
                 self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
                 worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
                 worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
-            case Healed(worker=worker_id, notes=notes):
+            case Healed(worker=worker_id, notes=notes, dropped=dropped):
                 worker = self._known(worker_id, "healed")
                 self._move(worker, "healed", now_ms)
                 worker.warnings += notes
+                worker.dropped = max(worker.dropped, dropped)
                 worker.residue = worker.by_hand = ()
             case NotHealed(worker=worker_id, error=error, residue=residue, by_hand=by_hand):
                 worker = self._known(worker_id, "not-healed")
                 self._move(worker, "not-healed", now_ms)
                 worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
                 worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
-            case Looked(found=found):
+            case Looked(found=found, dropped=counts):
+                self._count(counts)
                 self._looked(found, now_ms, effects)
             case Reapplied(worker=worker_id, error=error):
                 self._reapplied(worker_id, error, now_ms)
@@ -358,6 +361,13 @@ class AgentMachine:
                 if worker.reapply:
                     effects.append(Reapply(worker_id))
 
+    def _count(self, counts: dict[int, int]) -> None:
+        """Keep the first count of a worker that is not 0: that it drops is news, how much is told at its end."""
+        for worker_id, count in counts.items():
+            worker = self.workers.get(worker_id)
+            if worker and worker.state is WorkerState.RUNNING and not worker.dropped:
+                worker.dropped = count
+
     def _reapplied(self, worker_id: int, error: str, now_ms: int) -> None:
         worker = self.workers.get(worker_id)
         if worker is None or worker.state is not WorkerState.RUNNING:
@@ -411,6 +421,7 @@ class AgentMachine:
             disturbed=worker.disturbed,
             residue=worker.residue,
             by_hand=worker.by_hand,
+            dropped=worker.dropped,
             remaining_ms=max(0, worker.ends_ms - now_ms) if worker.state is not WorkerState.DONE else 0,
             spec=worker.spec if self._describe else UNTOLD,
         )
@@ -440,7 +451,9 @@ class AgentMachine:
     def _visible(self) -> tuple[object, object]:
         """Return what a change of which is told at once, and what is told soon: most of it is settled by then."""
         workers = self._all()
-        settled = tuple((w.id, w.state, w.error, w.warnings, w.disturbed, w.residue) for w in workers if not _moving(w))
+        settled = tuple(
+            (w.id, w.state, w.error, w.warnings, w.disturbed, w.residue, w.dropped) for w in workers if not _moving(w)
+        )
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
         place = (self._addresses, self._broker, self._controller)
         return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)

@@ -13,7 +13,7 @@ import msgspec
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import Operation, Platform, Step, Surroundings
+from trogdor_bus.platform import CountingPlatform, Operation, Platform, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 RESTARTED = "agent restarted, fault undone"
@@ -142,6 +142,16 @@ class Performer:
         if entry is None or entry.state is not JournalState.APPLIED:
             return ()
         return tuple(text for text in map(self._disturbance, entry.steps) if text)
+
+    def dropped(self, worker: int) -> int:
+        """Return how many packets the rules of an applied worker dropped; 0 if that is not to be known."""
+        entry = self.journal.entries.get(worker)
+        if entry is None or entry.state is not JournalState.APPLIED or not isinstance(self.platform, CountingPlatform):
+            return 0
+        try:
+            return sum(map(self.platform.dropped, entry.steps))
+        except Exception:  # a count must not keep a fault
+            return 0
 
     def reapply(self, worker: int) -> None:
         """Do again what no longer holds of an applied worker; HostError says why that cannot be.

@@ -217,7 +217,7 @@ class Service:
                 log.info("task %s: undoing", self._machine.workers[worker].task)
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
-                self._by_hand(lambda: Looked({worker: self._performer.disturbances(worker) for worker in workers}))
+                self._by_hand(functools.partial(self._look, workers))
             case Reapply(worker=worker):
                 self._by_hand(functools.partial(self._reapply, worker))
             case KeepLatch(id=latch):
@@ -263,8 +263,9 @@ class Service:
         return NotInjected(worker, error)
 
     def _heal(self, effect: Heal) -> Healed | NotHealed:
+        dropped = self._performer.dropped(effect.worker)  # as long as the rules are there
         try:
-            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error))
+            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error), dropped)
         except CannotHealError as error:
             entry = self._journal.entries.get(effect.worker)
             residue = entry.residue if entry else ()
@@ -272,6 +273,11 @@ class Service:
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
             return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
+
+    def _look(self, workers: tuple[int, ...]) -> Looked:
+        performer = self._performer
+        found = {worker: performer.disturbances(worker) for worker in workers}
+        return Looked(found, {worker: performer.dropped(worker) for worker in workers})
 
     def _reapply(self, worker: int) -> Reapplied:
         try:

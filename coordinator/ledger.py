@@ -206,6 +206,7 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
         disturbed=report.disturbed,
         residue=report.residue,
         by_hand=report.by_hand,
+        dropped=report.dropped,
         wanted=row.wanted and report.state not in ENDED,
         running_ms=now_ms if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
         done_ms=now_ms if report.state is WorkerState.DONE else -1,

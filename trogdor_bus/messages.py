@@ -85,7 +85,10 @@ UNTOLD = msgspec.Raw(b"null")
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an agent says of one worker; `spec` only when it was asked to describe itself."""
+    """What an agent says of one worker; `spec` only when it was asked to describe itself.
+
+    `dropped`: how many packets its rules dropped, when the agent first saw that they did, and at the end.
+    """
 
     worker: Number
     task: str
@@ -97,6 +100,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    dropped: Number = 0
     remaining_ms: Number = 0
     spec: msgspec.Raw = UNTOLD
 

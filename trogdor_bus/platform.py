@@ -131,5 +131,14 @@ class ControllerPlatform(Protocol):
         ...
 
 
+@runtime_checkable
+class CountingPlatform(Protocol):
+    """What a Platform may offer beside: whether what it does to packets meets any."""
+
+    def dropped(self, step: Step) -> int:
+        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
+        ...
+
+
 PlatformFactory = Callable[[Mapping[str, Any]], Platform]
 """Makes a platform from the agent's settings: {"attach": "", "allowCommands": [[...]], ...}."""

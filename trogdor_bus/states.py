@@ -70,7 +70,8 @@ class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
 
-    `by_hand` are the commands that a person would type to undo what is stuck.
+    `by_hand` are the commands that a person would type to undo what is stuck. `dropped`: packets that its rules
+    dropped, 0 until the first is seen, then as many as were seen at that moment, and all of them at the end.
     """
 
     id: int
@@ -84,6 +85,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     disturbed: tuple[Disturbance, ...] = ()
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    dropped: int = 0
     left_out: tuple[str, ...] = ()
     wanted: bool = True
     running_ms: int = -1

@@ -250,6 +250,21 @@ def test_what_disturbs_a_worker_is_reported_once() -> None:
     assert "while it stops" not in [one.text for one in agent.report().disturbed]
 
 
+def test_that_packets_are_dropped_is_told_at_once_and_how_many_at_the_end() -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(Looked({1: ()}, {1: 0, 7: 4}))
+    assert agent.report().dropped == 0
+    assert agent.give(Looked({1: ()}, {1: 3})) == []
+    assert agent.report().dropped == 3
+    beats = len(agent.beats)
+    agent.give(Looked({1: ()}, {1: 9}))
+    assert (agent.report().dropped, len(agent.beats)) == (3, beats)
+    agent.hear()
+    agent.give(Healed(1, dropped=12))
+    assert agent.report().dropped == 12
+
+
 def test_what_is_disturbed_is_put_back_only_if_the_order_says_so() -> None:
     agent = Agent()
     agent.run()

@@ -176,10 +176,17 @@ def test_a_partition_cuts_containers_off_from_each_other_and_heals(cluster: Clus
         assert not cluster.pinged(source, target)
         assert any("TB-" in rule for rule in cluster.rules(source))
     assert host() == before
+    wait_until(lambda: dropped(lab, task)["broker1"] > 0, what="broker1 to tell that its rules drop")
     stop(lab, task)
+    assert dropped(lab, task)["broker1"] > 0
     assert cluster.whole()
     assert cluster.pinged(*BROKERS) == set(cluster.addresses["broker2"])
     assert lab.ask("show", task)["outcome"] == "cancelled"
+
+
+def dropped(lab: Lab, task: str) -> dict[str, int]:
+    """Return how many packets the rules of each node dropped, as `show` tells."""
+    return {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
 
 
 def test_a_port_block_silences_connections_that_stand_already(cluster: Cluster) -> None:

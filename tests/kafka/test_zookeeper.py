@@ -102,6 +102,9 @@ def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: K
     assert carries(lab, "before"), "brokers reach each other, and who led before leads on"
     assert not creates_topic(lab, "during"), "nobody is there who could decide where it is"
     stop(lab, task)
+    dropped = {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
+    print(f"measured: packets dropped {dropped}")
+    assert dropped.keys() == set(lab.nodes) and all(dropped.values())
     timed("all brokers to be registered again", lambda: registered(lab) == ALL, 90)
     timed("a topic to be created again", lambda: creates_topic(lab, f"after-{time.monotonic_ns()}"), 90)
     assert carries(lab, "before")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trogdor_bus.agents.platforms.linux import rules
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Table
@@ -86,6 +87,12 @@ def disturbance(namespace: Namespace, table: Table) -> str:
             reloaded = chain.name not in now.chains or not now.jumps(chain.name)
             return f"firewall rules were reloaded: {what}" if reloaded else what
     return ""
+
+
+def dropped(namespace: Namespace, table: Table) -> int:
+    """Return how many packets our chains dropped since they are there."""
+    saved = _run(namespace, [f"{table.tool}-save", "-c", "-t", "filter"])
+    return rules.dropped(saved, {chain.name for chain in table.chains})
 
 
 def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:

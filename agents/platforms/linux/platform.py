@@ -162,6 +162,15 @@ class LinuxPlatform:
             case _:
                 return ""
 
+    def dropped(self, step: Step) -> int:
+        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
+        operation = read(step.do)
+        namespace = open_again(operation.namespace) if isinstance(operation, Block) else None
+        if not isinstance(operation, Block) or namespace is None:
+            return 0
+        with namespace:
+            return sum(firewall.dropped(namespace, table) for table in operation.tables)
+
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.
 

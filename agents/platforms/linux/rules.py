@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import msgspec
@@ -126,6 +126,12 @@ def parse(saved: str) -> Ruleset:
             name, _, rule = line[3:].partition(" ")
             chains.setdefault(name, []).append(rule)
     return Ruleset({name: tuple(rules) for name, rules in chains.items()})
+
+
+def dropped(saved: str, chains: Collection[str]) -> int:
+    """Return how many packets these chains dropped, by the output of iptables-save with counters."""
+    found = re.findall(r"^\[([0-9]+):[0-9]+\] -A (\S+) .*-j DROP$", saved, re.MULTILINE)
+    return sum(int(count) for count, chain in found if chain in chains)
 
 
 def has_rules(saved: str) -> bool:

@@ -53,6 +53,20 @@ def test_a_cut_is_complete_and_heals(pair: Pair) -> None:
     assert here.rules() == here.rules("ip6tables") == ""
 
 
+def test_what_is_dropped_is_counted(pair: Pair) -> None:
+    here, there = pair
+    here.run("iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
+    step = cut(here, there)
+    assert here.platform.dropped(step) == 0
+    assert not there.reaches(here.v4)
+    four = here.platform.dropped(step)
+    assert not there.reaches(here.v6)
+    assert here.platform.dropped(step) > four > 0
+    here.platform.undo(step, [], unnoted)
+    assert here.platform.dropped(step) == 0
+    here.empty()
+
+
 def test_an_established_connection_is_cut_and_foreign_rules_stay_in_order(pair: Pair) -> None:
     here, there = pair
     for tool in ("iptables", "ip6tables"):
