@@ -354,6 +354,15 @@ def field_values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.lists(field_values(arguments[0]), max_size=4)
     if annotation is int:
         return st.integers(-5, 10 * MAX_DURATION_MS)
+    if annotation is bool:
+        return st.booleans()
+    if annotation is type(None):
+        return st.none()
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        inner = {field.encode_name: field_values(field.type) for field in msgspec.structs.fields(annotation)}
+        return st.fixed_dictionaries({}, optional=inner)
+    if origin is dict:
+        return near_examples() if annotation == dict[str, Any] else st.dictionaries(st.text(max_size=3), st.none())
     if annotation is str:
         return st.text(st.characters(exclude_categories=["Cs"]), max_size=8) | st.sampled_from(["a", "b", "/run/x"])
     return st.one_of([field_values(argument) for argument in arguments])

@@ -105,9 +105,14 @@ CASES: dict[type[TaskSpec], Case] = {
 }
 
 
+def performed() -> dict[str, type[TaskSpec]]:
+    """Return the specs of the registry that agents perform, by tag: an experiment is none, its faults are."""
+    return {tag: cls for tag, cls in registry().by_tag.items() if not cls.is_experiment}
+
+
 def without_case() -> list[str]:
     """Return the faults of the registry for which there is no case: each makes the matrix fail."""
-    return [tag for tag, cls in registry().by_tag.items() if cls not in CASES]
+    return [tag for tag, cls in performed().items() if cls not in CASES]
 
 
 def alias(fault: type[TaskSpec]) -> str:

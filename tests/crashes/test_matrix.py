@@ -27,8 +27,8 @@ AIM_S = 1.0
 def test_every_fault_meets_every_fail_point_or_it_is_said_why_not() -> None:
     whole = matrix.generate()
     assert whole.unknown == ()
-    assert len(whole.cells) + sum(whole.unfit.values()) == len(registry().by_tag) * len(POINTS)
-    assert {cell.fault for cell in whole.cells} == set(registry().by_tag.values())
+    assert len(whole.cells) + sum(whole.unfit.values()) == len(cases.performed()) * len(POINTS)
+    assert {cell.fault for cell in whole.cells} == set(cases.performed().values())
     for point in POINTS:
         assert any(cell.point is point for cell in whole.cells), f"no fault meets {point.name}"
 
@@ -44,7 +44,7 @@ def test_a_fault_without_a_case_makes_the_matrix_fail(monkeypatch: pytest.Monkey
 
 
 def test_every_example_becomes_a_spec_that_can_be_submitted() -> None:
-    for fault in registry().by_tag.values():
+    for fault in cases.performed().values():
         for inside in (False, True):
             spec = cases.spec_of(fault, Path("/lab"), inside=inside)
             assert type(registry().decode(spec)) is fault

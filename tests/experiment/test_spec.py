@@ -127,6 +127,7 @@ def test_faults_begin_at_each_interval_below_the_whole(
         ({"probes": [{"name": "p", "type": "kafka", "group": "g"}]}, "$.probes[0].maxLag", "group and maxLag"),
         ({"probes": [{"name": "", "type": "kafka"}]}, "$.probes[0].name", "the name is empty"),
         ({"probes": [{"type": "kafka"}]}, "$.probes[0].name", "the field is missing"),
+        ({"litmus": {"engine": "x"}}, "$.litmus.experiment", "is missing"),
         ({"litmus": {"engin": "x"}}, "$.litmus.engin", "unknown field"),
     ],
 )

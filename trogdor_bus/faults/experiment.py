@@ -97,6 +97,10 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         "stream": {"replicationFactor": 3, "minInSync": 2, "consumerTimeoutMs": 20000},
     }
 
+    def __post_init__(self) -> None:
+        # As on the wire: what is empty in the fault stands for its default.
+        msgspec.structs.force_setattr(self, "fault", _without_empty(self.fault))
+
     def check(self) -> None:
         """Raise SpecError for what cannot be meant, naming the field and the remedy."""
         if self.name:
@@ -110,6 +114,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
             require(
                 same == 1, f"two probes are named {probe.name}", f"$.probes[{number}].name", "give each its own name"
             )
+        source = self.litmus
+        require(source is None or bool(source.experiment), "is missing", "$.litmus.experiment", "name it")
         require(
             not self.bootstrap or re.fullmatch(r"[^\s,]+:\d{1,5}(,[^\s,]+:\d{1,5})*", self.bootstrap) is not None,
             "is not a list of HOST:PORT",
@@ -217,6 +223,13 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         return self.evidence or next(
             (EVIDENCE[alias] for alias in registry().lookup(self.fault["class"]).aliases if alias in EVIDENCE), ()
         )
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        pruned = {key: _without_empty(item) for key, item in value.items()}
+        return {key: item for key, item in pruned.items() if item is not None and item not in ("", [])}
+    return [_without_empty(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _replaced(value: Any, topic: str) -> Any:
