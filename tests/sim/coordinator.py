@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
+from tests.sim.cluster import sighting
 from tests.sim.replica import SimReplica
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
-from trogdor_bus.coordinator.events import BeatHeard, Effect, Event, Exit, Publish, Ticked
+from trogdor_bus.coordinator.events import (
+    BeatHeard,
+    ClusterSeen,
+    Effect,
+    Event,
+    Exit,
+    LookAtCluster,
+    Publish,
+    Ticked,
+)
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
@@ -86,7 +97,7 @@ class SimCoordinator:
         self.machine = CoordinatorMachine(
             self.store.load(),
             Fleet(self.configured, self.limits.beat_ms),
-            Place(me=me),
+            Place(me=me, cluster="kafka1:9092"),
             self.limits,
             self.clock.now_ms(),
             orphans=self.orphans,
@@ -252,11 +263,21 @@ class SimCoordinator:
                 self.world.lag()
                 self._bus.publish(node, encode(snapshot))
             self.world.tally.counts["frames"] += 1
+        self._look([effect for effect in effects if isinstance(effect, LookAtCluster)])
         exits = [effect for effect in effects if isinstance(effect, Exit)]
         if exits:
             self._exit(exits[0])
         else:
             self._set_timer()
+
+    def _look(self, orders: Sequence[LookAtCluster]) -> None:
+        """Look at the cluster under test, which takes a while."""
+        random = self.world.random
+        for order in orders:
+            self.world.tally.counts["looks at the cluster"] += 1
+            after_ms = order.after_ms + random.choice((0, 50, 500, 10_000))
+            seen = ClusterSeen(order.task, order.number, sighting(len(self.world.nodes), random))
+            self.world.after(after_ms, self._alive(partial(self._awake, partial(self._handle_now, seen))))
 
     def _replicate(self, changes: Sequence[Change]) -> None:
         if self.replica is None:

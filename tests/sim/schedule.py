@@ -8,6 +8,7 @@ import msgspec
 
 from tests.agents.simdisk import SimDisk
 from tests.sim import verdict
+from tests.sim.cluster import ROLES
 from tests.sim.coordinator import EPOCH_MS
 from tests.sim.tally import Tally
 from tests.sim.troubles import TROUBLE_MS, Troubles
@@ -133,6 +134,9 @@ class Schedule:
                 spec["onDisturbed"] = random.choice(("", "reapply"))
             case "java-process-stop":
                 spec |= {"nodeNames": names, "javaProcessName": random.choice(("kafka", "zookeeper"))}
+        if kind in ROLES and random.random() < 0.3:
+            spec |= ROLES[kind]
+            self.world.tally.counts["tasks with roles"] += 1
         return spec
 
     def _on_all(self, duration_ms: int, port: int) -> msgspec.Raw:
