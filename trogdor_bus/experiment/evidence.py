@@ -172,7 +172,9 @@ def _cut_off(hit: Hit, history: History) -> Evidence:
     if open_again:
         return Evidence(kind="cut-off", held=False, text=f"somebody took rules away: {'; '.join(open_again)}")
     nodes = ", ".join(row.node for row in hit.workers)
-    return Evidence(kind="cut-off", held=True, text=f"the rules stood on {nodes} until the end, say their agents")
+    dropped = sum(row.dropped for row in hit.workers)
+    text = f"the rules stood on {nodes} until the end, and dropped {dropped} packets"
+    return Evidence(kind="cut-off", held=dropped > 0, text=text)
 
 
 def _led(hit: Hit, history: History) -> list[SeenPartition]:
