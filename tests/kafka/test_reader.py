@@ -11,11 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka import Producer
+from msgspec.structs import replace
 
+from tests.kafka.troubles import Trouble, during
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, RefusedError
-from trogdor_bus.kafka.access import Access
+from trogdor_bus.kafka.access import Access, Place
+from trogdor_bus.kafka.answers import metadata, seen
+from trogdor_bus.kafka.asking import Peer
 from trogdor_bus.kafka.movers import Move, Moved, move_leader, plan_move, restore
 from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.kafka.topics import FoundTopic, Topics
@@ -133,22 +137,22 @@ def test_the_controller_is_followed_when_it_fails_over(
     node = kafka_cluster.brokers[first.controller]
     (kafka_cluster.pause if how == "pause" else kafka_cluster.kill)(node)
     began = time.monotonic()
-    seen: list[ClusterView] = []
+    views: list[ClusterView] = []
 
     def moved() -> bool:
-        seen.append(reader.read((topic,), timeout_s=1.0))
-        return seen[-1].controller not in (NOBODY, first.controller)
+        views.append(reader.read((topic,), timeout_s=1.0))
+        return views[-1].controller not in (NOBODY, first.controller)
 
     wait_until(moved, FAIL_OVER_S, "another controller")
-    print(f"{how}: another controller after {time.monotonic() - began:.2f} s, {len(seen)} readings")
-    assert seen[-1].quorum is not None
-    assert seen[-1].quorum.epoch > first.quorum.epoch
-    assert {one.controller for one in seen} <= {first.controller, NOBODY, seen[-1].controller}
+    print(f"{how}: another controller after {time.monotonic() - began:.2f} s, {len(views)} readings")
+    assert views[-1].quorum is not None
+    assert views[-1].quorum.epoch > first.quorum.epoch
+    assert {one.controller for one in views} <= {first.controller, NOBODY, views[-1].controller}
     kafka_cluster.mend()
     wait_whole(reader, topic)
     after = reader.read((topic,))
     assert after.quorum is not None
-    assert after.quorum.epoch >= seen[-1].quorum.epoch
+    assert after.quorum.epoch >= views[-1].quorum.epoch
 
 
 def test_a_paused_broker_neither_slows_nor_misleads(reader: Reader, topic: str, kafka_cluster: KafkaCluster) -> None:
@@ -178,6 +182,47 @@ def test_a_paused_broker_neither_slows_nor_misleads(reader: Reader, topic: str, 
     kafka_cluster.mend()
     wait_whole(reader, topic)
     assert reader.settings(led.leader)["node.id"] == str(led.leader)
+
+
+def test_a_broker_that_is_cut_off_answers_from_the_past_and_is_outvoted(
+    reader: Reader, topic: str, kafka_cluster: KafkaCluster
+) -> None:
+    first = reader.read((topic,))
+    led = next(one for one in first.partitions if one.leader != first.controller)
+    node = kafka_cluster.brokers[led.leader]
+    with during(cut_off(kafka_cluster, node)):
+
+        def has_new_leader() -> bool:
+            now = reader.read((topic,)).partition(topic, led.number)
+            return now is not None and now.leader not in (NOBODY, led.leader)
+
+        wait_until(has_new_leader, FAIL_OVER_S, "another leader")
+        peer = Peer(Place("127.0.0.1", kafka_cluster.ports[node]))
+        told = seen(reader.brokers.ask({peer: lambda: metadata((topic,))}).answers[peer])
+        assert told.partition(topic, led.number) == replace(led, min_in_sync=1)
+        view = reader.read((topic,))
+        now = view.partition(topic, led.number)
+        assert now is not None
+        assert now.epoch > led.epoch
+        assert led.leader not in (now.leader, *view.brokers)
+    wait_whole(reader, topic)
+
+
+def cut_off(cluster: KafkaCluster, node: str) -> Trouble:
+    """No packet goes between a node and the others, while this machine still reaches it."""
+
+    def change(*commands: str) -> None:
+        for command in commands:
+            argv = ["nsenter", f"--net=/proc/{cluster.pid(node)}/ns/net", "iptables", "-w", *command.split()]
+            subprocess.run(argv, check=True)
+
+    others = [cluster.addresses[other] for other in cluster.nodes if other != node]
+    drops = [f"-A CUT -{way} {address} -j DROP" for address in others for way in "sd"]
+    ends = ("-D INPUT -j CUT", "-D OUTPUT -j CUT", "-F CUT", "-X CUT")
+    return Trouble(
+        lambda: change("-N CUT", *drops, "-I INPUT -j CUT", "-I OUTPUT -j CUT"),
+        lambda: change(*ends),
+    )
 
 
 def test_brokers_that_are_all_paused_are_an_error_in_words(
