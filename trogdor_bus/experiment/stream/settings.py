@@ -26,8 +26,8 @@ _COMMON = {
     "reconnect.backoff.max.ms": 500,
     "retry.backoff.ms": 50,
     "retry.backoff.max.ms": 250,
-    "topic.metadata.refresh.interval.ms": 2000,
-    "metadata.max.age.ms": 900_000,  # else 6 s, and a topic would be forgotten while no broker answers
+    "topic.metadata.refresh.interval.ms": 500,  # how late a new leader may be noticed: it is not told
+    "metadata.max.age.ms": 900_000,  # else 1.5 s, and a topic would be forgotten while no broker answers
 }
 _CONSUMER = {
     "enable.partition.eof": True,

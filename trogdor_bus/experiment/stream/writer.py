@@ -13,11 +13,11 @@ from trogdor_bus.errors import HostError
 from trogdor_bus.experiment.ledger import NO_OFFSET, Ledger
 from trogdor_bus.experiment.records import Record, encode
 from trogdor_bus.experiment.stream.settings import Access, StreamSettings, Troubles, made
+from trogdor_bus.experiment.stream.topic import Topic
 from trogdor_bus.transports.kafka.settings import reason, words
 
 SECOND_NS = 1_000_000_000
 LISTEN_S = 0.1
-ASK_S = 2.0
 JOIN_S = 10.0
 SURELY_NOT_WRITTEN = (
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -53,11 +53,9 @@ class Writer:
 
     def find_topic(self, timeout_s: float) -> None:
         """Return when the topic has all its partitions, each with a leader; HostError in words if not in time."""
-        deadline_s = time.monotonic() + timeout_s
-        while why := self._missing(max(0.1, min(ASK_S, deadline_s - time.monotonic()))):
-            if time.monotonic() > deadline_s:
-                raise HostError(f"the stream cannot begin within {timeout_s:g} s: {why}")
-            self._producer.poll(LISTEN_S)
+        topic = Topic(self._producer, self._topic, self._partitions, self.troubles)
+        if why := topic.wait_led(time.monotonic() + timeout_s):
+            raise HostError(f"the stream cannot begin within {timeout_s:g} s: {why}")
 
     def start(self) -> None:
         """Begin to send."""
@@ -79,19 +77,6 @@ class Writer:
             if one.offset >= 0:
                 last[one.partition] = max(one.offset, last.get(one.partition, NO_OFFSET))
         return last
-
-    def _missing(self, timeout_s: float) -> str:
-        try:
-            topic = self._producer.list_topics(self._topic, timeout_s).topics[self._topic]
-        except KafkaException as error:
-            self._producer.poll(0)  # librdkafka says more than its exception
-            return f"no broker answers: {self.troubles.last or reason(error)}"
-        if topic.error is not None:
-            return f"topic {self._topic}: {words(topic.error)}"
-        if len(topic.partitions) != self._partitions:
-            return f"topic {self._topic} has {len(topic.partitions)} partitions, not {self._partitions}"
-        without = [str(number) for number, one in sorted(topic.partitions.items()) if one.leader < 0]
-        return f"topic {self._topic} has no leader of partition {', '.join(without)}" if without else ""
 
     def _work(self) -> None:
         try:
