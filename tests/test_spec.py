@@ -9,8 +9,10 @@ import msgspec
 import pytest
 
 from trogdor_bus.actions import BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.errors import SpecError
 from trogdor_bus.registry import Registry, registry
+from trogdor_bus.roles import Places, Scene
 from trogdor_bus.spec import MAX_DURATION_MS, FaultSpec, TaskSpec, Texts, wire
 from trogdor_bus.topology import Node, Topology
 
@@ -272,6 +274,18 @@ def test_a_restart_of_another_type_or_size_is_refused(given: object, error: str)
         decode("process-kill", nodes="a", port=1, restart=given)
 
 
+def kafka_on(cluster: Topology) -> Scene:
+    """Return a Kafka cluster whose brokers and controllers are these nodes."""
+    places = dict(enumerate(cluster.names(), 1))
+    view = ClusterView(
+        brokers={one: SeenBroker(id=one, port=9092) for one in places},
+        partitions=(SeenPartition(topic="orders", number=0, leader=1, replicas=(1, 2), in_sync=(1, 2)),),
+        quorum=Quorum(leader=2, epoch=1, voters=tuple(SeenController(id=one) for one in places)),
+        controller=2,
+    )
+    return Scene(view=view, places=Places(places, places), topology=cluster)
+
+
 @pytest.mark.parametrize("cls", registry().by_tag.values(), ids=lambda cls: cls.__name__)
 def test_every_spec_answers_every_question(cls: type[TaskSpec]) -> None:
     assert cls.summary.endswith(".")
@@ -282,6 +296,9 @@ def test_every_spec_answers_every_question(cls: type[TaskSpec]) -> None:
     again = registry().decode(json.loads(wire(spec)))
     assert again == spec
     cluster = Topology(nodes={f"node{n}": Node(name=f"node{n}", addresses=(f"10.0.0.{n}",)) for n in (1, 2, 3)})
+    if spec.needs_cluster(cluster.nodes):
+        spec, chosen = spec.resolved(kafka_on(cluster))
+        assert chosen
     targets = spec.targets(cluster)
     assert targets <= set(cluster.names())
     actions = [action for node in sorted(targets) for action in spec.actions(node, cluster)]

@@ -25,6 +25,7 @@ for module in pkgutil.walk_packages(trogdor_bus.__path__, "trogdor_bus."):
         assert pathlib.Path(found).is_relative_to(home), found
         print(module.name)
 assert (home / "py.typed").is_file() and (home / "examples" / "partition.json").is_file()
+assert (home / "experiment" / "page.html").is_file()
 """
 
 
