@@ -122,7 +122,7 @@ def stopped_processes(lab: KafkaLab) -> list[str]:
 
 
 def test_the_leader_is_killed_every_interval_and_nothing_is_lost(lab: KafkaLab, tmp_path: Path) -> None:
-    sets = [f"--set={name}" for name in ("chaosMs=16000", "intervalMs=12000", "baselineMs=3000", "quietMs=3000")]
+    sets = [f"--set={name}" for name in ("chaosMs=40000", "intervalMs=12000", "maxFaults=2", "baselineMs=3000")]
     found = run(lab, "", tmp_path, *sets, file=str(ROOT / "examples" / "kafka-leader-kill.yaml"))
     assert found.verdict == "Pass", found.reasons
     assert len(found.result["faults"]) == 2
