@@ -30,6 +30,8 @@ from trogdor_bus.messages import (
     CoordinatorStatus,
     CreateTask,
     DestroyTask,
+    ExperimentInfo,
+    GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
@@ -72,6 +74,8 @@ class Api:
     ) -> None:
         self._machine, self._handle, self._now_ms, self._shutdown = machine, handle, now_ms, shutdown
         self._behind_ms = behind_ms
+        self.experiments: Callable[[TaskRow, GetExperiment], ExperimentInfo] = _untold
+        """Tells how an experiment goes; set by whoever runs their programs."""
 
     def answer(self, frame: bytes) -> bytes:
         """Return the frame of the reply to a request frame."""
@@ -111,6 +115,8 @@ class Api:
         """Return what a spec would do; SpecError or RefusedError says why it cannot."""
         decoded = _decode(spec)
         check_allowed(terms.allow)
+        if decoded.is_experiment:
+            return Plan(spec=msgspec.Raw(wire(decoded)))
         self._machine.planner.look(decoded)
         planned = self._machine.plan(decoded, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
@@ -143,6 +149,13 @@ class Api:
         if task_id not in self._machine.view.tasks:
             raise NotFoundError(f'No task with ID "{task_id}" exists.')
         return self._machine.view.info(task_id)
+
+    def experiment(self, request: GetExperiment) -> ExperimentInfo:
+        """Return how an experiment goes; NotFoundError if there is none of that id."""
+        task = self.show_task(request.id).task
+        if not task.experiment:
+            raise NotFoundError(f"task {request.id} is no experiment; `trogdor-bus show {request.id}` shows it")
+        return self.experiments(task, request)
 
     def tasks(self, query: ListTasks) -> list[TaskInfo]:
         """Return the tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
@@ -208,6 +221,8 @@ class Api:
                 return self.abort(latch, node)
             case Resume(node=node):
                 return self.resume(node)
+            case GetExperiment():
+                return self.experiment(request)
             case Shutdown():
                 return self._shutdown()
 
@@ -220,6 +235,10 @@ def _decode(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BusError(f"the spec is not JSON: {error}") from None
     return registry().decode(data, checked=checked)
+
+
+def _untold(task: TaskRow, request: GetExperiment) -> ExperimentInfo:
+    return ExperimentInfo(task=task)
 
 
 def _sorted(tasks: Iterable[TaskRow]) -> list[TaskRow]:

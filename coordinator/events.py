@@ -15,6 +15,7 @@ from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.messages import Beat, Snapshot
 from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec
+from trogdor_bus.states import Outcome
 
 
 class CreateRequested(msgspec.Struct, frozen=True):
@@ -98,6 +99,14 @@ class LinksSeen(msgspec.Struct, frozen=True):
     links: dict[str, dict[str, bool]]
 
 
+class ExperimentEnded(msgspec.Struct, frozen=True):
+    """The program of an experiment has ended, and everything that it left is done; `error` in words, "" for none."""
+
+    id: str
+    outcome: Outcome
+    error: str = ""
+
+
 class Ticked(msgspec.Struct, frozen=True):
     """The deadline has come."""
 
@@ -113,6 +122,7 @@ Event = (
     | BrokersSeen
     | ClusterSeen
     | LinksSeen
+    | ExperimentEnded
     | Ticked
 )
 
@@ -139,4 +149,18 @@ class LookAtCluster(msgspec.Struct, frozen=True):
     after_ms: int = 0
 
 
-Effect = Change | Publish | LookAtCluster | Exit
+class StartExperiment(msgspec.Struct, frozen=True):
+    """Start the program of an experiment; `ExperimentEnded` must follow, whatever happens."""
+
+    id: str
+    spec: TaskSpec
+
+
+class EndExperiment(msgspec.Struct, frozen=True):
+    """Tell the program of an experiment to end, and why, and kill it if it does not in time."""
+
+    id: str
+    why: str
+
+
+Effect = Change | Publish | LookAtCluster | StartExperiment | EndExperiment | Exit

@@ -24,6 +24,7 @@ from trogdor_bus.coordinator.events import (
     Effect,
     Event,
     Exit,
+    ExperimentEnded,
     HostsResolved,
     LinksSeen,
     Publish,
@@ -40,6 +41,7 @@ from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.planner import Planned, Planner, Terms
 from trogdor_bus.coordinator.scout import Scout
+from trogdor_bus.coordinator.trials import RESTARTED, Trials
 from trogdor_bus.errors import (
     ConflictError,
     InvalidTransitionError,
@@ -78,6 +80,7 @@ class CoordinatorMachine:
         self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
         self.planner, self._scout = Planner(fleet, place, self._carrier, self._ledger), Scout(fleet, place)
         self.view = self._ledger.view
+        self._trials = Trials(self.view)
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._heard_epoch = above
         self._heard, self._begun = Orphans(), Orphans(ended=True)
@@ -101,10 +104,8 @@ class CoordinatorMachine:
                 self._stop(task_id)
             case DestroyRequested(id=task_id):
                 self._destroy(task_id)
-            case AbortRequested(latch=latch, node=name):
-                self._abort(latch, name)
-            case ResumeRequested(node=name):
-                self._resume(name)
+            case AbortRequested() | ResumeRequested():
+                self._latch(event)
             case BeatHeard(beat=beat):
                 self._beat(beat)
             case HostsResolved() | LinksSeen():
@@ -112,6 +113,8 @@ class CoordinatorMachine:
                     self._ledger.put_node(node, text)
             case BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
+            case ExperimentEnded():
+                self._end_experiment(event.id, event.outcome, event.error)
             case ClusterSeen():
                 self._seen(event)
             case Ticked():
@@ -122,7 +125,8 @@ class CoordinatorMachine:
         """Return when `Ticked` is due, epoch ms."""
         if self.listening:
             return self._tick_ms
-        return min([self._tick_ms, *(task.start_ms for task in self._pending())])
+        starts = (task.start_ms for task in self._pending())
+        return min([self._tick_ms, *starts, *self._trials.deadlines()])
 
     def latch(self, node: str) -> str:
         """Return the id of the abort that is in force on a node, or ("") on all; "" for none."""
@@ -151,11 +155,12 @@ class CoordinatorMachine:
             original=msgspec.Raw(event.wire),
             spec=msgspec.Raw(wire(spec)),
             start_ms=spec.start_ms,
-            duration_ms=spec.duration_ms,
+            duration_ms=spec.longest_ms(),
             force=event.force,
             allow=event.allow,
             own_topics=event.own_topics,
             parent=event.parent,
+            experiment=event.spec.is_experiment,
         )
         self._ledger.put(task, f"task {task.id} created")
         try:
@@ -168,6 +173,10 @@ class CoordinatorMachine:
 
     def _run(self, task: TaskRow, spec: TaskSpec, sighting: Sighting | None = None) -> None:
         """Start a task, or have the cluster under test looked at first."""
+        if task.experiment:
+            self._move(task, "run", "started", started_ms=self._now)
+            self._trials.start(task, spec)
+            return
         try:
             if sighting is None and self.planner.needs_look(spec, task.parent):
                 self._scout.ask(task.id, spec, self._now)
@@ -195,7 +204,7 @@ class CoordinatorMachine:
             task = self.view.tasks[event.task]
             self._run(task, decoded(task), event.sighting)
 
-    def _stop(self, task_id: str) -> None:
+    def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
         require_id(task_id, "stopTask")
         task = self.view.tasks.get(task_id)
         if task is None:
@@ -206,22 +215,35 @@ class CoordinatorMachine:
         elif task.state is TaskState.RUNNING:
             self._move(task, "stop", "is being stopped", cancelled=True, stop_ms=self._now, active=False)
             self._unwant_all(task_id)
+            self._trials.end(task, why)
+            self._stop_children(task_id)
 
     def _destroy(self, task_id: str) -> None:
         require_id(task_id, "destroyTask")
-        if task_id in self.view.tasks:
+        if task := self.view.tasks.get(task_id):
+            self._trials.end(task, "somebody destroyed it")
             self._scout.forget(task_id)
             self._stop_children(task_id)
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
+
+    def _latch(self, event: AbortRequested | ResumeRequested) -> None:
+        if isinstance(event, AbortRequested):
+            self._abort(event.latch, event.node)
+        else:
+            self._resume(event.node)
 
     def _abort(self, latch: str, name: str) -> None:
         self._require(name)
         self._keep(latches.abort(self._meta, latch, name))
         where = name or "every node"
         self._ledger.note(f"aborted: everything ends on {where}, and nothing starts there until it is resumed")
-        for task_id, rows in self.view.workers.items():
-            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values()):
-                self._stop(task_id)
+        hit = [
+            task_id
+            for task_id, rows in self.view.workers.items()
+            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values())
+        ]
+        for task_id in (*hit, *self._trials.parents(hit)):
+            self._stop(task_id, f"{where} was aborted")
         self._changed.update([name] if name else self.fleet.nodes)
 
     def _resume(self, name: str) -> None:
@@ -334,6 +356,11 @@ class CoordinatorMachine:
             return
         for task in [task for task in self._pending() if task.start_ms <= self._now]:
             self._run(task, decoded(task))
+        for task in self._trials.overdue(self._now):
+            error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
+            self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
+            self._trials.end(task, error)
+            self._stop_children(task.id)
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
@@ -359,6 +386,8 @@ class CoordinatorMachine:
         if self._orphans == "adopt":
             self._adopt()
         self._go_on_with_begun()
+        for task in self._trials.open():
+            self._end_experiment(task.id, Outcome.FAILED, RESTARTED)
         self._changed.update(node.row.name for node in self.fleet.nodes.values())
         self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
 
@@ -442,6 +471,14 @@ class CoordinatorMachine:
         self._ledger.put_worker(new)
         self._weigh(new)
 
+    def _end_experiment(self, task_id: str, outcome: Outcome, error: str) -> None:
+        task = self.view.tasks.get(task_id)
+        if task is not None and task.experiment and task.state in (TaskState.RUNNING, TaskState.STOPPING):
+            if task.error:  # that it lasted too long is said already
+                outcome, error = Outcome.FAILED, task.error
+            text = ending(outcome, error)
+            self._move(task, "finish", text, error=error, outcome=outcome, done_ms=self._now)
+
     def _fail(self, task: TaskRow, error: str) -> None:
         self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)
 
@@ -480,7 +517,7 @@ class CoordinatorMachine:
         return Stamp(self.epoch, self.place.me, node.revision)
 
     def _flush(self) -> list[Effect]:
-        effects: list[Effect] = [*self._ledger.changes, *self._scout.take(), *self._exits]
+        effects: list[Effect] = [*self._ledger.changes, *self._scout.take(), *self._trials.take(), *self._exits]
         changed, answer = self._changed, self._answer | self._changed
         self._ledger.changes, self._changed, self._answer = [], set(), set()
         for name in sorted(answer):

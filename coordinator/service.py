@@ -22,14 +22,17 @@ from trogdor_bus.coordinator.events import (
     BeatHeard,
     BrokersSeen,
     Effect,
+    EndExperiment,
     Event,
     Exit,
     HostsResolved,
     LinksSeen,
     LookAtCluster,
     Publish,
+    StartExperiment,
     Ticked,
 )
+from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.lookout import Lookout
 from trogdor_bus.coordinator.machine import CoordinatorMachine
@@ -156,6 +159,15 @@ class Service:
             lambda: self.end("a client asked for it"),
             self._replication.behind_ms if self._replication else None,
         )
+        self._experiments = Experiments(
+            settings.state_dir / "experiments",
+            UnderTest(bootstrap=settings.cluster, config=str(settings.cluster_config or "")),
+            probe_commands=settings.allow_probe_commands,
+            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
+            handle=self._handle_now,
+            now_ms=self._clock.now_ms,
+        )
+        self.api.experiments = self._experiments.told
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._brokers: BusBrokers | None = None
@@ -192,6 +204,7 @@ class Service:
             for task in [*beside, *self._waiting]:
                 task.cancel()
             self._lookout.close()
+            await self._experiments.close()
         return self._exit
 
     # --- what arrives -----------------------------------------------------------------------------------------------
@@ -277,6 +290,10 @@ class Service:
                     level = logging.DEBUG if isinstance(effect.event, WorkerChanged) else logging.INFO
                     log.log(level, "%s", effect.event.text)
                 self._bus.announce(EVENT_TOPIC, encode(effect.event))
+            elif isinstance(effect, StartExperiment | EndExperiment):
+                self._experiments.perform(effect)
+            elif isinstance(effect, DropTask):
+                self._experiments.forget(effect.id)
             elif isinstance(effect, LookAtCluster):
                 self._beside(self._look(effect))
             elif isinstance(effect, Exit):

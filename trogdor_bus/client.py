@@ -21,6 +21,8 @@ from trogdor_bus.messages import (
     CoordinatorStatus,
     CreateTask,
     DestroyTask,
+    ExperimentInfo,
+    GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
@@ -131,6 +133,13 @@ class Client:
     async def show(self, id: str) -> TaskInfo:
         """Return one task with its workers; NotFoundError if there is none."""
         return await self._ask(ShowTask(id=id), TaskInfo)
+
+    async def experiment(self, id: str, after: int = 0, with_result: bool = False) -> ExperimentInfo:
+        """Return how an experiment goes: its lines numbered above `after`, and if wanted its result, once there is one.
+
+        NotFoundError if there is no experiment of that id.
+        """
+        return await self._ask(GetExperiment(id=id, after=after, with_result=with_result), ExperimentInfo)
 
     async def tasks(self, query: ListTasks | None = None) -> tuple[TaskInfo, ...]:
         """Return the tasks that match, by id; all without a query."""

@@ -213,6 +213,14 @@ class Resume(Request, frozen=True, kw_only=True, tag="resume"):
     node: str = ""
 
 
+class GetExperiment(Request, frozen=True, kw_only=True, tag="experiment"):
+    """Ask how an experiment goes: the lines numbered above `after`, and `with_result` its result once it has ended."""
+
+    id: str
+    after: Number = 0
+    with_result: bool = False
+
+
 class Shutdown(Request, frozen=True, kw_only=True, tag="shutdown"):
     """Ask the coordinator to end; faults go on to their deadlines."""
 
@@ -228,6 +236,7 @@ AnyRequest = (
     | AskStatus
     | Abort
     | Resume
+    | GetExperiment
     | Shutdown
 )
 
@@ -269,6 +278,44 @@ class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     task: TaskRow
     workers: tuple[WorkerRow, ...] = ()
+
+
+class ExperimentProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How far an experiment is. `phase` is what it does now, `topic` its stream's topic, "" while there is none.
+
+    The counts are of records; `gap_ms` is how long nothing has been delivered on the partition that is silent longest.
+    """
+
+    phase: str = ""
+    topic: str = ""
+    sent: Number = 0
+    acked: Number = 0
+    indeterminate: Number = 0
+    failed: Number = 0
+    delivered: Number = 0
+    gap_ms: Number = 0
+    faults: Number = 0
+
+
+class ToldLine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One line of what an experiment tells; `at_ms` is epoch ms on the coordinator's clock."""
+
+    number: Number
+    at_ms: Number
+    text: str
+
+
+class ExperimentInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """An experiment as the coordinator knows it: its task, how far it is, its newest lines (old ones are forgotten).
+
+    `verdict` is "" while there is none, `result` the JSON of its Result, or null.
+    """
+
+    task: TaskRow
+    progress: ExperimentProgress = ExperimentProgress()
+    lines: tuple[ToldLine, ...] = ()
+    verdict: str = ""
+    result: msgspec.Raw = msgspec.Raw(b"null")
 
 
 class NodePlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -183,8 +183,9 @@ def _spec_error(error: msgspec.ValidationError, fields: Mapping[str, Any]) -> Sp
         return SpecError("a field name is not text", path=where, remedy="put it in quotes")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text, re.S)
     if unknown:
-        near = difflib.get_close_matches(unknown[1], fields, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(fields)}"
+        near = difflib.get_close_matches(unknown[1], fields, n=1) if path == "$" else []
+        known = f"the fields are {', '.join(fields)}" if path == "$" else "mend its name, or remove it"
+        hint = f"did you mean {near[0]!r}?" if near else known
         return SpecError("unknown field", path=f"{path}.{shown(unknown[1])}", remedy=hint)
     missing = re.fullmatch(r"Object missing required field `(.*)`", text, re.S)
     if missing:

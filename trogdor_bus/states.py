@@ -97,7 +97,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     `original` is the spec as submitted, `spec` with startMs raised and, once it has fired, nodes in place of roles:
     `chosen` says who held them, a line each. `parent` is the task that it belongs to and ends with, `allow` and
-    `own_topics` as in CreateTask.
+    `own_topics` as in CreateTask. `experiment`: it is one, and has no workers.
     """
 
     id: str
@@ -118,6 +118,7 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     allow: tuple[str, ...] = ()
     own_topics: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
+    experiment: bool = False
 
     @property
     def end_ms(self) -> int:

@@ -14,11 +14,13 @@ from trogdor_bus.coordinator.events import (
     BeatHeard,
     ClusterSeen,
     CreateRequested,
+    EndExperiment,
     Event,
     Exit,
     LookAtCluster,
     Publish,
     Sighting,
+    StartExperiment,
     StopRequested,
     Ticked,
 )
@@ -63,6 +65,7 @@ class Cluster:
         """Start a coordinator, or the next one, on what the store kept."""
         self.lives = getattr(self, "lives", 0) + 1
         self.texts: list[str] = []
+        self.experiments: list[StartExperiment | EndExperiment] = []
         self.published: dict[str, Snapshot] = {}
         self.looks: list[LookAtCluster] = []
         self.exit: Exit | None = None
@@ -95,6 +98,7 @@ class Cluster:
         assert last_change < first_word, "something was published before what it rests on was stored"
         self.store.commit(changes, durable=True)
         self.texts += [change.event.text for change in changes if isinstance(change, AppendEvent)]
+        self.experiments += [effect for effect in effects if isinstance(effect, StartExperiment | EndExperiment)]
         told = [effect.snapshot for effect in effects if isinstance(effect, Publish)]
         self.published |= {snapshot.node: decode(encode(snapshot), Snapshot) for snapshot in told}
         self.looks += [effect for effect in effects if isinstance(effect, LookAtCluster)]

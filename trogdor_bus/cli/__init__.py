@@ -7,7 +7,7 @@ import sys
 import typer
 
 from trogdor_bus import __version__
-from trogdor_bus.cli import aborts, cluster, daemons, keys, lab, monitor, offline, tasks
+from trogdor_bus.cli import aborts, cluster, daemons, experiment, keys, lab, monitor, offline, tasks
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
 
@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verbs in (daemons, tasks, aborts, cluster, offline, monitor, keys, lab):
+for verbs in (daemons, tasks, experiment, aborts, cluster, offline, monitor, keys, lab):
     verbs.register(app)
 
 

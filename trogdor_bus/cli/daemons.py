@@ -63,6 +63,13 @@ def coordinator(
             help="Properties of librdkafka for it: TLS, SASL and so on.",
         ),
     ] = None,
+    allow_probe_commands: Annotated[
+        bool,
+        typer.Option(
+            "--allow-probe-commands",
+            help="Let probes of experiments start programs here, as this user: whoever reaches it.",
+        ),
+    ] = False,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
@@ -91,6 +98,7 @@ def coordinator(
         standby_ms=standby_ms if standby else None,
         cluster=under_test,
         cluster_config=properties,
+        allow_probe_commands=allow_probe_commands,
     )
     from trogdor_bus.coordinator.service import run
 

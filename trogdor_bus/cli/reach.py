@@ -116,6 +116,19 @@ class Connection:
         parts += [f"--topic-prefix {self.topic_prefix}"] if self.topic_prefix != DEFAULT_PREFIX else []
         return " ".join(parts)
 
+    def cluster(self, brokers: str, properties: Path | None) -> tuple[str, Path | None]:
+        """Return brokers ("" for none) and properties of the Kafka cluster under test: those given, else the bus's own.
+
+        SpecError or NotFoundError for what cannot be meant.
+        """
+        if not brokers:
+            if properties is not None:
+                raise SpecError("--cluster-config is of no cluster", remedy="give --cluster HOST:PORT, too")
+            return (self.bootstrap, self.kafka_config) if "kafka" in self.schemes() else ("", None)
+        if properties is not None and not properties.is_file():
+            raise NotFoundError(f"there is no file {properties}: check --cluster-config or {CLUSTER_CONFIG_VARIABLE}")
+        return check_brokers(brokers, "--cluster HOST:PORT"), properties
+
     def _zmq_options(self) -> dict[str, str]:
         """Return the options that belong to ZeroMQ, by field."""
         raise NotImplementedError
@@ -237,19 +250,6 @@ class Seat(Connection):
         "127.0.0.1"
     )
     port: Annotated[int, typer.Option("--port", min=1, max=MAX_PORT, help="The first of four ports.")] = DEFAULT_PORT
-
-    def cluster(self, brokers: str, properties: Path | None) -> tuple[str, Path | None]:
-        """Return brokers ("" for none) and properties of the Kafka cluster under test: those given, else the bus's own.
-
-        SpecError or NotFoundError for what cannot be meant.
-        """
-        if not brokers:
-            if properties is not None:
-                raise SpecError("--cluster-config is of no cluster", remedy="give --cluster HOST:PORT, too")
-            return (self.bootstrap, self.kafka_config) if "kafka" in self.schemes() else ("", None)
-        if properties is not None and not properties.is_file():
-            raise NotFoundError(f"there is no file {properties}: check --cluster-config or {CLUSTER_CONFIG_VARIABLE}")
-        return check_brokers(brokers, "--cluster HOST:PORT"), properties
 
     def _zmq_options(self) -> dict[str, str]:
         return {"bind": "--bind", "port": "--port"}

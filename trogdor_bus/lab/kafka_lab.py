@@ -98,7 +98,7 @@ class KafkaLab(Site):
 
     def bus(self) -> dict[str, str]:
         """Return where the bus is, as variables that every command takes."""
-        found = {"TROGDOR_BUS_TRANSPORT": self.transport}
+        found = {"TROGDOR_BUS_TRANSPORT": self.transport, "TROGDOR_BUS_CLUSTER": self.cluster.bootstrap_inside}
         if "kafka" in self.transport:
             found["TROGDOR_BUS_BOOTSTRAP_SERVER"] = self.cluster.bootstrap_inside
         if "zmq" in self.transport:

@@ -1,0 +1,313 @@
+"""The programs of experiments: each is started, answered, watched, and ended; what they tell and find is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
+from trogdor_bus.errors import BusError, HostError
+from trogdor_bus.experiment.pipe import (
+    Answered,
+    Asked,
+    Begin,
+    Ended,
+    FromCoordinator,
+    FromExperiment,
+    Progressed,
+    ToldToStop,
+    pack,
+    unpack,
+)
+from trogdor_bus.logs import escape
+from trogdor_bus.messages import ExperimentInfo, ExperimentProgress, GetExperiment, ToldLine
+from trogdor_bus.spec import wire
+from trogdor_bus.states import Outcome, TaskRow, TaskState
+
+log = logging.getLogger("trogdor_bus.coordinator")
+PROGRAM = (sys.executable, "-m", "trogdor_bus.experiment")
+MAX_LINES = 1_000
+"""Older lines of an experiment are forgotten."""
+LAST_WORDS = 12
+"""So many lines of what a program wrote to standard error are told if it dies."""
+MAX_FILE_NAME = 200
+END_S = 150.0
+"""A program that was told to end heals, reads everything again, audits, and removes its topic; then it is killed."""
+GONE_S = 8.0
+"""How long programs may take to end with the coordinator; they have 5 s for their topics."""
+
+
+class UnderTest(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the cluster under test is ("" = not known), and a file of librdkafka properties for it, "" for none."""
+
+    bootstrap: str = ""
+    config: str = ""
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What the file of an ended experiment holds."""
+
+    verdict: str
+    progress: ExperimentProgress
+    lines: tuple[ToldLine, ...]
+    result: msgspec.Raw
+
+
+class _Verdict(msgspec.Struct):
+    verdict: str = ""
+
+
+class Experiments:
+    """The programs, by experiment.
+
+    `answer` replies to a request of one of them, `handle` gives an event to the machine. Results are files in
+    `directory`, which only their owner reads. `probe_commands`: probes may start programs here.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        under_test: UnderTest,
+        *,
+        probe_commands: bool,
+        answer: Callable[[bytes, str], bytes],
+        handle: Callable[[Event], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._directory, self._under_test, self._probe_commands = directory, under_test, probe_commands
+        self._answer, self._handle, self._now_ms = answer, handle, now_ms
+        self._programs: dict[str, Program] = {}
+        self._running: dict[str, tuple[Program, asyncio.Task[None]]] = {}
+        self._closing = False
+
+    def perform(self, effect: StartExperiment | EndExperiment) -> None:
+        """Start the program of an experiment, or tell it to end and kill it if it does not in time."""
+        if isinstance(effect, StartExperiment):
+            begin = Begin(
+                id=effect.id,
+                spec=msgspec.Raw(wire(effect.spec)),
+                bootstrap=self._under_test.bootstrap,
+                config=self._under_test.config,
+                probe_commands=self._probe_commands,
+            )
+            program = self._programs[effect.id] = Program(begin, self._answer, self._now_ms)
+            before = self._running.get(effect.id)  # of an experiment that was destroyed
+            task = asyncio.create_task(self._run(effect.id, program, before[1] if before else None))
+            self._running[effect.id] = (program, task)
+        elif effect.id in self._running:
+            self._running[effect.id][0].end(effect.why)
+
+    def told(self, task: TaskRow, request: GetExperiment) -> ExperimentInfo:
+        """Return how an experiment goes, or went; HostError if its file cannot be read."""
+        program = self._programs.get(task.id)
+        kept = program.kept() if program else self._read(task.id)
+        if kept is None:
+            return ExperimentInfo(task=task, verdict="Error" if task.state is TaskState.DONE else "")
+        return ExperimentInfo(
+            task=task,
+            progress=kept.progress,
+            lines=tuple(line for line in kept.lines if line.number > request.after),
+            verdict=kept.verdict,
+            result=kept.result if request.with_result else msgspec.Raw(b"null"),
+        )
+
+    def forget(self, task_id: str) -> None:
+        """Forget what an experiment told and found; harmless if there is nothing."""
+        forgotten = self._programs.pop(task_id, None)
+        if forgotten is not None:
+            forgotten.is_forgotten = True
+        with contextlib.suppress(OSError):
+            self._path(task_id).unlink(missing_ok=True)
+
+    async def close(self) -> None:
+        """Let every program see that the coordinator ends, and kill those that do not end in time."""
+        self._closing = True
+        for give_up in (Program.hang_up, Program.kill):
+            for program, _ in self._running.values():
+                give_up(program)
+            if self._running:
+                await asyncio.wait([task for _, task in self._running.values()], timeout=GONE_S)
+
+    async def _run(self, task_id: str, program: Program, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        ended = await program.run()
+        if program.is_forgotten or self._closing:
+            self._done(task_id, program)
+            return
+        try:
+            await asyncio.to_thread(self._keep, task_id, program.kept())
+        except HostError as error:
+            program.say(f"the result cannot be kept: {error}")
+            log.error("experiment %s: the result cannot be kept: %s", task_id, error)
+        self._done(task_id, program)
+        if not program.is_forgotten:
+            with contextlib.suppress(HostError):  # said already, and the end of this coordinator
+                self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
+
+    def _done(self, task_id: str, program: Program) -> None:
+        if self._running[task_id][0] is program:
+            del self._running[task_id]
+
+    # --- files --------------------------------------------------------------------------------------------------------
+
+    def _path(self, task_id: str) -> Path:
+        short = len(task_id.encode()) <= MAX_FILE_NAME
+        return self._directory / f"{task_id if short else hashlib.sha256(task_id.encode()).hexdigest()}.json"
+
+    def _keep(self, task_id: str, kept: Kept) -> None:
+        path = self._path(task_id)
+        temporary = path.with_name(f".{path.name}.new")
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
+                file.write(msgspec.json.encode(kept))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError as error:
+            raise HostError(
+                f"cannot write {path}: {error.strerror}; free space there, and let this user write"
+            ) from None
+
+    def _read(self, task_id: str) -> Kept | None:
+        path = self._path(task_id)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Kept)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise HostError(f"cannot read {path}: {error.strerror}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise HostError(f"{path} is damaged; remove it") from None
+
+
+class Program:
+    """One experiment's program, and what it has told so far."""
+
+    is_forgotten = False
+    """Nobody wants to know any more how it ends."""
+
+    def __init__(self, begin: Begin, answer: Callable[[bytes, str], bytes], now_ms: Callable[[], int]) -> None:
+        self._begin, self._answer, self._now_ms = begin, answer, now_ms
+        self._process: asyncio.subprocess.Process | None = None
+        self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
+        self._lines: deque[ToldLine] = deque(maxlen=MAX_LINES)
+        self._progress = ExperimentProgress(phase="starting")
+        self._number = 0
+        self._why = ""
+        self._ended: Ended | None = None
+
+    def kept(self) -> Kept:
+        """Return what it has told; the verdict is "" while it goes on, "Error" if it ended without one."""
+        result = self._ended.result if self._ended else msgspec.Raw(b"null")
+        verdict = ""
+        if self._ended:
+            with contextlib.suppress(msgspec.DecodeError):
+                verdict = msgspec.json.decode(result, type=_Verdict).verdict
+            verdict = verdict or "Error"
+        return Kept(verdict=verdict, progress=self._progress, lines=tuple(self._lines), result=result)
+
+    def say(self, text: str) -> None:
+        """Add a line to what it told."""
+        self._number += 1
+        self._lines.append(ToldLine(number=self._number, at_ms=self._now_ms(), text=text))
+
+    async def run(self) -> Ended:
+        """Return how it ended, in words of our own if it could say nothing itself."""
+        try:
+            self._ended = await self._spoken()
+        except (HostError, BusError) as error:
+            self.kill()
+            self._ended = Ended(outcome=Outcome.FAILED, error=f"Error: {error}")
+            self.say(str(error))
+        return self._ended
+
+    def end(self, why: str) -> None:
+        """Tell it to end, and kill it if it does not in time."""
+        self._why = why
+        if self._process is not None:
+            self._write(ToldToStop(why=why))
+            asyncio.get_running_loop().call_later(END_S, self.kill)
+
+    def hang_up(self) -> None:
+        """Close the pipe to it: it knows by that that the coordinator is gone."""
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def kill(self) -> None:
+        """Kill it, if it still runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    async def _spoken(self) -> Ended:
+        pipe = asyncio.subprocess.PIPE
+        try:
+            process = self._process = await asyncio.create_subprocess_exec(
+                *PROGRAM, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+            )
+        except OSError as error:
+            raise HostError(f"its program cannot be started: {error}") from None
+        assert process.stdout is not None and process.stderr is not None
+        self._write(self._begin)
+        if self._why:
+            self.end(self._why)
+        hearing = asyncio.create_task(self._hear(process.stderr))
+        ended: Ended | None = None
+        try:
+            while (message := await unpack(process.stdout, FromExperiment)) is not None:
+                match message:
+                    case Asked(number=number, request=request):
+                        reply = self._answer(bytes(request), self._begin.id)
+                        self._write(Answered(number=number, reply=msgspec.Raw(reply)))
+                    case Progressed(progress=progress, lines=lines):
+                        self._progress = progress
+                        for line in lines:
+                            self.say(line)
+                    case Ended():
+                        ended = message
+            self.hang_up()
+            status = await process.wait()
+        finally:
+            self.kill()
+            await process.wait()
+            await asyncio.wait([hearing], timeout=1)
+            hearing.cancel()
+        if ended is not None:
+            return ended
+        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
+        topic = self._progress.topic
+        left = f"; its topic {topic} is left, `trogdor-bus experiment gc` removes it" if topic else ""
+        words = "".join(f"\n{line}" for line in self._last_words)
+        said = f"; it said last:{words}" if words else ""
+        raise HostError(f"its program {how} before it had a verdict{left}{said}")
+
+    async def _hear(self, stderr: asyncio.StreamReader) -> None:
+        """Take in what it says to people; a line without an end is cut."""
+        while chunk := await stderr.read(1 << 14):
+            for line in chunk.decode(errors="replace").splitlines():
+                if line.strip():
+                    self._last_words.append(escape(line)[:500])
+                    log.debug("experiment %s: %s", self._begin.id, self._last_words[-1])
+
+    def _write(self, message: FromCoordinator) -> None:
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
+            self._process.stdin.write(pack(message))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,266 @@
+"""The programs of experiments, as real processes that speak the pipe, die in the middle, or do not listen."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.coordinator.driver import Cluster
+from tests.support import async_wait_until
+from trogdor_bus.cluster import ClusterView
+from trogdor_bus.coordinator import experiments
+from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
+from trogdor_bus.coordinator.experiments import Experiments, UnderTest
+from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
+from trogdor_bus.states import Outcome, TaskState
+
+FAULT = {"class": "port-block", "durationMs": 5_000, "nodes": ["a"], "ports": [9092]}
+SPEAKER = (sys.executable, "-m", "tests.experiment.speaker")
+
+
+class Site(Cluster):
+    """A machine whose experiments are real programs."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(under_test="kafka:9092")
+        self.open(directory)
+
+    def open(self, directory: Path) -> None:
+        self.programs = Experiments(
+            directory,
+            UnderTest(bootstrap="kafka:9092"),
+            probe_commands=False,
+            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
+            handle=self._give,
+            now_ms=lambda: self.now,
+        )
+        self.api.experiments = self.programs.told
+
+    def give(self, event: Event) -> list[str]:
+        before = len(self.experiments)
+        told = super().give(event)
+        for effect in self.experiments[before:]:
+            self.programs.perform(effect)
+        looks, self.looks = self.looks, []
+        for look in looks:
+            self.show(Sighting(view=ClusterView()), look)
+        return told
+
+    def run(self, name: str, task: str = "x") -> None:
+        self.create(task, "experiment", name=name, fault=FAULT, durationMs=0)
+
+    async def ended(self, task: str = "x") -> None:
+        await async_wait_until(lambda: self.task(task).state is TaskState.DONE, 30, "the end of the experiment")
+
+    def info(self, task: str = "x", **fields: Any) -> ExperimentInfo:
+        return self.api.experiment(GetExperiment(id=task, **fields))
+
+
+Play = Callable[[Site], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Play], Site]:
+    monkeypatch.setattr(experiments, "PROGRAM", SPEAKER)
+
+    def played(act: Play) -> Site:
+        async def run() -> Site:
+            site = Site(tmp_path / "experiments")
+            try:
+                await act(site)
+            finally:
+                await site.programs.close()
+            return site
+
+        return asyncio.run(run())
+
+    return played
+
+
+def texts(info: ExperimentInfo) -> list[str]:
+    return [line.text for line in info.lines]
+
+
+def test_a_program_tells_and_ends_and_its_result_is_a_file_of_its_owner(
+    play: Callable[[Play], Site], tmp_path: Path
+) -> None:
+    async def act(site: Site) -> None:
+        site.run("passes")
+        assert site.info().progress.phase == "starting"
+        await site.ended()
+
+    site = play(act)
+    assert (site.task("x").outcome, site.task("x").error) == (Outcome.DONE, "")
+    info = site.info(with_result=True)
+    assert (info.verdict, info.progress.phase, info.progress.topic, info.progress.sent) == (
+        "Pass",
+        "passes",
+        "own-topic",
+        1,
+    )
+    assert texts(info) == ["one", "two"] and texts(site.info(after=1)) == ["two"]
+    result = json.loads(bytes(info.result))
+    assert (result["spec"], result["bootstrap"], len(result["large"])) == ("x", "kafka:9092", 300_000)
+    assert bytes(site.info().result) == b"null"
+    file = tmp_path / "experiments" / "x.json"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in file.parent.iterdir()] == ["x.json"]
+    site.open(file.parent)  # as the next coordinator finds it
+    assert site.info(with_result=True) == info
+    file.write_bytes(b"{")
+    with pytest.raises(HostError, match="is damaged; remove it"):
+        site.info()
+
+
+def test_it_asks_as_a_client_does_and_errors_arrive(play: Callable[[Play], Site]) -> None:
+    async def act(site: Site) -> None:
+        site.run("asks")
+        await site.ended()
+
+    assert play(act).task("x").error == "NotFoundError: No task with ID \"nothing\" exists. ['a', 'b', 'c']"
+
+
+def test_its_faults_are_its_own(play: Callable[[Play], Site]) -> None:
+    async def act(site: Site) -> None:
+        site.run("fault")
+        await site.ended()
+
+    site = play(act)
+    assert site.task("x-f1").parent == "x"
+    assert site.task("x-f1").state is TaskState.STOPPING
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("dies-by-itself", ["ended with exit status 3 before it had a verdict", "it said last:", "the disk is full"]),
+        ("dies-by-a-signal", ["was killed by SIGSEGV before it had a verdict", "its topic own-topic is left"]),
+        ("dies-in-a-frame", ["the pipe ended in the middle of a frame"]),
+        ("babbles", ["what came through the pipe is no frame"]),
+    ],
+)
+def test_one_that_dies_has_failed_in_words_and_its_faults_are_stopped(
+    play: Callable[[Play], Site], name: str, said: list[str]
+) -> None:
+    async def act(site: Site) -> None:
+        site.run(name)
+        await site.ended()
+
+    site = play(act)
+    task = site.task("x")
+    assert task.outcome is Outcome.FAILED
+    assert all(words in task.error for words in said), task.error
+    assert site.info().verdict == "Error"
+    if name != "babbles":
+        assert site.task("x-f1").state is TaskState.STOPPING
+
+
+def test_one_that_cannot_be_started_has_failed(play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "PROGRAM", ("/nowhere/python",))
+
+    async def act(site: Site) -> None:
+        site.run("passes")
+        await site.ended()
+
+    assert "its program cannot be started" in play(act).task("x").error
+
+
+def test_a_stop_is_told_and_waited_for(play: Callable[[Play], Site]) -> None:
+    async def act(site: Site) -> None:
+        site.run("stops")
+        await async_wait_until(lambda: texts(site.info()), 30)
+        site.stop("x")
+        assert site.task("x").state is TaskState.STOPPING
+        await site.ended()
+
+    site = play(act)
+    assert (site.task("x").outcome, site.task("x").error) == (Outcome.CANCELLED, "Stopped: somebody stopped it")
+    assert json.loads(bytes(site.info(with_result=True).result))["stopped"] == "somebody stopped it"
+
+
+def test_a_stop_before_it_could_listen_is_told_too(play: Callable[[Play], Site]) -> None:
+    async def act(site: Site) -> None:
+        site.run("stops")
+        site.stop("x")
+        await site.ended()
+
+    assert play(act).task("x").outcome is Outcome.CANCELLED
+
+
+def test_one_that_does_not_listen_is_killed(play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "END_S", 0.2)
+
+    async def act(site: Site) -> None:
+        site.run("deaf")
+        await async_wait_until(lambda: texts(site.info()), 30)
+        site.stop("x")
+        await site.ended()
+
+    task = play(act).task("x")
+    assert task.outcome is Outcome.FAILED and "was killed by SIGKILL" in task.error
+
+
+def test_one_that_is_destroyed_ends_and_leaves_nothing_and_its_id_is_free(
+    play: Callable[[Play], Site], tmp_path: Path
+) -> None:
+    async def act(site: Site) -> None:
+        site.run("stops")
+        await async_wait_until(lambda: texts(site.info()), 30)
+        site.give(DestroyRequested("x"))
+        site.programs.forget("x")  # as the shell does when it hears DropTask
+        with pytest.raises(NotFoundError):
+            site.info()
+        site.run("passes")
+        await site.ended()
+
+    site = play(act)
+    assert (site.task("x").outcome, site.info().verdict) == (Outcome.DONE, "Pass")
+
+
+def test_the_end_of_the_coordinator_is_the_end_of_its_programs(
+    play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "GONE_S", 2.0)
+    pids: list[int] = []
+
+    async def act(site: Site) -> None:
+        site.run("stops")
+        site.run("deaf", "y")
+        await async_wait_until(lambda: texts(site.info()) and texts(site.info("y")), 30)
+        pids.extend(program._process.pid for program, _ in site.programs._running.values() if program._process)
+
+    site = play(act)
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert {site.task(name).state for name in ("x", "y")} == {TaskState.RUNNING}, "the next coordinator says the rest"
+
+
+def test_an_id_may_be_as_long_as_any(play: Callable[[Play], Site]) -> None:
+    name = "ä" * 200
+
+    async def act(site: Site) -> None:
+        site.run("passes", name)
+        await site.ended(name)
+
+    site = play(act)
+    assert (site.task(name).error, site.info(name).verdict) == ("", "Pass")
+
+
+def test_tasks_that_are_no_experiments(tmp_path: Path) -> None:
+    cluster = Cluster()
+    cluster.create("t")
+    with pytest.raises(NotFoundError, match="task t is no experiment; `trogdor-bus show t` shows it"):
+        cluster.api.experiment(GetExperiment(id="t"))
+    with pytest.raises(NotFoundError, match='No task with ID "u" exists'):
+        cluster.api.experiment(GetExperiment(id="u"))
