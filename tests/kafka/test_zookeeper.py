@@ -35,16 +35,19 @@ def lab() -> Iterator[KafkaLab]:
 
 def registered(lab: KafkaLab) -> set[int]:
     """Return the brokers whose sessions ZooKeeper keeps, as it says itself."""
-    told = lab.cluster.run(ZOOKEEPER, "bash", "-c", ASK)
-    return {number for number in ALL if f"/brokers/ids/{number}\n" in told}
+    told: list[str] = []
 
+    def whole() -> bool:  # it may hang up before it has said all
+        told.append(lab.cluster.run(ZOOKEEPER, "bash", "-c", ASK))
+        return "Connections Sets" in told[-1]
 
-def admin(lab: KafkaLab) -> AdminClient:
-    return AdminClient({"bootstrap.servers": lab.cluster.bootstrap, "log_level": 0})
+    wait_until(whole, 20, "ZooKeeper to tell of its sessions")
+    return {number for number in ALL if f"/brokers/ids/{number}\n" in told[-1]}
 
 
 def creates_topic(lab: KafkaLab, name: str) -> bool:
-    created = admin(lab).create_topics([NewTopic(name, 1, 3)], operation_timeout=5, request_timeout=8)[name]
+    client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap, "log_level": 0})
+    created = client.create_topics([NewTopic(name, 1, 3)], operation_timeout=5, request_timeout=8)[name]
     try:
         created.result(30)
     except KafkaException:
