@@ -165,3 +165,13 @@ _JSON = st.recursive(
 def test_json_is_read_as_the_standard_library_reads_it(value: object) -> None:
     for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=1)):
         assert document.parse("/* c */" + text + "// c", "s.json") == value
+
+
+def test_several_documents_are_several_values_where_they_are_asked_for() -> None:
+    text = "---\na: 1\n---\n# nothing\n---\n- b\n..."
+    assert document.parse_all(text, "x.yaml") == [{"a": 1}, ["b"]]
+    assert document.parse_all('{"a": 1}', "x.json") == [{"a": 1}]
+    with pytest.raises(SpecError, match=r"x\.yaml, line 3, column 1: a second document begins"):
+        document.parse("---\na: 1\n---\nb: 1\n", "x.yaml")
+    with pytest.raises(SpecError, match=r"x\.yaml, line 5, column 1: the name 'b' stands twice"):
+        document.parse_all("---\na: 1\n---\nb: 1\nb: 2\n", "x.yaml")

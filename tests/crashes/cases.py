@@ -106,8 +106,13 @@ CASES: dict[type[TaskSpec], Case] = {
 
 
 def performed() -> dict[str, type[TaskSpec]]:
-    """Return the specs of the registry that agents perform, by tag: an experiment is none, its faults are."""
-    return {tag: cls for tag, cls in registry().by_tag.items() if not cls.is_experiment}
+    """Return the specs of the registry that agents perform as they are, by tag.
+
+    None is an experiment, nor what becomes another spec once the cluster was looked at.
+    """
+    decode = registry().decode
+    found = {tag: cls for tag, cls in registry().by_tag.items() if not cls.is_experiment}
+    return {tag: cls for tag, cls in found.items() if not decode(cls.example).needs_cluster(())}
 
 
 def without_case() -> list[str]:

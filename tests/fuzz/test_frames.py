@@ -60,9 +60,10 @@ ORDER = Order(
     spec=SPEC,
     actions=tuple(
         action
-        for cls in registry().by_tag.values()
+        for spec in (registry().decode(cls.example) for cls in registry().by_tag.values())
+        if not spec.needs_cluster(TOPOLOGY.nodes)
         for node in ("node1", "node3")
-        for action in registry().decode(cls.example).actions(node, TOPOLOGY)
+        for action in spec.actions(node, TOPOLOGY)
     ),
 )
 KINDS: dict[str, Any] = {
