@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import socket
 from pathlib import Path
@@ -17,6 +18,7 @@ from trogdor_bus.roles import Wanted
 if TYPE_CHECKING:
     from trogdor_bus.kafka.reader import Reader
 
+log = logging.getLogger("trogdor_bus.coordinator")
 DEADLINE_S = 10.0
 
 
@@ -42,6 +44,9 @@ class Lookout:
             return Sighting(error=str(error), seed=seed)
         except TimeoutError:
             return Sighting(error=f"{self._bootstrap} tells nothing within {DEADLINE_S:g} s", seed=seed)
+        except Exception as error:  # or a task would wait for ever
+            log.exception("looking at the cluster under test broke")
+            return Sighting(error=f"looking at {self._bootstrap} broke: {error!r}", seed=seed)
         return Sighting(view=view, hosts=hosts, seed=seed)
 
     def close(self) -> None:

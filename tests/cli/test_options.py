@@ -185,3 +185,19 @@ def test_the_advice_for_each_transport(tmp_path: Path) -> None:
         "  is it another address?  --coordinator HOST:PORT or TROGDOR_BUS_COORDINATOR, --bootstrap-server HOST:PORT or "
         "TROGDOR_BUS_BOOTSTRAP_SERVER (now kafka://b1:9092/trogdor or 10.0.0.1:7000 or 10.0.0.2:5560)",
     ]
+
+
+def test_the_cluster_under_test_is_the_buss_own_unless_another_is_named(tmp_path: Path) -> None:
+    properties = tmp_path / "tls.properties"
+    properties.touch()
+    on_kafka = Seat(transport="kafka+zmq", bootstrap="b1:9092", kafka_config=properties)
+    assert on_kafka.cluster("", None) == ("b1:9092", properties)
+    assert on_kafka.cluster("b2:9093", None) == ("b2:9093", None)
+    assert Seat().cluster("", None) == ("", None)
+    assert Seat().cluster(BROKERS, properties) == (BROKERS, properties)
+    with pytest.raises(SpecError, match="give --cluster HOST:PORT, too"):
+        Seat().cluster("", properties)
+    with pytest.raises(SpecError, match="not the address of a broker"):
+        Seat().cluster("b1", None)
+    with pytest.raises(NotFoundError, match="check --cluster-config or TROGDOR_BUS_CLUSTER_CONFIG"):
+        Seat().cluster("b1:9092", tmp_path / "none")

@@ -30,7 +30,8 @@ def lab() -> Iterator[KafkaLab]:
     require_kafka()
     with KafkaLab(3, f"f{os.getpid()}", print) as made:
         topic = NewTopic(TOPIC, 3, replica_assignment=[*map(list, PLACED)], config={"min.insync.replicas": "2"})
-        AdminClient({"bootstrap.servers": made.cluster.bootstrap}).create_topics([topic])[TOPIC].result(60)
+        client = AdminClient({"bootstrap.servers": made.cluster.bootstrap})
+        client.create_topics([topic])[TOPIC].result(60)
         yield made
 
 

@@ -1,0 +1,84 @@
+"""Looking at the cluster under test from a thread: what is seen, what is not, and how long anybody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController
+from trogdor_bus.coordinator import lookout
+from trogdor_bus.coordinator.events import LookAtCluster
+from trogdor_bus.coordinator.lookout import Lookout
+from trogdor_bus.errors import HostError
+from trogdor_bus.roles import Wanted
+
+VIEW = ClusterView(
+    brokers={1: SeenBroker(id=1, host="127.0.0.1", port=9092), 2: SeenBroker(id=2, host="no.such.host.invalid")},
+    quorum=Quorum(leader=101, epoch=1, voters=(SeenController(id=101, host="::1"), SeenController(id=102))),
+)
+
+
+class FakeReader:
+    """Answers a reading with what it is given; `calls` are the arguments."""
+
+    def __init__(self, answer: ClusterView | Exception | threading.Event) -> None:
+        self.answer, self.calls, self.closed = answer, list[Any](), False
+
+    def read(self, topics: Any, coordinators: Any) -> ClusterView:
+        self.calls.append((topics, coordinators))
+        if isinstance(self.answer, threading.Event):
+            self.answer.wait(30)
+            raise HostError("too late")
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def made(answer: ClusterView | Exception | threading.Event) -> tuple[Lookout, FakeReader]:
+    found, reader = Lookout("kafka1:9092"), FakeReader(answer)
+    found._reader = reader  # type: ignore[assignment]
+    return found, reader
+
+
+def test_all_topics_are_seen_and_the_addresses_of_all_hosts() -> None:
+    found, reader = made(VIEW)
+    seen = asyncio.run(found.answer(LookAtCluster("t", 7, Wanted(("orders",), ("group:g",)), 1)))
+    assert (seen.task, seen.number, seen.sighting.view, seen.sighting.error) == ("t", 7, VIEW, "")
+    assert seen.sighting.hosts == {"127.0.0.1": ("127.0.0.1",), "::1": ("::1",), "no.such.host.invalid": ()}
+    assert reader.calls == [(None, ("group:g",))]
+    found.close()
+    assert reader.closed
+
+
+def test_each_look_has_a_seed_of_its_own() -> None:
+    found, _ = made(VIEW)
+    assert len({asyncio.run(found.look(Wanted())).seed for _ in range(3)}) == 3
+
+
+def test_what_cannot_be_seen_is_said_in_words() -> None:
+    found, _ = made(HostError("no broker answers"))
+    seen = asyncio.run(found.look(Wanted()))
+    assert (seen.view, seen.error) == (None, "no broker answers")
+    found, _ = made(KeyError("surprise"))
+    assert asyncio.run(found.look(Wanted())).error == "looking at kafka1:9092 broke: KeyError('surprise')"
+    seen = asyncio.run(Lookout("kafka1:99999").look(Wanted()))
+    assert seen.view is None and "99999" in seen.error
+
+
+def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "DEADLINE_S", 0.05)
+    release = threading.Event()
+    found, _ = made(release)
+
+    async def look() -> str:
+        seen = await found.look(Wanted())
+        release.set()
+        return seen.error
+
+    assert asyncio.run(look()) == "kafka1:9092 tells nothing within 0.05 s"
