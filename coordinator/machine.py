@@ -161,7 +161,7 @@ class CoordinatorMachine:
             return
         try:
             if sighting is None and self.planner.needs_look(spec, task.parent):
-                self._scout.ask(task.id, spec, self._now)
+                self._scout.ask(task.id, spec, self._now, self._trials.cluster(task.parent))
                 return
             planned = self.plan(spec, Terms(task.force, task.allow, task.own_topics), sighting)
         except TrogdorBusError as error:
