@@ -157,7 +157,8 @@ def test_each_needs_the_cluster_and_says_what_of_it() -> None:
         assert wire(registry().decode(msgspec.json.decode(wire(spec)))) == wire(spec)
         spec.cluster_wanted(NODES)
         with pytest.raises(SpecError, match="known only when it fires"):
-            spec.targets(Topology(nodes=NODES))
+            spec.actions("a", Topology(nodes=NODES))
+        assert spec.targets(Topology(nodes=NODES)) == frozenset()
     assert decode("kafka-kill-leader", topic="t").cluster_wanted(NODES) == Wanted(("t",))
     assert decode("kafka-isolate-broker", broker="group-coordinator(g)").cluster_wanted(NODES) == Wanted(
         (), ("group:g",)

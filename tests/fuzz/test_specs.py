@@ -14,11 +14,23 @@ from hypothesis import strategies as st
 from tests.effort import examples
 from tests.fuzz.judge import decoded, keeps_nothing
 from tests.fuzz.mutants import DEEP, TOPOLOGY, mutated, nested, values
-from trogdor_bus.errors import SpecError
+from trogdor_bus.cluster import ClusterView, SeenBroker, SeenPartition
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.registry import registry
+from trogdor_bus.roles import Places, Scene
 from trogdor_bus.spec import TaskSpec, wire
 
 EXAMPLES = {tag: {**cls.example, "class": tag} for tag, cls in registry().by_tag.items()}
+
+SCENE = Scene(
+    view=ClusterView(
+        brokers={1: SeenBroker(id=1, port=9092)},
+        partitions=(SeenPartition(topic="orders", number=0, leader=1, replicas=(1,), in_sync=(1,)),),
+        controller=1,
+    ),
+    places=Places({1: "node1"}),
+    topology=TOPOLOGY,
+)
 
 
 def judge(data: object) -> None:
@@ -32,6 +44,10 @@ def judge(data: object) -> None:
             with contextlib.suppress(SpecError):
                 spec.targets(TOPOLOGY)
                 spec.actions(node, TOPOLOGY)
+        if spec.needs_cluster(TOPOLOGY.nodes):
+            with contextlib.suppress(SpecError, RefusedError):
+                spec.cluster_wanted(TOPOLOGY.nodes)
+                assert not spec.resolved(SCENE)[0].needs_cluster(TOPOLOGY.nodes)
     else:
         assert isinstance(spec, SpecError), f"{type(spec).__name__}: {spec}"
         assert spec.path != "$" or spec.remedy, f"neither field nor remedy: {spec}"

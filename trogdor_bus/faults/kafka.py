@@ -29,12 +29,12 @@ class _KafkaFaultSpec(FaultSpec, frozen=True, kw_only=True):
         raise NotImplementedError
 
     def targets(self, topology: Topology) -> frozenset[str]:
-        """Raise SpecError: nobody knows before the cluster was looked at."""
-        raise _unresolved()
+        """Return nobody, as long as the cluster was not looked at."""
+        return frozenset()
 
     def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
         """Raise SpecError: nobody knows before the cluster was looked at."""
-        raise _unresolved()
+        raise SpecError("whom this hits is known only when it fires", remedy="ask a coordinator that knows the cluster")
 
     def _times(self) -> dict[str, Any]:
         """Return the fields that every fault has."""
@@ -256,7 +256,3 @@ def _advertised(nodes: Iterable[str], scene: Scene) -> set[int]:
     wanted_nodes = set(nodes)
     ids = {number for number, node in scene.places.brokers.items() if node in wanted_nodes}
     return {broker.port for number, broker in scene.view.brokers.items() if number in ids and broker.port}
-
-
-def _unresolved() -> SpecError:
-    return SpecError("whom this hits is known only when it fires", remedy="ask a coordinator that knows the cluster")
