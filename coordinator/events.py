@@ -140,13 +140,24 @@ class Exit(msgspec.Struct, frozen=True):
     fenced: bool = False
 
 
+class OtherCluster(msgspec.Struct, frozen=True):
+    """A cluster that an experiment names itself: brokers, and a file of librdkafka properties, "" for none."""
+
+    bootstrap: str
+    config: str = ""
+
+
 class LookAtCluster(msgspec.Struct, frozen=True):
-    """Look at the cluster under test after so many ms, and answer with `ClusterSeen`, whatever comes of it."""
+    """Look at the cluster under test after so many ms, and answer with `ClusterSeen`, whatever comes of it.
+
+    `other` is that cluster if it is not the coordinator's own.
+    """
 
     task: str
     number: int
     wanted: Wanted
     after_ms: int = 0
+    other: OtherCluster | None = None
 
 
 class StartExperiment(msgspec.Struct, frozen=True):

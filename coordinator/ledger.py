@@ -21,8 +21,10 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
+from trogdor_bus.coordinator.events import CreateRequested
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.moves import OVER
+from trogdor_bus.coordinator.plan import WorkerPlan
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.registry import registry
@@ -32,6 +34,8 @@ from trogdor_bus.view import View
 
 ENDED = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its task no longer waits for."""
+UNDESCRIBED = b"{}"
+"""The spec of an adopted task until an agent has told it."""
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
 """Ended tasks beyond this many, or older than this, are forgotten."""
@@ -105,6 +109,32 @@ class Ledger:
         self._index(task_id, row, actions)
         self._record_row(task_id, row)
 
+    def address(self, task_id: str, first: int, plans: Iterable[WorkerPlan]) -> list[str]:
+        """Keep a worker for each plan, numbered from `first`; return their nodes."""
+        nodes = []
+        for worker_id, plan in enumerate(plans, first):
+            journal = self._fleet.ensure(plan.node).row.journal
+            row = WorkerRow(id=worker_id, node=plan.node, journal=journal, left_out=plan.left_out)
+            self.add_worker(task_id, row, plan.actions)
+            nodes.append(plan.node)
+        return nodes
+
+    def forgotten(self, row: WorkerRow) -> tuple[Outcome, str] | None:
+        """Return how a worker ended of which its agent, with our latest word, knows nothing; None if it may start."""
+        if row.state is WorkerState.STUCK:
+            return row.outcome, row.error  # undone since, and another coordinator was told
+        if not row.wanted:
+            return Outcome.DONE, ""
+        if row.state is not WorkerState.RECEIVING or self.actions(row.id) is None:
+            return Outcome.UNKNOWN, f"outcome unknown: node {row.node} has no record of it"
+        return None
+
+    def describe(self, task_id: str, report: Report) -> None:
+        """Keep the spec of a task that was adopted without one, once an agent tells it."""
+        task = self.view.tasks[task_id]
+        if bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
+            self.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
+
     def put_worker(self, row: WorkerRow) -> None:
         """Keep a changed worker."""
         task_id = self._task_of[row.id]
@@ -176,6 +206,24 @@ class Ledger:
             node.open.pop(row.id, None)
         else:
             node.open[row.id] = task_id
+
+
+def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:
+    """Return the task that a client wants, and its spec, which starts now at the earliest."""
+    spec = msgspec.structs.replace(event.spec, start_ms=max(now_ms, event.spec.start_ms))
+    task = TaskRow(
+        id=event.id,
+        original=msgspec.Raw(event.wire),
+        spec=msgspec.Raw(wire(spec)),
+        start_ms=spec.start_ms,
+        duration_ms=spec.longest_ms(),
+        force=event.force,
+        allow=event.allow,
+        own_topics=event.own_topics,
+        parent=event.parent,
+        experiment=spec.is_experiment,
+    )
+    return task, spec
 
 
 def require_id(task_id: str, request: str) -> None:

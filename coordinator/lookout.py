@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trogdor_bus.cluster import ClusterView
-from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, Sighting
+from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherCluster, Sighting
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.roles import Wanted
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trogdor_bus.coordinator")
 DEADLINE_S = 10.0
+MOST_OTHERS = 4
 
 
 class Lookout:
@@ -28,11 +29,13 @@ class Lookout:
     def __init__(self, bootstrap: str, properties: Path | None = None) -> None:
         self._bootstrap, self._properties = bootstrap, properties
         self._reader: Reader | None = None
+        self._others: dict[OtherCluster, Lookout] = {}
 
     async def answer(self, order: LookAtCluster) -> ClusterSeen:
         """Return what was seen for a task."""
         await asyncio.sleep(order.after_ms / 1000)
-        return ClusterSeen(order.task, order.number, await self.look(order.wanted))
+        there = self if order.other is None else self._other(order.other)
+        return ClusterSeen(order.task, order.number, await there.look(order.wanted))
 
     async def look(self, wanted: Wanted) -> Sighting:
         """Return what is seen now, or why nothing is; no later than `DEADLINE_S` from now."""
@@ -51,8 +54,19 @@ class Lookout:
 
     def close(self) -> None:
         """Close the connections; harmless if there are none."""
+        for other in self._others.values():
+            other.close()
         if self._reader is not None:
             self._reader.close()
+
+    def _other(self, cluster: OtherCluster) -> Lookout:
+        """Return who looks at another cluster; only the newest few are kept."""
+        if cluster not in self._others:
+            while len(self._others) >= MOST_OTHERS:
+                self._others.pop(next(iter(self._others))).close()
+            properties = Path(cluster.config) if cluster.config else None
+            self._others[cluster] = Lookout(cluster.bootstrap, properties)
+        return self._others[cluster]
 
     def _read(self, wanted: Wanted) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
         """Return the view of all topics, as a fault may hit any of them, and the addresses of the hosts in it."""

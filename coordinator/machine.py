@@ -34,24 +34,18 @@ from trogdor_bus.coordinator.events import (
     Ticked,
 )
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
-from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, reported, require_id, verdict
+from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, require_id, verdict
 from trogdor_bus.coordinator.moves import TABLE, Move
-from trogdor_bus.coordinator.orders import UNDESCRIBED, snapshot_of
+from trogdor_bus.coordinator.orders import snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.planner import Planned, Planner, Terms
 from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
-from trogdor_bus.errors import (
-    ConflictError,
-    InvalidTransitionError,
-    NotFoundError,
-    SpecError,
-    TrogdorBusError,
-)
+from trogdor_bus.errors import ConflictError, InvalidTransitionError, NotFoundError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
-from trogdor_bus.spec import TaskSpec, wire
+from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
 
@@ -149,19 +143,7 @@ class CoordinatorMachine:
         latches.check_everywhere(self._meta)
         guard.check_allowed(event.allow)
         self._ledger.check_parent(event.parent)
-        spec = msgspec.structs.replace(event.spec, start_ms=max(self._now, event.spec.start_ms))
-        task = TaskRow(
-            id=event.id,
-            original=msgspec.Raw(event.wire),
-            spec=msgspec.Raw(wire(spec)),
-            start_ms=spec.start_ms,
-            duration_ms=spec.longest_ms(),
-            force=event.force,
-            allow=event.allow,
-            own_topics=event.own_topics,
-            parent=event.parent,
-            experiment=event.spec.is_experiment,
-        )
+        task, spec = new_task(event, self._now)
         self._ledger.put(task, f"task {task.id} created")
         try:
             event.spec.check()
@@ -179,7 +161,7 @@ class CoordinatorMachine:
             return
         try:
             if sighting is None and self.planner.needs_look(spec, task.parent):
-                self._scout.ask(task.id, spec, self._now)
+                self._scout.ask(task.id, spec, self._now, self._trials.cluster(task.parent))
                 return
             planned = self.plan(spec, Terms(task.force, task.allow, task.own_topics), sighting)
         except TrogdorBusError as error:
@@ -193,11 +175,7 @@ class CoordinatorMachine:
         self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(planned.workers)))
         warning = "; ".join(planned.warnings)
         self._move(task, "run", f"started; warning: {warning}" if warning else "started", started_ms=self._now)
-        for worker_id, plan in enumerate(planned.workers, first):
-            journal = self.fleet.ensure(plan.node).row.journal
-            row = WorkerRow(id=worker_id, node=plan.node, journal=journal, left_out=plan.left_out)
-            self._ledger.add_worker(task.id, row, plan.actions)
-            self._changed.add(plan.node)
+        self._changed.update(self._ledger.address(task.id, first, planned.workers))
 
     def _seen(self, event: ClusterSeen) -> None:
         if self._scout.answers(event):
@@ -326,7 +304,7 @@ class CoordinatorMachine:
         if row.journal != node.row.journal or final:
             return
         new = reported(row, report, self._now)
-        self._describe_task(task_id, report)
+        self._ledger.describe(task_id, report)
         if new != row:
             self._ledger.put_worker(new)
             if row.wanted and not new.wanted:
@@ -337,14 +315,8 @@ class CoordinatorMachine:
         """End the workers that an agent which holds our latest word does not have, and can never start any more."""
         for worker_id in set(node.open) - reported:
             row = self._ledger.row(worker_id)
-            if row.journal != node.row.journal:
-                continue
-            if row.state is WorkerState.STUCK:
-                self._end_worker(row, row.outcome, row.error)  # undone since, and another coordinator was told
-            elif not row.wanted:
-                self._end_worker(row, Outcome.DONE, "")
-            elif row.state is not WorkerState.RECEIVING or self._ledger.actions(worker_id) is None:
-                self._end_worker(row, Outcome.UNKNOWN, f"outcome unknown: node {row.node} has no record of it")
+            if row.journal == node.row.journal and (ended := self._ledger.forgotten(row)):
+                self._end_worker(row, *ended)
 
     # --- time -------------------------------------------------------------------------------------------------------
 
@@ -413,11 +385,6 @@ class CoordinatorMachine:
             self._ledger.put_worker(new)
             self._weigh(new)
 
-    def _describe_task(self, task_id: str, report: Report) -> None:
-        task = self.view.tasks[task_id]
-        if bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
-            self._ledger.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
-
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
         task = self.view.tasks[node.open[row.id]]
@@ -476,8 +443,7 @@ class CoordinatorMachine:
         if task is not None and task.experiment and task.state in (TaskState.RUNNING, TaskState.STOPPING):
             if task.error:  # that it lasted too long is said already
                 outcome, error = Outcome.FAILED, task.error
-            text = ending(outcome, error)
-            self._move(task, "finish", text, error=error, outcome=outcome, done_ms=self._now)
+            self._move(task, "finish", ending(outcome, error), error=error, outcome=outcome, done_ms=self._now)
 
     def _fail(self, task: TaskRow, error: str) -> None:
         self._move(task, "fail", f"failed: {error}", error=error, outcome=Outcome.FAILED, done_ms=self._now)

@@ -9,15 +9,12 @@ import msgspec
 from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.fleet import NodeState
 from trogdor_bus.coordinator.latches import ordered, resumable
-from trogdor_bus.coordinator.ledger import Ledger
+from trogdor_bus.coordinator.ledger import UNDESCRIBED, Ledger
 from trogdor_bus.messages import Order, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import FaultSpec, Texts
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
-
-UNDESCRIBED = b"{}"
-"""The spec of an adopted task until an agent has told it."""
 
 
 def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, meta: Meta) -> Snapshot:

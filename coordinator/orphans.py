@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from trogdor_bus.coordinator.orders import UNDESCRIBED
+from trogdor_bus.coordinator.ledger import UNDESCRIBED
 from trogdor_bus.messages import Beat, Report
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster
+from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherCluster
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.errors import NotNowError, RefusedError, TrogdorBusError
@@ -18,6 +18,7 @@ AGAIN_MS = 500
 class _Search(msgspec.Struct):
     number: int
     since_ms: int
+    other: OtherCluster | None
 
 
 class Scout:
@@ -33,12 +34,16 @@ class Scout:
         """Return whether a look for the task is under way."""
         return task_id in self._searches
 
-    def ask(self, task_id: str, spec: TaskSpec, now_ms: int) -> None:
-        """Order a look for a task's sake; RefusedError if there is no cluster, SpecError for a role that is none."""
-        require_cluster(self._place)
+    def ask(self, task_id: str, spec: TaskSpec, now_ms: int, other: OtherCluster | None = None) -> None:
+        """Order a look for a task's sake, at our cluster or the `other`.
+
+        RefusedError if there is no cluster, SpecError for a role that is none.
+        """
+        if other is None:
+            require_cluster(self._place)
         self._numbers += 1
-        order = LookAtCluster(task_id, self._numbers, spec.cluster_wanted(self._fleet.nodes))
-        self._searches[task_id] = _Search(self._numbers, now_ms)
+        order = LookAtCluster(task_id, self._numbers, spec.cluster_wanted(self._fleet.nodes), other=other)
+        self._searches[task_id] = _Search(self._numbers, now_ms, other)
         self._orders.append(order)
 
     def answers(self, event: ClusterSeen) -> bool:
@@ -52,7 +57,7 @@ class Scout:
         if search is None or not isinstance(error, NotNowError) or now_ms - search.since_ms >= DEADLINE_MS:
             return False
         wanted = spec.cluster_wanted(self._fleet.nodes)
-        self._orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS))
+        self._orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS, search.other))
         return True
 
     def forget(self, task_id: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from trogdor_bus.coordinator.events import EndExperiment, StartExperiment
+import msgspec
+
+from trogdor_bus.coordinator.events import EndExperiment, OtherCluster, StartExperiment
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import TaskRow, TaskState
 from trogdor_bus.view import View
@@ -45,6 +47,12 @@ class Trials:
         """Return the ids of the experiments to which some of the tasks belong."""
         tasks = self._view.tasks
         return sorted({tasks[one].parent for one in task_ids if one in tasks and tasks[one].parent in tasks})
+
+    def cluster(self, parent: str) -> OtherCluster | None:
+        """Return the cluster that an experiment names itself, None if it names none, or there is none of that id."""
+        task = self._view.tasks.get(parent)
+        spec = msgspec.json.decode(task.spec) if task is not None and task.experiment else {}
+        return OtherCluster(spec["bootstrap"], spec.get("config", "")) if spec.get("bootstrap") else None
 
     def take(self) -> list[StartExperiment | EndExperiment]:
         """Return the orders that are new, and keep none."""

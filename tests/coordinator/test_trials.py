@@ -13,6 +13,7 @@ from trogdor_bus.coordinator.events import (
     DestroyRequested,
     EndExperiment,
     ExperimentEnded,
+    OtherCluster,
     ResumeRequested,
     Sighting,
     StartExperiment,
@@ -195,6 +196,20 @@ def test_one_that_ended_gets_no_further_fault(cluster: Cluster) -> None:
     with pytest.raises(RefusedError):
         cluster.create("z-f1", parent="z")
     assert "x-f2" not in cluster.machine.view.tasks
+
+
+def test_its_faults_are_looked_up_in_the_cluster_that_it_names() -> None:
+    cluster = Cluster()
+    create(cluster, bootstrap="other:9092", config="/etc/other.properties")
+    cluster.create("x-f1", parent="x")
+    assert cluster.looks[-1].other == OtherCluster("other:9092", "/etc/other.properties")
+    cluster.show(Sighting(error="nobody is there"))
+    assert cluster.looks[-1].other == OtherCluster("other:9092", "/etc/other.properties")
+    cluster.show(Sighting(view=ClusterView()))
+    assert cluster.task("x-f1").state is RUNNING
+    create(cluster, "y")
+    cluster.create("y-f1", parent="y")
+    assert "the coordinator knows none" in cluster.task("y-f1").error
 
 
 def test_the_end_is_heard_once(cluster: Cluster) -> None:

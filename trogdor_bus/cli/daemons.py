@@ -67,7 +67,7 @@ def coordinator(
         bool,
         typer.Option(
             "--allow-probe-commands",
-            help="Let probes of experiments start programs here, as this user: whoever reaches it.",
+            help="Let probes of experiments start programs here as this user, for whoever reaches it.",
         ),
     ] = False,
     log_level: options.LogLevel = "info",

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import typer
-from rich.console import Group
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from trogdor_bus.cli import render, waiting
 from trogdor_bus.cli.asking import ask
@@ -29,7 +26,6 @@ from trogdor_bus.states import TaskState
 
 LOOK_S = 0.5
 SILENCE_S = 60.0
-LAST_LINES = 12
 _COLOURS: dict[Verdict, str] = {"Pass": "bold green", "Fail": "bold red", "Error": "bold red", "Stopped": "bold yellow"}
 
 
@@ -63,14 +59,14 @@ def follow(reach: Reach, task_id: str, out: Path | None, *, as_json: bool) -> in
 def show(reach: Reach, task_id: str, out: Path | None, *, as_json: bool) -> int:
     """Show an experiment as it is now; return the exit code of its verdict, 0 while there is none."""
     info = ask(reach, lambda client: client.experiment(task_id, with_result=True))
-    if info.task.state is TaskState.DONE:
+    is_done, console = info.task.state is TaskState.DONE, render.console()
+    for line in info.lines if not as_json else ():
+        render.print_line(console, _line(line))
+    if is_done:
         return _tell(info, out, as_json=as_json)
     if as_json:
         render.print_json({"id": task_id, "state": info.task.state, "progress": msgspec.to_builtins(info.progress)})
         return 0
-    console = render.console()
-    for line in info.lines:
-        render.print_line(console, _line(line))
     render.print_line(console, f"{info.task.state}: {_progress(info)}")
     render.print_line(console, how_to(task_id))
     return 0
@@ -103,7 +99,11 @@ def result_of(info: ExperimentInfo) -> Result:
     if bytes(info.result) != b"null":
         return decode(bytes(info.result))
     task = info.task
-    error = ErrorOutput() if task.cancelled else ErrorOutput(code="GENERIC_ERROR", reason=task.error)
+    error = (
+        ErrorOutput()
+        if task.cancelled
+        else ErrorOutput(code="GENERIC_ERROR", reason=task.error.removeprefix("Error: "))
+    )
     spec = msgspec.json.decode(task.original)
     return judged(
         Result(
@@ -192,20 +192,17 @@ class _Lines(_Silent):
 
 
 class _Screen(_Silent):
-    """The last lines, and under them how far it is."""
+    """How far it is at the bottom of the terminal, lines scrolling above."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
-        self._lines: deque[str] = deque(maxlen=LAST_LINES)
 
     def line(self, line: ToldLine) -> None:
-        self._lines.append(_line(line))
+        render.print_line(self._live.console, _line(line))
 
     def progress(self, info: ExperimentInfo) -> None:
         lasts_ms = max(0, time.time_ns() // 1_000_000 - info.task.started_ms) if info.task.started_ms >= 0 else 0
-        now = render.text(f"{render.duration(lasts_ms)} {_progress(info)}", "bold")
-        lines: list[Text] = [render.text(line) for line in self._lines]
-        self._live.update(Group(*lines, now), refresh=True)
+        self._live.update(render.text(f"{render.duration(lasts_ms)} {_progress(info)}", "bold"), refresh=True)
 
 
 @contextmanager
@@ -217,5 +214,5 @@ def _teller(as_json: bool) -> Iterator[_Silent]:
     if not console.is_terminal:
         yield _Lines()
         return
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    with Live(console=console, auto_refresh=False, transient=True) as live:
         yield _Screen(live)

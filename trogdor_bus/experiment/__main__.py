@@ -42,8 +42,10 @@ async def _main() -> int:
     runner = Runner(begin, spec, pipe)
 
     def stop(why: str) -> None:
-        runner.interrupt("stopped" if why else "gone", why or "the coordinator is gone")
-        if not why:
+        if why:
+            runner.interrupt("stopped", why)
+        else:
+            runner.abandon()
             hard_end = threading.Timer(HANG_S, os._exit, (1,))
             hard_end.daemon = True
             hard_end.start()

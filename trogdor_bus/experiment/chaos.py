@@ -135,18 +135,19 @@ class Chaos:
         problems = await self._await_whole(recovery_ms, tuple(one.id for one in hit.brokers))
         now_ms = around.clock.now_ms()
         found = look(wanted, hit, around.watch.history)
+        seen = all(one.held for one in found)
         took_ms = new_leader_ms(hit, around.watch.history)
         self._put(
             evidence=found,
             new_leader_ms=took_ms,
-            recovered_ms=UNKNOWN if problems else now_ms - window.end_ms,
+            recovered_ms=now_ms - window.end_ms if seen and not problems else UNKNOWN,
             missed="; ".join(problems),
         )
         for one in found:
             around.say(f"fault {window.number}: {one.kind}: {'yes' if one.held else 'NO'}: {one.text}")
         leader = f"a new leader after {took_ms} ms; " if took_ms != UNKNOWN else ""
         again = f"not whole after {around.spec.recovery_ms} ms: {'; '.join(problems)}" if problems else "whole again"
-        after = "" if problems else f" {now_ms - window.end_ms} ms after its end"
+        after = f" {now_ms - window.end_ms} ms after its end" if seen and not problems else ""
         around.say(f"fault {window.number}: {leader}the cluster is {again}{after}")
 
     async def _await_whole(self, deadline_ms: int, answering: tuple[int, ...] = ()) -> list[str]:

@@ -41,7 +41,7 @@ CODES = {"pre-check": "STATUS_CHECKS_ERROR", "chaos": "CHAOS_INJECT_ERROR"}
 
 
 class Interruption(NamedTuple):
-    """What ends the steps early: somebody ("stopped"), a probe ("halted"), the producer ("producer"), "gone"."""
+    """What ends the steps early: somebody ("stopped"), a probe ("halted"), the stream ("stream")."""
 
     kind: str
     why: str
@@ -54,6 +54,7 @@ class Runner:
         self._begin, self._spec, self._pipe = begin, spec, pipe
         self._clock, self._client = SteadyWallClock(), Client(pipe, "the coordinator")
         self._interrupted: asyncio.Future[Interruption] = asyncio.get_running_loop().create_future()
+        self._abandoned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._opened = contextlib.AsyncExitStack()
         self._lines: list[str] = []
         self._phase = "start"
@@ -78,10 +79,11 @@ class Runner:
         if not self._interrupted.done():
             self._interrupted.set_result(Interruption(kind, why))
 
-    @property
-    def is_abandoned(self) -> bool:
-        """Return whether the coordinator is gone."""
-        return self._interrupted.done() and self._interrupted.result().kind == "gone"
+    def abandon(self) -> None:
+        """End at once: the coordinator is gone, so nobody hears the verdict, and its agents heal by their lease."""
+        self.interrupt("stopped", "the coordinator is gone")
+        if not self._abandoned.done():
+            self._abandoned.set_result(None)
 
     async def run(self) -> Result:
         """Return the result, with a verdict, whatever happens."""
@@ -91,24 +93,13 @@ class Runner:
         if self._interrupted.done():
             kind, why = self._interrupted.result()
             self._say(f"ends now: {why}")
-            self._found |= {"stopped": why} if kind in ("stopped", "gone") else {}
-            self._found |= {"halted": why} if kind == "halted" else {}
+            self._found |= {kind: why} if kind in ("stopped", "halted") else {}
             self._found |= {"fail_step": self._phase}
-        try:
-            async with asyncio.timeout(GONE_S if self.is_abandoned else FINISH_S):
-                await self._finish()
-        except TimeoutError:
-            self._warnings.append(f"the end took longer than {FINISH_S:g} s, and was cut off")
-        except Exception as error:
-            self._broke(error)
+        await self._end()
         await self._close()
         telling.cancel()
-        result = self._result()
-        self._say(f"verdict {result.verdict}")
-        for reason in result.reasons:
-            self._say(f"{reason.kind}: {reason.text}")
         self._tell()
-        return result
+        return self._result()
 
     # --- the steps ----------------------------------------------------------------------------------------------------
 
@@ -148,7 +139,7 @@ class Runner:
         """Find out who is there and whether all is whole; return after what time a missing broker is noticed, ms."""
         spec = self._spec
         nodes = await self._client.nodes()
-        brokers = {row.broker: row.name for row in nodes if row.broker is not None}
+        brokers = {row.broker: row.name for row in nodes if row.broker is not None and not row.left}
         controllers = {row.controller: row.name for row in nodes if row.controller is not None}
         fault = spec.fault_spec()
         names = [row.name for row in nodes]
@@ -200,11 +191,23 @@ class Runner:
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
+    async def _end(self) -> None:
+        """Finish in time; once the coordinator is gone only the topic is deleted, if that is possible quickly."""
+        finishing = asyncio.create_task(self._finish())
+        ends: set[asyncio.Future[Any]] = {finishing, self._abandoned}
+        await asyncio.wait(ends, timeout=FINISH_S, return_when=asyncio.FIRST_COMPLETED)
+        if self._abandoned.done():
+            finishing.cancel()
+            if self._live is not None and not self._topic.deleted:
+                self._topic = await self._live.delete_topic(GONE_S - 1, keep=self._spec.keep_topic)
+        elif not finishing.done():
+            finishing.cancel()
+            self._warnings.append(f"the end took longer than {FINISH_S:g} s, and was cut off")
+        elif (error := finishing.exception()) is not None:
+            self._broke(error)
+
     async def _finish(self) -> None:
         """Undo and stop whatever is under way, audit, and clean up; each part is tried though others fail."""
-        if self._live is not None and self.is_abandoned:
-            self._topic = await self._live.delete_topic(GONE_S - 1, keep=self._spec.keep_topic)
-            return
         if self._chaos is not None and (trouble := await self._chaos.stop(HEAL_S)):
             self._warnings.append(trouble)
         if self._looks is not None:
@@ -314,6 +317,6 @@ class Runner:
     async def _tell_for_ever(self) -> None:
         while True:
             self._tell()
-            if self._live is not None and self._live.fatal:
-                self.interrupt("producer", f"the producer met a fatal error: {self._live.fatal}")
+            if self._live is not None and (trouble := self._live.fatal or self._live.broken):
+                self.interrupt("stream", f"the stream cannot go on: {trouble}")
             await asyncio.sleep(TELL_S)
