@@ -42,8 +42,8 @@ Config = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     add = experiment_app.command
-    add(epilog=f"{CODES} Example: trogdor-bus experiment run examples/kafka-leader-kill.yaml")(run)
-    add(epilog=f"{CODES} Example: trogdor-bus experiment show experiment-7f3a9c --follow")(show)
+    add(epilog=f"Example: trogdor-bus experiment run examples/kafka-leader-kill.yaml   {CODES}")(run)
+    add(epilog=f"Example: trogdor-bus experiment show experiment-7f3a9c --follow   {CODES}")(show)
     add("list", epilog="Example: trogdor-bus experiment list")(list_)
     add(epilog="Example: trogdor-bus experiment gc --cluster 10.0.0.1:9092 --older-than 1d --dry-run")(gc)
     app.add_typer(
