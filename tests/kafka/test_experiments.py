@@ -173,6 +173,15 @@ def test_acknowledged_by_a_leader_that_is_cut_off_is_lost_and_counted(lab: Kafka
     assert all(one["held"] for one in found.fault["evidence"])
 
 
+def test_the_active_controller_is_frozen_and_another_one_is_seen(lab: KafkaLab, tmp_path: Path) -> None:
+    found = run(lab, spec(fault={"class": "kafka-stop-controller", "durationMs": 8000}), tmp_path)
+    assert found.verdict == "Pass", found.reasons
+    held = {one["kind"]: one["held"] for one in found.fault["evidence"]}
+    assert held == {"held-role": True, "process-stopped": True, "controller-moved": True}
+    assert found.fault["target"].startswith("controller ") and found.fault["newLeaderMs"] > 0
+    assert found.result["leaderChanges"][0]["partition"] == -1
+
+
 def test_firing_at_who_does_not_lead_is_not_effective(lab: KafkaLab, tmp_path: Path) -> None:
     found = run(lab, spec(evidence=["leader-moved"]), tmp_path)
     assert found.verdict == "Error", found.reasons
