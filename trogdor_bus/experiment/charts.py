@@ -145,8 +145,13 @@ def _marks(result: Result, span: _Span) -> Iterable[Window]:
     labelled = -math.inf
     for change in sorted(result.leader_changes, key=lambda change: change.at_ms):
         at = span.x(change.at_ms)
-        what = "active controller" if change.partition < 0 else f"leader of partition {change.partition}"
-        text = "" if at - labelled < _SPACE else f"{_broker(change.before)}→{_broker(change.after)}"
+        moved = f"{_broker(change.before)}→{_broker(change.after)}"
+        what, short = (
+            ("active controller", f"ctl {moved}")
+            if change.partition < 0
+            else (f"leader of partition {change.partition}", moved)
+        )
+        text = "" if at - labelled < _SPACE else short
         labelled = at if text else labelled
         yield Window(at=at, width=0, text=text, title=f"{what}: {_broker(change.before)} → {_broker(change.after)}")
 
