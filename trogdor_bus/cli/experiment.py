@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from trogdor_bus.faults.experiment import ExperimentSpec
 
 DEFAULT_OUT = Path("trogdor-experiments")
-CODES = "Exit codes: 0 Pass, 1 Fail, 5 Error, 6 Stopped, 3 unknown."
 experiment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The id of the experiment.")]
@@ -42,8 +41,8 @@ Config = Annotated[
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     add = experiment_app.command
-    add(epilog=f"Example: trogdor-bus experiment run examples/kafka-leader-kill.yaml   {CODES}")(run)
-    add(epilog=f"Example: trogdor-bus experiment show experiment-7f3a9c --follow   {CODES}")(show)
+    add(epilog="Example: trogdor-bus experiment run examples/kafka-leader-kill.yaml")(run)
+    add(epilog="Example: trogdor-bus experiment show experiment-7f3a9c --follow")(show)
     add("list", epilog="Example: trogdor-bus experiment list")(list_)
     add(epilog="Example: trogdor-bus experiment gc --cluster 10.0.0.1:9092 --older-than 1d --dry-run")(gc)
     app.add_typer(
@@ -73,7 +72,10 @@ def run(
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
-    """Run an experiment and judge it; this command only watches, and may be interrupted."""
+    """Run an experiment and judge it; this command only watches, and may be interrupted.
+
+    Exit codes: 0 Pass, 1 Fail, 5 Error, 6 Stopped, 3 nobody can tell.
+    """
     from trogdor_bus.client import new_id
     from trogdor_bus.names import check_name
 
@@ -99,7 +101,10 @@ def show(
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
-    """Show how an experiment goes, or its verdict and why."""
+    """Show how an experiment goes, or its verdict and why.
+
+    Exit codes: 0 Pass, or no verdict yet; 1 Fail, 5 Error, 6 Stopped, 3 nobody can tell.
+    """
     from trogdor_bus.cli import following
 
     told = following.follow if follow else following.show
