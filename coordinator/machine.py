@@ -179,8 +179,7 @@ class CoordinatorMachine:
 
     def _seen(self, event: ClusterSeen) -> None:
         if self._scout.answers(event):
-            task = self.view.tasks[event.task]
-            self._run(task, decoded(task), event.sighting)
+            self._run(task := self.view.tasks[event.task], decoded(task), event.sighting)
 
     def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
         require_id(task_id, "stopTask")
@@ -367,10 +366,11 @@ class CoordinatorMachine:
         for orphan in self._heard:
             report = orphan.report
             if report.task not in self.view.tasks:
-                task = self._heard.task(report.task, self._now)
-                self._ledger.put(task, f"task {task.id} adopted")
+                self._ledger.put(self._heard.task(report.task, self._now), f"task {report.task} adopted")
+            if (task := self.view.tasks[report.task]).state is TaskState.PENDING:  # or it was asked for here as well
                 self._move(task, "run", "goes on", started_ms=self._now)
-            self._ledger.add_worker(report.task, orphan.row(report.state, report.status), None)
+            if task.state is not TaskState.DONE:
+                self._ledger.add_worker(report.task, orphan.row(report.state, report.status), None)
 
     def _go_on_with_begun(self) -> None:
         """Start no task that this store does not know to have begun, if agents were heard to perform it."""

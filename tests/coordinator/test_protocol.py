@@ -278,6 +278,18 @@ def test_adopt_keeps_them_to_their_deadlines_and_learns_what_they_are() -> None:
     assert (cluster.task("old").state, cluster.task("old").outcome) == (DONE, Outcome.DONE)
 
 
+def test_adopting_a_task_that_was_asked_for_here_as_well_lets_it_go_on() -> None:
+    cluster = Cluster(lead=False, orphans="adopt")
+    cluster.create("old", nodes=["a"])
+    live = Report(worker=7, task="old", state=W.RUNNING, status="active", remaining_ms=20_000)
+    cluster.reports["a"] = {7: live}
+    cluster.beat("a", stamp=Stamp(5, "other", 3))
+    cluster.pass_(2 * BEAT_MS)
+    assert (cluster.task("old").state, cluster.orders("a")) == (RUNNING, [("old", False)])
+    cluster.say("a", W.DONE, "old", outcome=Outcome.DONE)
+    assert (cluster.task("old").state, cluster.task("old").outcome) == (DONE, Outcome.DONE)
+
+
 def test_an_adopted_worker_that_vanished_is_unknown() -> None:
     cluster = orphaned("adopt")
     cluster.forget("a")
