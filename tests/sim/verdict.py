@@ -124,6 +124,6 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
         unwritten = any(error.startswith("nothing was done") for _, error in truth)  # and forgotten by a restart
         unknown = row.outcome is Outcome.UNKNOWN and (unwritten or not (there and told))
         others = not told or len(world.coordinators) > 1  # told another one how it ended, before it told this one
-        unneeded = row.outcome is Outcome.DONE and others
+        unneeded = row.outcome is Outcome.DONE and (others or unwritten)
         if not unknown and not unneeded:
             world.fail(ids, f"worker {row.id} ended {truth}, but {leader.name} says {row.outcome}: {row.error}")
