@@ -120,7 +120,7 @@ class Api:
         self._machine.planner.look(decoded)
         planned = self._machine.plan(decoded, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
-        plan = describe(planned.spec, self._machine.planner.topology(), alive=alive, force=terms.force)
+        plan = describe(planned.spec, planned.topology, alive=alive, force=terms.force)
         warnings = (*plan.warnings, *planned.warnings)
         return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
 

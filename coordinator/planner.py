@@ -35,9 +35,13 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know."""
+    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know.
+
+    `topology` is what it was planned against.
+    """
 
     spec: TaskSpec
+    topology: Topology
     workers: tuple[WorkerPlan, ...]
     warnings: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
@@ -93,6 +97,7 @@ class Planner:
             warnings += permit(loss, terms.allow if spec.start_ms <= now_ms else RULES)
         return Planned(
             spec=spec,
+            topology=topology,
             workers=workers,
             warnings=tuple(filter(None, warnings)),
             chosen=tuple(one.why for one in chosen),

@@ -337,6 +337,16 @@ def test_two_that_could_be_a_controller_are_an_error_that_names_both() -> None:
     )
 
 
+def test_a_dry_run_says_who_is_asked_to_move_a_leader(cluster: Cluster) -> None:
+    body = {"class": "kafka-move-leader", "durationMs": 1_000, "topic": "orders"}
+    reply = cluster.api.reply(encode(ValidateSpec(spec=raw(body))), SEEN)[0]
+    plan = msgspec.json.decode(reply.result, type=Plan)
+    ((do, undo),) = plan.nodes[0].steps
+    assert do == "make broker 3 lead orders-0, asking kafka1:9092,kafka2:9092,kafka3:9092"
+    assert undo == "restore the order of the replicas of orders-0"
+    assert plan.losses == ()
+
+
 def test_a_leader_is_moved_by_one_task_at_a_time(cluster: Cluster) -> None:
     def move(task: str, partition: int = 0) -> None:
         cluster.create(task, "kafka-move-leader", topic="orders", partition=partition)

@@ -81,7 +81,8 @@ def test_another_replica_leads_until_the_end_of_the_fault(lab: KafkaLab, reader:
     refused = lab.trogdor("submit", "-", given=json.dumps(MOVE))
     assert refused.returncode == 2 and f"task {task} moves the leader of {TOPIC}-0 already" in refused.stderr
     told = await_done(lab, task, 30)
-    assert (told["error"], told["chosen"], told["spec"]["node"], told["spec"]["to"]) == ("", [line], ASKING, 3)
+    assert (told.get("error", ""), told["chosen"]) == ("", [line])
+    assert (told["spec"]["node"], told["spec"]["to"]) == (ASKING, 3)
     assert order(reader) == FOUND
 
 
@@ -95,7 +96,8 @@ def test_an_agent_that_dies_leaves_it_to_its_guard(lab: KafkaLab, reader: Reader
     task = moved(lab, reader)
     below_guard(lab, ASKING).send(signal.SIGKILL)
     wait_until(lambda: order(reader) == FOUND, 30, "the guard to restore the order")
-    assert "agent restarted, fault undone" in lab.log("agent", ASKING)
+    line = f"task {task}: agent restarted, fault undone"
+    wait_until(lambda: line in lab.log("agent", ASKING), 30, "the guard to say so")
     await_done(lab, task, 30)
 
 
