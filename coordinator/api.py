@@ -116,7 +116,7 @@ class Api:
         decoded = _decode(spec)
         check_allowed(terms.allow)
         if decoded.is_experiment:
-            return Plan(spec=msgspec.Raw(wire(decoded)))
+            return Plan(spec=msgspec.Raw(wire(decoded.performed())))
         self._machine.planner.look(decoded)
         planned = self._machine.plan(decoded, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}

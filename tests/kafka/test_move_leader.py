@@ -1,13 +1,18 @@
-"""The leadership of a partition is moved, on a real cluster, and comes back: at the end, and whoever dies."""
+"""The leadership of a partition is moved, on a real cluster, and comes back: at the end, and whoever dies.
+
+And brokers are restarted one after another.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -116,3 +121,25 @@ def test_what_nobody_undoes_a_person_can(lab: KafkaLab, reader: Reader) -> None:
     assert order(reader) == FOUND
     lab.start_agent(ASKING)
     await_done(lab, task, 60)
+
+
+def test_brokers_are_restarted_one_after_another_the_active_controller_last(lab: KafkaLab, tmp_path: Path) -> None:
+    nodes = {f"broker{number}" for number in (1, 2, 3)}
+    before = {node: lab.cluster.pid(node) for node in nodes}
+    with Reader(Access(lab.cluster.bootstrap_inside)) as reader:
+        active = f"broker{reader.read().controller}"
+        spec = json.dumps({"class": "kafka-rolling-restart", "downMs": 1000})
+        argv = ("experiment", "run", "-", "--id", "rolling", "--out", str(tmp_path / "out"), "--json")
+        done = lab.trogdor(*argv, given=spec, timeout_s=300)
+        result = json.loads(done.stdout)
+        told = json.dumps([result["reasons"], result["faults"]], indent=1)
+        assert (done.returncode, result["verdict"]) == (0, "Pass"), told
+        print(told)
+        assert whole(reader.read())
+    faults = result["faults"]
+    hit = [lab.ask("show", f"rolling-f{number}")["spec"]["nodes"] for number in (1, 2, 3)]
+    assert {node for one in hit for node in one} == nodes and hit[-1] == [active]
+    for one, following in itertools.pairwise(faults):
+        assert one["recoveredMs"] >= 0 and following["startMs"] >= one["endMs"] + one["recoveredMs"]
+    assert len(faults) == 3
+    assert all(lab.cluster.pid(node) not in (0, before[node]) for node in nodes)
