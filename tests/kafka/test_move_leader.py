@@ -20,6 +20,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, await_done, below_guard, kill_guard_and_agent, new_id, stop, submit
 from tests.support import require_namespaces, wait_until
+from trogdor_bus.agents.disk import FileDisk
+from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.reader import Reader
@@ -104,6 +106,22 @@ def test_an_agent_that_dies_leaves_it_to_its_guard(lab: KafkaLab, reader: Reader
     line = f"task {task}: agent restarted, fault undone"
     wait_until(lambda: line in lab.log("agent", ASKING), 30, "the guard to say so")
     await_done(lab, task, 30)
+
+
+def test_an_agent_that_dies_while_it_moves_leaves_nothing(lab: KafkaLab, reader: Reader) -> None:
+    def intended() -> bool:
+        live = Journal.read_only(FileDisk(lab.directory / ASKING)).live()
+        return any(entry.task == task and entry.state is JournalState.INTENDED for entry in live)
+
+    task = new_id("move")
+    agent = below_guard(lab, ASKING)
+    submit(lab, task, MOVE)
+    wait_until(intended, 30, "the undo to be on disk")
+    agent.send(signal.SIGKILL)
+    await_done(lab, task, 60)
+    line = f"task {task}: agent restarted, fault undone"
+    wait_until(lambda: line in lab.log("agent", ASKING), 30, "the guard to say so")
+    assert order(reader) == FOUND
 
 
 def test_what_nobody_undoes_a_person_can(lab: KafkaLab, reader: Reader) -> None:
