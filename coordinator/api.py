@@ -116,11 +116,11 @@ class Api:
         decoded = _decode(spec)
         check_allowed(terms.allow)
         if decoded.is_experiment:
-            return Plan(spec=msgspec.Raw(wire(decoded)))
+            return Plan(spec=msgspec.Raw(wire(decoded.performed())))
         self._machine.planner.look(decoded)
         planned = self._machine.plan(decoded, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
-        plan = describe(planned.spec, self._machine.planner.topology(), alive=alive, force=terms.force)
+        plan = describe(planned.spec, planned.topology, alive=alive, force=terms.force)
         warnings = (*plan.warnings, *planned.warnings)
         return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
 

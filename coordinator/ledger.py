@@ -210,7 +210,7 @@ class Ledger:
 
 def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:
     """Return the task that a client wants, and its spec, which starts now at the earliest."""
-    spec = msgspec.structs.replace(event.spec, start_ms=max(now_ms, event.spec.start_ms))
+    spec = msgspec.structs.replace(event.spec.performed(), start_ms=max(now_ms, event.spec.start_ms))
     task = TaskRow(
         id=event.id,
         original=msgspec.Raw(event.wire),

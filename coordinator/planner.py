@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
+
 import msgspec
 
+from trogdor_bus.actions import MoveLeader
 from trogdor_bus.coordinator import latches
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Meta
@@ -16,7 +20,7 @@ from trogdor_bus.coordinator.places import places_of
 from trogdor_bus.coordinator.plan import WorkerPlan, assign
 from trogdor_bus.coordinator.scout import require_cluster
 from trogdor_bus.coordinator.silence import strikes
-from trogdor_bus.errors import NotNowError, SpecError, TrogdorBusError
+from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.roles import Chosen, Places, Scene, Wanted
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.topology import Topology
@@ -31,9 +35,13 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know."""
+    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know.
+
+    `topology` is what it was planned against.
+    """
 
     spec: TaskSpec
+    topology: Topology
     workers: tuple[WorkerPlan, ...]
     warnings: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
@@ -75,8 +83,10 @@ class Planner:
             places = places_of(self._fleet.nodes, sighting.view, sighting.hosts)
             scene = Scene(view=sighting.view, places=places, topology=topology, seed=sighting.seed)
             spec, chosen = _resolved(spec, scene)
+            topology = msgspec.structs.replace(topology, cluster=sighting.view.bootstrap)
         workers = assign(spec, topology, force=terms.force)
         latches.check(meta, {plan.node: self._fleet.ensure(plan.node).row.latch for plan in workers})
+        self._check_moves(workers)
         warnings = [self._carrier.check(spec, workers, self._ledger, now_ms, force=terms.force)]
         loss = Loss()
         if sighting is not None and sighting.view is not None:
@@ -87,11 +97,24 @@ class Planner:
             warnings += permit(loss, terms.allow if spec.start_ms <= now_ms else RULES)
         return Planned(
             spec=spec,
+            topology=topology,
             workers=workers,
             warnings=tuple(filter(None, warnings)),
             chosen=tuple(one.why for one in chosen),
             losses=loss.lines,
         )
+
+    def _check_moves(self, workers: Sequence[WorkerPlan]) -> None:
+        """Raise RefusedError if another task moves the leader of the same partition: each restores what it found."""
+        new = {(one.topic, one.partition) for plan in workers for one in plan.actions if isinstance(one, MoveLeader)}
+        running = chain.from_iterable(node.open.items() for node in self._fleet.nodes.values()) if new else ()
+        for worker_id, task_id in running:
+            for one in self._ledger.actions(worker_id) or ():
+                if isinstance(one, MoveLeader) and (one.topic, one.partition) in new:
+                    raise RefusedError(
+                        f"task {task_id} moves the leader of {one.topic}-{one.partition} already: wait for its end, or "
+                        f"`trogdor-bus stop {task_id}`"
+                    )
 
 
 def _resolved(spec: TaskSpec, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from trogdor_bus.actions import MoveLeader
 from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
-from trogdor_bus.errors import NotNowError, SpecError
+from trogdor_bus.errors import NotNowError, RefusedError, SpecError
 from trogdor_bus.registry import registry
 from trogdor_bus.roles import Places, Scene, Wanted
 from trogdor_bus.spec import TaskSpec, wire
@@ -126,6 +127,53 @@ def test_block_clients() -> None:
     assert caught.value.path == "$.ports"
 
 
+WIDE = msgspec.structs.replace(
+    VIEW,
+    brokers={one: SeenBroker(id=one, host=f"kafka{one}", port=9092) for one in (1, 2, 3)},
+    partitions=(SeenPartition(topic="orders", number=0, leader=2, epoch=5, replicas=(1, 2, 3), in_sync=(3, 2, 1)),),
+)
+
+
+@pytest.mark.parametrize(
+    ("to", "places", "chosen", "node"),
+    [
+        (-1, APART.brokers, 3, "a"),
+        (1, APART.brokers, 1, "c"),
+        (-1, {2: "b", 3: "c"}, 3, "c"),
+        (-1, {2: "b", 4: "d"}, 3, "b"),
+    ],
+)
+def test_a_move_is_done_by_who_neither_leads_nor_will_if_there_is_one(
+    to: int, places: dict[int, str], chosen: int, node: str
+) -> None:
+    spec, why = resolved("kafka-move-leader", topic="orders", to=to, at=scene(Places(places), WIDE))
+    assert spec == decode("kafka-move-leader", topic="orders", to=chosen, node=node)
+    assert why == [LEADER]
+    topology = Topology(nodes=NODES, cluster=WIDE.bootstrap)
+    assert spec.targets(topology) == {node}
+    bootstrap = "kafka1:9092,kafka2:9092,kafka3:9092"
+    asked = MoveLeader(topic="orders", partition=0, to=chosen, bootstrap=bootstrap)
+    assert spec.actions(node, topology) == (asked,)
+
+
+def test_nobody_chooses_which_brokers_are_asked_but_the_look() -> None:
+    spec = decode("kafka-move-leader", topic="orders", node="a")
+    with pytest.raises(SpecError) as caught:
+        spec.actions("a", Topology(nodes=NODES))
+    assert str(caught.value) == "node: is chosen when the fault fires (leave it out)"
+
+
+def test_who_cannot_lead_is_refused() -> None:
+    with pytest.raises(SpecError) as caught:
+        resolved("kafka-move-leader", topic="orders", to=2)
+    assert str(caught.value) == "to: broker 2 leads it already on orders-0 (choose one of 1)"
+    with pytest.raises(SpecError, match="to: broker 3 is no replica in sync on orders-0 "):
+        resolved("kafka-move-leader", topic="orders", to=3)
+    alone = msgspec.structs.replace(VIEW.partitions[0], in_sync=(2,))
+    with pytest.raises(RefusedError, match="only its leader 2 is in sync on orders-0"):
+        resolved("kafka-move-leader", topic="orders", at=scene(view=msgspec.structs.replace(VIEW, partitions=(alone,))))
+
+
 @pytest.mark.parametrize(
     ("alias", "fields", "path"),
     [
@@ -140,6 +188,9 @@ def test_block_clients() -> None:
         ("kafka-isolate-broker", {"broker": "node1"}, "$.broker"),
         ("kafka-cut-controllers", {"brokers": []}, "$.brokers"),
         ("kafka-block-clients", {"brokers": ["a", "a"]}, "$.brokers"),
+        ("kafka-move-leader", {}, "$.topic"),
+        ("kafka-move-leader", {"topic": "a", "to": -2}, "$.to"),
+        ("kafka-move-leader", {"topic": "a", "config": "client.properties"}, "$.config"),
     ],
 )
 def test_what_is_wrong_is_said_before_anybody_looks(alias: str, fields: dict[str, Any], path: str) -> None:
@@ -149,7 +200,7 @@ def test_what_is_wrong_is_said_before_anybody_looks(alias: str, fields: dict[str
 
 
 def test_each_needs_the_cluster_and_says_what_of_it() -> None:
-    kafka = [cls for cls in registry().by_tag.values() if cls.aliases[0].startswith("kafka-")]
+    kafka = [cls for cls in registry().by_tag.values() if cls.aliases[0].startswith("kafka-") and not cls.is_experiment]
     assert len(kafka) >= 5
     for cls in kafka:
         spec = registry().decode(cls.example)

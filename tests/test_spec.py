@@ -295,7 +295,8 @@ def test_every_spec_answers_every_question(cls: type[TaskSpec]) -> None:
     assert spec.longest_ms() > 0, "an example shows something that lasts"
     again = registry().decode(json.loads(wire(spec)))
     assert again == spec
-    cluster = Topology(nodes={f"node{n}": Node(name=f"node{n}", addresses=(f"10.0.0.{n}",)) for n in (1, 2, 3)})
+    nodes = {f"node{n}": Node(name=f"node{n}", addresses=(f"10.0.0.{n}",)) for n in (1, 2, 3)}
+    cluster = Topology(nodes=nodes, cluster="kafka:9092")
     if spec.needs_cluster(cluster.nodes):
         spec, chosen = spec.resolved(kafka_on(cluster))
         assert chosen

@@ -11,6 +11,8 @@ from typing import Literal
 
 import msgspec
 
+from trogdor_bus.cluster import NOBODY
+
 DEFAULT_ALIVE_MS = 10_000
 """How long a restarted process may take until it is found."""
 
@@ -142,4 +144,23 @@ class Kill(Action, frozen=True, tag="kill"):
         return f"send {self.signal} to {self.match.describe()}{rest}", undo
 
 
-AnyAction = BlockFrom | BlockPorts | Suspend | Kill
+class MoveLeader(Action, frozen=True, tag="move-leader"):
+    """Make the broker `to` the preferred leader of a partition, and elect it; -1: the next replica in sync.
+
+    The brokers of `bootstrap` (HOST:PORT,...) are asked, with the librdkafka properties in the file `config`, if given.
+    """
+
+    topic: str
+    partition: int
+    bootstrap: str
+    to: int = NOBODY
+    config: str = ""
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        who = f"broker {self.to}" if self.to != NOBODY else "the next replica in sync"
+        name = f"{self.topic}-{self.partition}"
+        return f"make {who} lead {name}, asking {self.bootstrap}", f"restore the order of the replicas of {name}"
+
+
+AnyAction = BlockFrom | BlockPorts | Suspend | Kill | MoveLeader

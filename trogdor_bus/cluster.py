@@ -39,9 +39,31 @@ class SeenPartition(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.topic}-{self.number}"
 
     @property
+    def successors(self) -> tuple[int, ...]:
+        """Return the replicas in sync that could lead in the leader's place, the next one first."""
+        at = self.replicas.index(self.leader) if self.leader in self.replicas else 0
+        others = (*self.replicas[at + 1 :], *self.replicas[:at])
+        return tuple(one for one in others if one in self.in_sync)
+
+    @property
     def is_whole(self) -> bool:
         """Return whether it has a leader and every replica is in sync (whatever their order)."""
         return self.leader != NOBODY and set(self.in_sync) == set(self.replicas)
+
+
+class Move(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be moved, as it was found: the order of its replicas, its leader, and who is to lead."""
+
+    topic: str
+    partition: int
+    found: tuple[int, ...]
+    leader: int
+    to: int
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Return the replicas with the one first that is to lead."""
+        return (self.to, *(one for one in self.found if one != self.to))
 
 
 class SeenController(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +100,14 @@ class ClusterView(msgspec.Struct, frozen=True, kw_only=True):
     quorum: Quorum | None = None
     controller: int = NOBODY
     coordinators: Mapping[str, int] = {}
+
+    @property
+    def bootstrap(self) -> str:
+        """Return HOST:PORT,... of the brokers, as they advertise themselves; "" if none does."""
+        found = (self.brokers[number] for number in sorted(self.brokers))
+        return ",".join(
+            f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}" for one in found if one.host
+        )
 
     def partition(self, topic: str, number: int) -> SeenPartition | None:
         """Return one partition, None if there is none of that name."""

@@ -56,6 +56,10 @@ class TaskSpec(
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""
 
+    def performed(self) -> TaskSpec:
+        """Return the spec that is performed in the place of this one; by default itself."""
+        return self
+
     def longest_ms(self) -> int:
         """Return how long (ms) it lasts at most."""
         return self.duration_ms

@@ -43,11 +43,15 @@ class LeftOut(msgspec.Struct, frozen=True):
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    """The nodes by name, and where the coordinator listens; when a node changes, make a new one."""
+    """The nodes by name, and where the coordinator listens; when a node changes, make a new one.
+
+    `cluster` is HOST:PORT,... of the brokers under test, "" unless they were looked at for this.
+    """
 
     nodes: Mapping[str, Node]
     coordinator_addresses: tuple[str, ...] = ()
     coordinator_ports: tuple[int, ...] = ()
+    cluster: str = ""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all nodes that have an agent, sorted."""

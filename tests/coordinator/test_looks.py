@@ -335,3 +335,34 @@ def test_two_that_could_be_a_controller_are_an_error_that_names_both() -> None:
         "nodes: nodes a and b both claim to be controller 1 (give each of these nodes its own `controller: ID` in the "
         "configuration)"
     )
+
+
+def test_a_dry_run_says_who_is_asked_to_move_a_leader(cluster: Cluster) -> None:
+    body = {"class": "kafka-move-leader", "durationMs": 1_000, "topic": "orders"}
+    reply = cluster.api.reply(encode(ValidateSpec(spec=raw(body))), SEEN)[0]
+    plan = msgspec.json.decode(reply.result, type=Plan)
+    ((do, undo),) = plan.nodes[0].steps
+    assert do == "make broker 3 lead orders-0, asking kafka1:9092,kafka2:9092,kafka3:9092"
+    assert undo == "restore the order of the replicas of orders-0"
+    assert plan.losses == ()
+
+
+def test_a_leader_is_moved_by_one_task_at_a_time(cluster: Cluster) -> None:
+    def move(task: str, partition: int = 0) -> None:
+        cluster.create(task, "kafka-move-leader", topic="orders", partition=partition)
+        both = (PARTITION, msgspec.structs.replace(PARTITION, number=1))
+        cluster.show(msgspec.structs.replace(SEEN, view=msgspec.structs.replace(VIEW, partitions=both)))
+
+    move("t")
+    assert cluster.task().state is RUNNING
+    assert (cluster.orders("a"), cluster.orders("b"), cluster.orders("c")) == ([("t", True)], [], [])
+    spec = json.loads(bytes(cluster.task().spec))
+    assert (spec["node"], spec["to"]) == ("a", 3), "neither the old nor the new leader's"
+    move("again")
+    why = "task t moves the leader of orders-0 already: wait for its end, or `trogdor-bus stop t`"
+    assert cluster.task("again").error == f"Unable to find nodes for task: {why}"
+    move("other", 1)
+    assert cluster.task("other").state is RUNNING
+    cluster.stop()
+    move("soon")
+    assert cluster.task("soon").state is DONE, "it is not undone yet"

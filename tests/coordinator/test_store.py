@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, ProcessMatch, Restart, Suspend
 from trogdor_bus.coordinator import store as store_module
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
@@ -37,6 +37,7 @@ ACTIONS: tuple[AnyAction, ...] = (
     BlockPorts(ports=(9092, 9093), direction="both"),
     Suspend(match=ProcessMatch(port=9092), required=False),
     Kill(match=ProcessMatch(pid_file="/run/x"), restart=Restart(command=("true", "é"))),
+    MoveLeader(topic="t", partition=0, bootstrap="kafka:9092", to=2),
 )
 
 

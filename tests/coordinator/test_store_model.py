@@ -10,7 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, ProcessMatch, Restart, Suspend
 from trogdor_bus.coordinator.changes import (
     Change,
     DropTask,
@@ -30,6 +30,7 @@ ACTIONS: tuple[AnyAction, ...] = (
     BlockPorts(ports=(9092, 9093), direction="both"),
     Suspend(match=ProcessMatch(port=9092), required=False),
     Kill(match=ProcessMatch(pid_file="/run/x"), restart=Restart(command=("true", "é"))),
+    MoveLeader(topic="t", partition=0, bootstrap="kafka:9092", to=2),
 )
 
 names = st.sampled_from(["a", "b", "ü", "''", "%", "a\nb"])

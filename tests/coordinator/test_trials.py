@@ -247,3 +247,15 @@ def test_the_next_coordinator_starts_one_that_waits(cluster: Cluster) -> None:
     cluster.restart()
     cluster.pass_(60_000, *NODES)
     assert [type(effect) for effect in cluster.experiments] == [StartExperiment]
+
+
+def test_what_is_performed_as_an_experiment_runs_as_one_and_keeps_its_name(cluster: Cluster) -> None:
+    cluster.create("r", "kafka-rolling-restart", durationMs=600_000)
+    [order] = cluster.experiments
+    assert isinstance(order, StartExperiment) and isinstance(order.spec, ExperimentSpec)
+    assert (order.spec.each_of, order.spec.start_ms, order.spec.chaos_ms) == (("all",), cluster.now, 600_000)
+    task = cluster.task("r")
+    assert (task.state, task.experiment, task.duration_ms) == (RUNNING, True, order.spec.longest_ms())
+    assert b"KafkaRollingRestartSpec" in bytes(task.original) and b"ExperimentSpec" in bytes(task.spec)
+    cluster.create("r", "kafka-rolling-restart", durationMs=600_000)
+    assert len(cluster.experiments) == 1, "the same again is the same task"

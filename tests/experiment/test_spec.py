@@ -176,7 +176,7 @@ def test_evidence_follows_the_fault_unless_it_is_named() -> None:
     assert decode(evidence=["isr-shrank"]).evidence_wanted() == ("isr-shrank",)
     assert decode(fault={"class": "noop", "durationMs": 1}).evidence_wanted() == ()
     unproven = {cls.aliases[0] for cls in registry().by_tag.values() if not EVIDENCE.keys() & set(cls.aliases)}
-    assert unproven == {"noop", "experiment"}, "each fault has what proves it"
+    assert unproven == {"noop", "experiment", "kafka-rolling-restart"}, "each fault has what proves it"
 
 
 FUZZ = st.recursive(
@@ -195,3 +195,16 @@ def test_it_is_accepted_or_refused_in_words(field: str, value: Any) -> None:
         assert error.path.startswith("$")
     else:
         assert registry().decode(json.loads(wire(spec))).longest_ms() == spec.longest_ms()
+
+
+def test_a_fault_that_goes_round_has_no_nodes_and_no_intervals() -> None:
+    fault = {key: value for key, value in FAULT.items() if key != "nodes"}
+    spec = decode(fault=fault, eachOf=["all", "node9"], chaosMs=3_600_000, intervalMs=1)
+    assert spec.faults_planned() == 1
+    assert spec.fault_on("t") == {**fault, "nodes": ["all", "node9"]}
+    assert spec.fault_on("t", "node9") == {**fault, "nodes": ["node9"]}
+    assert refusal(eachOf=["all"]).path == "$.fault.nodes"
+    assert refusal(fault=fault, eachOf=["all"], maxFaults=2).path == "$.maxFaults"
+    assert refusal(fault={"class": "kafka-kill-leader", "durationMs": 1, "topic": "t"}, eachOf=["all"]).path == (
+        "$.fault.nodes"
+    )

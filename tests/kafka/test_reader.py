@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from tests.kafka.troubles import Trouble, during
 from tests.support import wait_until
-from trogdor_bus.cluster import NOBODY, ClusterView
+from trogdor_bus.cluster import NOBODY, ClusterView, Move
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, RefusedError
 from trogdor_bus.kafka.access import Access, Place
 from trogdor_bus.kafka.answers import metadata, seen
 from trogdor_bus.kafka.asking import Peer
-from trogdor_bus.kafka.movers import Move, Moved, move_leader, plan_move, restore
+from trogdor_bus.kafka.movers import Moved, move_leader, plan_move, restore
 from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.kafka.topics import FoundTopic, Topics
 from trogdor_bus.lab.kafka import CONTROLLER_PORT, KafkaCluster

@@ -219,7 +219,7 @@ def _specs(file: str, changes: list[str], cluster: str) -> list[ExperimentSpec]:
             _set(data, change)
         if cluster:
             data["bootstrap"] = cluster
-        spec = registry().decode(data)
+        spec = registry().decode(data).performed()
         if not isinstance(spec, ExperimentSpec):
             kind = type(spec).aliases[0] if type(spec).aliases else type(spec).__name__
             raise SpecError(

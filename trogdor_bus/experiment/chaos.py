@@ -7,11 +7,13 @@ import random
 
 import msgspec
 
+from trogdor_bus.cluster import ClusterView
 from trogdor_bus.errors import HostError, NoCoordinatorError, TrogdorBusError
 from trogdor_bus.experiment.around import Around
 from trogdor_bus.experiment.evidence import NOTICED_MS, Hit, Target, look, new_leader_ms, targets
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow
 from trogdor_bus.messages import TaskInfo
+from trogdor_bus.roles import Places, is_role, parse, resolve
 from trogdor_bus.states import Outcome, TaskState
 
 POLL_S = 0.1
@@ -34,6 +36,9 @@ class Chaos:
         end_ms = around.clock.now_ms() + spec.chaos_ms
         if problems := await self._await_whole(around.clock.now_ms() + spec.recovery_ms):
             raise HostError(f"the cluster is not whole, and nothing is fired at it: {'; '.join(problems)}")
+        if spec.each_of:
+            await self._round(end_ms)
+            return
         while not spec.max_faults or len(self.windows) < spec.max_faults:
             began_ms = around.clock.now_ms()
             await self._one(len(self.windows) + 1)
@@ -63,12 +68,39 @@ class Chaos:
         self._put(end_ms=_undone_ms(info))
         return ""
 
-    async def _one(self, number: int) -> None:
+    async def _round(self, end_ms: int) -> None:
+        """Fire at each of those whom the spec names; HostError if the time is over before."""
+        around = self._around
+        left = self._each(await around.watch.whole())
+        around.say(f"each of {', '.join(left)} is hit, the active controller's last")
+        while left:
+            if around.clock.now_ms() >= end_ms:
+                raise HostError(f"chaosMs = {around.spec.chaos_ms} ms are over, and {', '.join(left)} was not hit yet")
+            view = await around.watch.whole()
+            active = (around.controllers if view.quorum else around.brokers).get(view.controller)
+            node = next((one for one in left if one != active), left[0])
+            await self._one(len(self.windows) + 1, node)
+            if self.windows[-1].error or self.windows[-1].missed:
+                return
+            left.remove(node)
+
+    def _each(self, view: ClusterView) -> list[str]:
+        """Return the nodes that are to be hit, each once; SpecError, or RefusedError, if a role is nobody's."""
+        places = Places(self._around.brokers, self._around.controllers)
+        known = {*places.brokers.values(), *places.controllers.values()}
+        found: dict[str, None] = {}
+        for index, name in enumerate(self._around.spec.each_of):
+            role = parse(name, f"$.eachOf[{index}]") if is_role(name, known) else None
+            nodes = [one.node for one in resolve(role, view, places)] if role else [name]
+            found.update(dict.fromkeys(nodes))
+        return list(found)
+
+    async def _one(self, number: int, node: str = "") -> None:
         around, task_id = self._around, f"{self._around.id}-f{number}"
         window = FaultWindow(number=number, start_ms=around.clock.now_ms(), task_id=task_id)
         self.windows.append(window)
         try:
-            info = await self._performed(task_id)
+            info = await self._performed(task_id, node)
         except TrogdorBusError as error:
             self._put(end_ms=around.clock.now_ms(), error=f"it was not performed: {error}")
             return
@@ -82,10 +114,10 @@ class Chaos:
         around.say(f"fault {number} is undone, after {window.end_ms - window.start_ms} ms")
         await self._settle(info)
 
-    async def _performed(self, task_id: str) -> TaskInfo:
+    async def _performed(self, task_id: str, node: str) -> TaskInfo:
         """Return the task of a fault when it has ended; HostError if it does not."""
         around, spec = self._around, self._around.spec
-        fault = msgspec.json.encode(spec.fault_on(around.topic))
+        fault = msgspec.json.encode(spec.fault_on(around.topic, node))
         own = (around.topic,) if around.topic else ()
         info = await around.client.create(task_id, fault, allow=spec.allow, own_topics=own)
         deadline_ms = around.clock.now_ms() + spec.fault_spec().duration_ms + LATE_MS

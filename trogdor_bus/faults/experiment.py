@@ -31,7 +31,6 @@ EVIDENCE: Mapping[str, tuple[Evidence, ...]] = {
     "kafka-stop-controller": ("process-stopped", "controller-moved"),
     "kafka-isolate-broker": ("cut-off", "isr-shrank"),
     "kafka-cut-controllers": ("cut-off",),
-    "kafka-rolling-restart": ("process-stopped",),
     "kafka-block-clients": ("cut-off",),
     "kafka-move-leader": ("leader-moved",),
     "process-kill": ("process-stopped",),
@@ -59,6 +58,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
     `fault` is any other spec without `startMs`; its `durationMs` is how long each fault lasts. In it, and in a probe's
     `topic`, `$stream` stands for the experiment's own topic. `intervalMs` is counted from the start of one fault to the
     start of the next; with `intervalMaxMs` it is drawn anew each time between the two. `maxFaults` 0: as many as fit.
+    `eachOf` are nodes or roles: the fault hits the node of each, one after another, that of the active controller last,
+    as soon as the cluster is whole again, and all within `chaosMs`; it then has no `nodes` of its own.
     `evidence`: what must be seen for a fault to count as effective; left out, what fits the class of the fault.
     `baselineMs` is the time without a fault before the first, `rampMs` a pause before and after all faults, `quietMs`
     the time without a fault at the end; `recoveryMs` is how long the cluster may take to be whole again after a fault.
@@ -73,6 +74,7 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
     interval_max_ms: Ms = 0
     ramp_ms: Ms = 0
     max_faults: Annotated[int, msgspec.Meta(ge=0, le=MAX_FAULTS)] = 0
+    each_of: tuple[str, ...] = ()
     stream: StreamSpec = StreamSpec()
     baseline_ms: Ms = 10_000
     quiet_ms: Ms = 5_000
@@ -105,6 +107,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         """Raise SpecError for what cannot be meant, naming the field and the remedy."""
         if self.name:
             check_name(self.name, "name", "$.name")
+        require(not self.each_of or "nodes" not in self.fault, "is chosen by eachOf", "$.fault.nodes", "leave it out")
+        require(not self.each_of or not self.max_faults, "is for intervals", "$.maxFaults", "leave it out with eachOf")
         fault = self.fault_spec()
         self._check_times(fault)
         self.stream.check("$.stream")
@@ -145,7 +149,7 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
             f"make it at least {lasts} ms, or say maxFaults: 1",
         )
         require(
-            -(-self.chaos_ms // self.interval_ms) <= MAX_FAULTS or self.max_faults > 0,
+            -(-self.chaos_ms // self.interval_ms) <= MAX_FAULTS or self.max_faults > 0 or bool(self.each_of),
             f"{self.chaos_ms} ms hold more than {MAX_FAULTS} intervals of {self.interval_ms} ms",
             "$.intervalMs",
             "make it longer, or set maxFaults",
@@ -170,7 +174,12 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         return frozenset()
 
     def faults_planned(self) -> int:
-        """Return how many faults begin if no recovery takes longer than the interval: at 0, 1, 2 ... intervals."""
+        """Return how many faults begin if no recovery takes longer than the interval: at 0, 1, 2 ... intervals.
+
+        With `eachOf` there are no intervals: it is 1 then.
+        """
+        if self.each_of:
+            return 1
         fit = -(-self.chaos_ms // max(1, self.interval_ms))
         return min(fit, self.max_faults) if self.max_faults else fit
 
@@ -199,9 +208,13 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
             "all other steps": SLACK_MS,
         }
 
-    def fault_on(self, topic: str) -> dict[str, Any]:
-        """Return the fault as it is submitted, `$stream` replaced by `topic` wherever it stands in a text."""
-        return {key: _replaced(value, topic) for key, value in self.fault.items()}
+    def fault_on(self, topic: str, node: str = "") -> dict[str, Any]:
+        """Return the fault as it is submitted, `$stream` replaced by `topic` wherever it stands in a text.
+
+        With `eachOf` it is for that `node`, "": for all.
+        """
+        nodes = {"nodes": [node] if node else list(self.each_of)} if self.each_of else {}
+        return {key: _replaced(value, topic) for key, value in (self.fault | nodes).items()}
 
     def fault_spec(self) -> TaskSpec:
         """Return the fault, decoded and checked, on a topic such as it will have; SpecError names the field."""

@@ -7,14 +7,17 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
-from trogdor_bus.errors import SpecError
+from trogdor_bus.actions import AnyAction, MoveLeader
+from trogdor_bus.cluster import NOBODY
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec, PortBlockFaultSpec
 from trogdor_bus.faults.process import GraceMs, ProcessKillFaultSpec, ProcessStopFaultSpec, RestartSpec, Signal
+from trogdor_bus.names import shown
 from trogdor_bus.roles import Chosen, Role, Scene, Wanted, is_role, parse, resolve, wanted
 from trogdor_bus.spec import FaultSpec, Port, TaskSpec, require_nodes
 from trogdor_bus.topology import Topology
 
+PartitionNumber = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 BROKER = "kafka.Kafka"
 """What stands in the command line of every broker and controller."""
 
@@ -51,7 +54,7 @@ class KafkaKillLeaderFaultSpec(
     """
 
     topic: str = ""
-    partition: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    partition: PartitionNumber = 0
     match: str = BROKER
     signal: Signal = "SIGKILL"
     grace_ms: GraceMs = 0
@@ -76,9 +79,7 @@ class KafkaKillLeaderFaultSpec(
         return self._killing(tuple(one.node for one in chosen)), chosen
 
     def _role(self) -> Role:
-        if not self.topic:
-            raise SpecError("is missing", path="$.topic", remedy="name the topic whose leader is meant")
-        return parse(f"leader({self.topic}, {self.partition})", "$.topic")
+        return _leader(self.topic, self.partition)
 
     def _killing(self, nodes: tuple[str, ...]) -> ProcessKillFaultSpec:
         restart = (RestartSpec(found=True) if self.restart else ()) if isinstance(self.restart, bool) else self.restart
@@ -250,6 +251,83 @@ class KafkaBlockClientsFaultSpec(
         if not ports:
             raise SpecError("no broker there says where it listens", path="$.ports", remedy="name the ports")
         return PortBlockFaultSpec(nodes=nodes, ports=ports, **self._times()), chosen
+
+
+class KafkaMoveLeaderFaultSpec(
+    _KafkaFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.kafka.KafkaMoveLeaderFaultSpec"
+):
+    """Make another replica lead a partition, by Kafka's own means; at the end the order found is restored.
+
+    `to` is the id of the broker that is to lead, by default (-1) the next replica in sync. An agent asks the brokers
+    for it, chosen as `node` when the fault fires; `config` is a file of librdkafka properties (TLS, SASL) on its host.
+    """
+
+    topic: str = ""
+    partition: PartitionNumber = 0
+    to: Annotated[int, msgspec.Meta(ge=NOBODY, le=2**31 - 1)] = NOBODY
+    config: str = ""
+    node: str = ""
+
+    aliases = ("kafka-move-leader",)
+    summary = "Make another replica the leader of a partition, and restore the order found at the end."
+    example = {"class": "kafka-move-leader", "durationMs": 20000, "topic": "orders", "partition": 0}
+
+    def check(self) -> None:
+        """Raise SpecError unless there is a topic, and `config` is an absolute path."""
+        _leader(self.topic, self.partition)
+        if self.config and not self.config.startswith("/"):
+            raise SpecError(f"{shown(self.config)!r} is no absolute path", path="$.config", remedy="begin it with /")
+
+    def needs_cluster(self, node_names: Container[str]) -> bool:
+        """Return whether it is still open which node does it."""
+        return not self.node
+
+    def cluster_wanted(self, node_names: Container[str]) -> Wanted:
+        """Return the topic."""
+        return wanted([_leader(self.topic, self.partition)])
+
+    def resolved(self, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
+        """Return the same with `to` and `node`: if possible, one whose broker neither led nor will lead."""
+        chosen = resolve(_leader(self.topic, self.partition), scene.view, scene.places, scene.seed)
+        seen = scene.view.partition(self.topic, self.partition)
+        assert seen is not None  # it has a leader
+        if not seen.successors:
+            raise RefusedError(f"only its leader {seen.leader} is in sync on {seen.name}: nobody can take over")
+        to = seen.successors[0] if self.to == NOBODY else self.to
+        if to not in seen.successors:
+            who = "leads it already" if to == seen.leader else "is no replica in sync"
+            others = ", ".join(map(str, seen.successors))
+            raise SpecError(f"broker {to} {who} on {seen.name}", path="$.to", remedy=f"choose one of {others}")
+        able = scene.places.brokers.keys() & scene.view.brokers.keys()
+        asking = min(able | {seen.leader}, key=lambda number: (number == seen.leader, number == to, number))
+        node = scene.places.brokers[asking]
+        return msgspec.structs.replace(self, to=to, node=node), chosen
+
+    def targets(self, topology: Topology) -> frozenset[str]:
+        """Return the node that was chosen."""
+        return frozenset({self.node}) if self.node else frozenset()
+
+    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+        """Return the move; SpecError unless the cluster was looked at."""
+        if not self.node:
+            return super().actions(node, topology)
+        if not topology.cluster:
+            raise SpecError("is chosen when the fault fires", path="$.node", remedy="leave it out")
+        return (
+            MoveLeader(
+                topic=self.topic,
+                partition=self.partition,
+                to=self.to,
+                bootstrap=topology.cluster,
+                config=self.config,
+            ),
+        )
+
+
+def _leader(topic: str, partition: int) -> Role:
+    if not topic:
+        raise SpecError("is missing", path="$.topic", remedy="name the topic whose leader is meant")
+    return parse(f"leader({topic}, {partition})", "$.topic")
 
 
 def _advertised(nodes: Iterable[str], scene: Scene) -> set[int]:

@@ -1,8 +1,9 @@
 """Makes another replica lead a partition, by Kafka's own means: it is put first, and the preferred leader elected.
 
-`python -m trogdor_bus.kafka.movers plan|move|restore` reads JSON on standard input, and prints JSON:
+`python -m trogdor_bus.kafka.movers plan|move|restore|look` reads JSON on standard input, and prints JSON:
 `{"bootstrap": "HOST:PORT,...", "config": FILE or null, "topic": ..., "partition": ..., "to": id or -1}` to plan, which
-prints a move, and `{"bootstrap": ..., "config": ..., "move": {...}}` to move and to restore, as often as need be.
+prints a move, and `{"bootstrap": ..., "config": ..., "move": {...}}` to move and to restore, as often as need be, and
+to look what is left of a move. `"withinMs"` says how long it may take.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kafka.protocol.admin import (
     ListPartitionReassignmentsRequest,
 )
 
-from trogdor_bus.cluster import NOBODY, SeenPartition
+from trogdor_bus.cluster import NOBODY, Move, SeenPartition
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.asking import named
@@ -33,21 +34,6 @@ BROKER_MS = 5000
 NOT_NEEDED, NOT_AVAILABLE = 84, 80
 
 
-class Move(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be moved, as it was found: the order of its replicas, its leader, and who is to lead."""
-
-    topic: str
-    partition: int
-    found: tuple[int, ...]
-    leader: int
-    to: int
-
-    @property
-    def order(self) -> tuple[int, ...]:
-        """Return the replicas with the one first that is to lead."""
-        return (self.to, *(one for one in self.found if one != self.to))
-
-
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
     """Who leads now, of which leader epoch, and whether anything was to be done; `why` says it in words."""
 
@@ -55,6 +41,12 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     epoch: int
     changed: bool
     why: str
+
+
+class Left(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left of a move, in words; "" if nothing is."""
+
+    left: str = ""
 
 
 def plan_move(access: Access, topic: str, partition: int, to: int = NOBODY, timeout_s: float = TIMEOUT_S) -> Move:
@@ -68,8 +60,7 @@ def plan_move(access: Access, topic: str, partition: int, to: int = NOBODY, time
             raise RefusedError(f"{seen.name} has no leader, so none can be moved: wait until it has one")
         if going_on := _reassigned(reader, topic, partition, timeout_s):
             raise RefusedError(f"the replicas of {seen.name} are being reassigned ({going_on}): wait for its end")
-    at = seen.replicas.index(seen.leader) if seen.leader in seen.replicas else 0
-    others = [one for one in (*seen.replicas[at + 1 :], *seen.replicas[:at]) if one in seen.in_sync]
+    others = seen.successors
     if not others:
         raise RefusedError(f"only its leader {seen.leader} is in sync on {seen.name}: nobody can take over")
     if to != NOBODY and to not in others:
@@ -110,6 +101,18 @@ def restore(access: Access, move: Move, timeout_s: float = TIMEOUT_S) -> Moved:
             why = f"{seen.name} has other replicas now, {list(seen.replicas)}: somebody reassigned it, it is left so"
             return Moved(leader=seen.leader, epoch=seen.epoch, changed=False, why=why)
         return _ordered(reader, seen, move.found, timeout_s)
+
+
+def look(access: Access, move: Move, timeout_s: float = TIMEOUT_S) -> Left:
+    """Return whether the replicas are in another order than was found; nothing is changed."""
+    with Reader(access) as reader:
+        try:
+            seen = _seen(reader, move.topic, move.partition, timeout_s)
+        except NotFoundError:
+            return Left()
+    if seen.replicas == move.found or set(seen.replicas) != set(move.found):
+        return Left()
+    return Left(left=f"{seen.name} has its replicas in the order {list(seen.replicas)}, found was {list(move.found)}")
 
 
 def _seen(reader: Reader, topic: str, partition: int, timeout_s: float) -> SeenPartition:
@@ -193,7 +196,7 @@ def _elect(reader: Reader, seen: SeenPartition, timeout_s: float) -> str:
     return ""
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Order(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
     """What the command reads."""
 
     bootstrap: str
@@ -202,6 +205,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     partition: int = 0
     to: int = NOBODY
     move: Move | None = None
+    within_ms: int = int(TIMEOUT_S * 1000)
 
 
 def main(verb: str, text: bytes) -> msgspec.Struct:
@@ -212,11 +216,15 @@ def main(verb: str, text: bytes) -> msgspec.Struct:
         raise SpecError(f"this is no order: {error}", remedy="write what `move` says at its head, as JSON") from None
     access = Access(order.bootstrap, None if order.config is None else Path(order.config))
     if verb == "plan":
-        return plan_move(access, order.topic, order.partition, order.to)
-    verbs: dict[str, Callable[[Access, Move], Moved]] = {"move": move_leader, "restore": restore}
+        return plan_move(access, order.topic, order.partition, order.to, order.within_ms / 1000)
+    verbs: dict[str, Callable[[Access, Move, float], msgspec.Struct]] = {
+        "move": move_leader,
+        "restore": restore,
+        "look": look,
+    }
     if verb not in verbs or order.move is None:
-        raise SpecError(f"cannot {verb} {order.move}", remedy="plan with a topic; move or restore with a move")
-    return verbs[verb](access, order.move)
+        raise SpecError(f"cannot {verb} {order.move}", remedy="plan with a topic; move, restore or look with a move")
+    return verbs[verb](access, order.move, order.within_ms / 1000)
 
 
 if __name__ == "__main__":

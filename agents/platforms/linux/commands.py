@@ -24,10 +24,10 @@ UNLESS_ORPHAN = 'test "$PPID" = "$0" && exec "$@"'
 
 
 class ToolFailedError(HostError):
-    """A tool ended with an exit code other than 0; `code` is that, negative for a signal."""
+    """A tool ended with an exit code other than 0; `code` is that, negative for a signal, `words` are its own."""
 
-    def __init__(self, text: str, code: int) -> None:
-        self.code = code
+    def __init__(self, text: str, code: int, words: str = "") -> None:
+        self.code, self.words = code, words
         super().__init__(text)
 
 
@@ -78,7 +78,8 @@ def run(
         raise
     if child.returncode != 0:
         words = " ".join(err.decode(errors="replace").split())
-        raise ToolFailedError(f"{tool} failed ({child.returncode}): {words or 'it gave no reason'}", child.returncode)
+        text = f"{tool} failed ({child.returncode}): {words or 'it gave no reason'}"
+        raise ToolFailedError(text, child.returncode, words)
     return out.decode(errors="replace")
 
 

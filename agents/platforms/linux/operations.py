@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from trogdor_bus.actions import MOST_GRACE_MS, ProcessMatch
+from trogdor_bus.cluster import Move
 from trogdor_bus.errors import HostError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import Operation, ProcessIdentity, Step
@@ -181,11 +182,27 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     started: ProcessIdentity | None = None
 
 
+class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="lead"):
+    """Make a replica lead; the brokers of `bootstrap` are asked, with the properties in the file `config`, if any."""
+
+    bootstrap: str
+    config: str
+    move: Move
+
+
+class LeadBack(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="lead-back"):
+    """Restore the order of the replicas that was found, and have the first one lead."""
+
+    bootstrap: str
+    config: str
+    move: Move
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="nothing"):
     """There is nothing to take back."""
 
 
-AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Finish | Restart | Nothing
+AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Finish | Restart | Lead | LeadBack | Nothing
 
 
 def step(do: AnyOperation, undo: AnyOperation) -> Step:

@@ -12,8 +12,8 @@ from typing import get_args
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Suspend
-from trogdor_bus.agents.platforms.linux import firewall, locking, newcomers, processes, rules, signals
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
+from trogdor_bus.agents.platforms.linux import firewall, leaders, locking, newcomers, processes, rules, signals
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
     open_again,
@@ -29,6 +29,8 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Finish,
     Freeze,
     Hook,
+    Lead,
+    LeadBack,
     NamespaceIdentity,
     Nothing,
     OwnedChains,
@@ -61,6 +63,7 @@ class LinuxPlatform:
     def __init__(self, attach: str = "", allow_commands: Sequence[Sequence[str]] = ()) -> None:
         self._attachment = parse_attachment(attach)
         self._restarts = Restarts(self._attachment)
+        self._leaders = leaders.Leaders()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
         self._controller: int | None = None
@@ -93,6 +96,8 @@ class LinuxPlatform:
 
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
+        if isinstance(action, MoveLeader):
+            return Prepared((leaders.prepare(action),))
         with open_attached(self._attachment) as namespace:
             match action:
                 case BlockFrom() | BlockPorts():
@@ -121,6 +126,8 @@ class LinuxPlatform:
                 signals.deliver(deliver)
                 if deliver.grace_ms:
                     return plain(signals.told_to_end(deliver, read(step.undo)))
+            case Lead() as lead:
+                leaders.move(lead)
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
         return None
@@ -138,6 +145,8 @@ class LinuxPlatform:
                     return ""
                 case Restart() as restart:
                     return self._restarts.undo(restart, note)
+                case LeadBack() as back:
+                    return self._leaders.restore(back)
                 case Nothing():
                     return ""
                 case other:
@@ -197,6 +206,8 @@ class LinuxPlatform:
                     return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
             case Thaw(leave=False) as thaw if not _held(thaw, held) and signals.is_stopped(thaw.process):
                 return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
+            case LeadBack() as back:
+                return self._leaders.residue(back)
             case _:
                 return ()
 
@@ -218,6 +229,8 @@ class LinuxPlatform:
                 return f"{self._typed_prefix()}{typed(command)}"
             case _, Restart() as restart:
                 return typed(restart.how)
+            case _, LeadBack() as back:
+                return leaders.typed(back)
             case _:
                 return ""
 
