@@ -12,7 +12,7 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conftest import require_kafka
-from tests.e2e.steps import await_active, await_done, new_id, stop
+from tests.e2e.steps import await_active, new_id, stop
 from tests.kafka.steps import carries, creates_topic, submit, whole_again
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
@@ -80,16 +80,16 @@ def test_only_the_active_controller_stops_and_a_second_loss_is_refused(lab: Kafk
     ], "the brokers go on"
     assert carries(lab.cluster.bootstrap, TOPIC)
 
-    second = {"class": "process-stop", "nodes": ["controller"], "match": KAFKA, "durationMs": 10_000}
+    second = {"class": "process-stop", "nodes": ["controller"], "match": KAFKA}
     code, printed = submit(lab, second)
     assert code == 2 and "no-quorum" in printed and "min-isr" not in printed, printed
     other, began = new_id("second"), time.monotonic()
     code, printed = submit(lab, second, "--id", other, "--allow", "no-quorum")
     assert code == 0, printed
-    wait_until(lambda: reader.read(timeout_s=1).controller == NOBODY, 9, "no controller to be left")
+    wait_until(lambda: reader.read(timeout_s=1).controller == NOBODY, 20, "no controller to be left")
     timed("no quorum", began)
     assert len(frozen(lab)) == 2
-    await_done(lab, other, 30)
+    stop(lab, other)
     stop(lab, task)
     assert not frozen(lab)
 
@@ -164,7 +164,7 @@ def test_clients_are_cut_and_brokers_go_on_among_themselves(lab: KafkaLab, reade
     assert now is not None and now.is_whole and (now.leader, now.epoch) == (hit, partition.epoch)
     stop(lab, task)
     wait_until(lambda: brokers_of(from_outside[hit]) == {1, 2, 3}, 20, "clients to be let in again")
-    shared = {"class": "port-block", "nodes": [f"not(broker({hit}))"], "ports": [PORT]}
+    shared = {"class": "port-block", "nodes": [f"leader({TOPIC}, 0)"], "ports": [PORT]}
     code, printed = submit(lab, shared)
     assert code == 2 and "below-min-isr" in printed, f"that port is the one between brokers: {printed}"
 

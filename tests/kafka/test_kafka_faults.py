@@ -60,8 +60,12 @@ def test_the_leader_is_killed_and_started_again_and_the_log_names_it(lab: KafkaL
     assert told["chosen"] == [line]
     assert told["spec"]["nodes"] == [node]
     wait_until(lambda: lab.cluster.pid(node) not in (0, pid), 60, "the broker to be started again")
-    after = reader.read().partition(TOPIC, 0)
-    assert after is not None and after.leader not in (seen.leader, NOBODY) and after.epoch > seen.epoch
+
+    def moved() -> bool:  # the broker is back sooner than its session expires, and waits for that
+        after = reader.read().partition(TOPIC, 0)
+        return after is not None and after.leader not in (seen.leader, NOBODY) and after.epoch > seen.epoch
+
+    wait_until(moved, 40, "another leader")
 
 
 def test_the_controller_is_followed_and_a_second_loss_refused(lab: KafkaLab, reader: Reader) -> None:

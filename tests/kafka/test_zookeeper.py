@@ -73,12 +73,17 @@ def test_every_node_has_an_agent_and_no_broker_is_a_kraft_one(lab: KafkaLab) -> 
     assert "process.roles" not in lab.cluster.run("broker1", "cat", "/proc/1/cmdline")
 
 
-def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: KafkaLab) -> None:
+@pytest.fixture
+def reader(lab: KafkaLab) -> Iterator[Reader]:
+    with Reader(Access(lab.cluster.bootstrap_inside)) as made:
+        yield made
+
+
+def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: KafkaLab, reader: Reader) -> None:
     inside = lab.cluster.bootstrap_inside
     assert creates_topic(lab, "before")
     assert carries(inside, "before")
-    with Reader(Access(inside)) as reader:
-        view = reader.read()
+    view = reader.read()
     assert (view.quorum, view.controller) == (None, controller(lab))
     code, printed = submit(lab, {"class": "kafka-stop-controller"}, "--dry-run")
     assert code == 0, printed
@@ -94,12 +99,14 @@ def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: K
     assert lab.cluster.logs(ZOOKEEPER).count("Expiring session") >= len(ALL)
     assert carries(inside, "before"), "brokers reach each other, and who led before leads on"
     assert not creates_topic(lab, "during"), "nobody is there who could decide where it is"
+    assert reader.read().quorum is None
     stop(lab, task)
     dropped = {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
     print(f"measured: packets dropped {dropped}")
     assert dropped.keys() == set(lab.nodes) and all(dropped.values())
     timed("all brokers to be registered again", lambda: registered(lab) == ALL, 90)
     timed("a topic to be created again", lambda: creates_topic(lab, f"after-{time.monotonic_ns()}"), 90)
+    wait_until(lambda: reader.read().controller == controller(lab), 20, "the new controller to be seen")
     assert carries(inside, "before")
 
 

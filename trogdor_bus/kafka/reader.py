@@ -118,7 +118,7 @@ class _Reading:
             time.sleep(AGAIN_S)
 
     def _is_complete(self, view: ClusterView) -> bool:
-        has_controller = self._without_quorum or (view.quorum is not None and view.quorum.leader != NOBODY)
+        has_controller = not self._wanted.quorum or view.controller != NOBODY
         return has_controller and all(number != NOBODY for number in view.coordinators.values())
 
     def _left_s(self) -> float:
