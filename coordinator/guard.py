@@ -85,9 +85,9 @@ class _State:
         self.view, self.places = view, places
         self.voters = {one.id: one for one in view.quorum.voters} if view.quorum else {}
         stations = {one.id: self._station(places.controllers, one.id, one.port) for one in self.voters.values()}
-        stations |= {one.id: self._station(places.brokers, one.id, one.port) for one in view.brokers.values()}
-        for number in stations.keys() & self.voters.keys() & view.brokers.keys():  # one process, two ports
-            stations[number] = self._station(places.brokers, number, view.brokers[number].port)
+        stations |= {  # of a broker that is a controller as well, one process with two ports, this one counts
+            one.id: self._station(places.brokers, one.id, one.inside_port or one.port) for one in view.brokers.values()
+        }
         scene = Scene(stations=stations, members={})
         self._moment = Moment(scene, [blow_of(scene, strike) for strike in strikes])
         self._zookeeper = [] if view.quorum else self._others(strikes)

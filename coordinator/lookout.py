@@ -75,7 +75,7 @@ class Lookout:
             from trogdor_bus.kafka.reader import Reader
 
             self._reader = Reader(Access(self._bootstrap, self._properties))
-        view = self._reader.read(None, wanted.coordinators)
+        view = self._reader.read(None, wanted.coordinators, ports=True)
         hosts = {one.host for one in view.brokers.values()} | {
             one.host for one in (view.quorum.voters if view.quorum else ())
         }

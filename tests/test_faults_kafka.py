@@ -122,6 +122,12 @@ def test_block_clients() -> None:
     assert resolved("kafka-block-clients", brokers=["c"], ports=[9094])[0] == decode(
         "port-block", nodes=["c"], ports=[9094]
     )
+    apart = SeenBroker(id=1, port=19092, inside_port=9091, client_ports=(9092, 9094))
+    shared = SeenBroker(id=2, port=19092, inside_port=9095)
+    told = scene(view=msgspec.structs.replace(VIEW, brokers={**VIEW.brokers, 1: apart, 2: shared}))
+    for nodes, ports in (["a"], [9092, 9094]), (["b"], [9095]):
+        found, _ = resolved("kafka-block-clients", at=told, brokers=nodes)
+        assert found == decode("port-block", nodes=nodes, ports=ports)
     with pytest.raises(SpecError) as caught:
         resolved("kafka-block-clients", brokers=["x"])
     assert caught.value.path == "$.ports"

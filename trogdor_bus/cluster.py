@@ -11,12 +11,18 @@ NOBODY = -1
 
 
 class SeenBroker(msgspec.Struct, frozen=True, kw_only=True):
-    """A broker that is registered and not fenced, as it advertises itself."""
+    """A broker that is registered and not fenced, as it advertises itself to who asks.
+
+    `inside_port` is where it listens for other brokers, `client_ports` where for clients only: the ports on its own
+    node, which may be advertised as others. They are 0 and none if that was not asked, or it does not tell.
+    """
 
     id: int
     host: str = ""
     port: int = 0
     rack: str = ""
+    inside_port: int = 0
+    client_ports: tuple[int, ...] = ()
 
 
 class SeenPartition(msgspec.Struct, frozen=True, kw_only=True):

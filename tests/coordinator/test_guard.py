@@ -98,6 +98,16 @@ def test_which_rules_a_fault_breaks(combined: bool, new: list[Strike], expected:
     assert broken(cluster(combined=combined), new) == expected
 
 
+def test_a_block_of_ports_counts_where_brokers_listen_for_each_other() -> None:
+    view = cluster()
+    told = {
+        one.id: msgspec.structs.replace(one, inside_port=9090, client_ports=(9092,)) for one in view.brokers.values()
+    }
+    apart = msgspec.structs.replace(view, brokers=told)
+    assert broken(apart, on("b1", BlockPorts(ports=(9092,)))) == set()
+    assert broken(apart, on("b1", BlockPorts(ports=(9090,)))) == {"below-min-isr"}
+
+
 def test_a_second_loss_at_the_same_time_is_seen_before_the_cluster_notices() -> None:
     view = cluster()
     found = loss(view, freeze("b2"), freeze("b1"))

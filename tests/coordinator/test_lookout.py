@@ -27,8 +27,8 @@ class FakeReader:
     def __init__(self, answer: ClusterView | Exception | threading.Event) -> None:
         self.answer, self.calls, self.closed = answer, list[Any](), False
 
-    def read(self, topics: Any, coordinators: Any) -> ClusterView:
-        self.calls.append((topics, coordinators))
+    def read(self, topics: Any, coordinators: Any, *, ports: bool) -> ClusterView:
+        self.calls.append((topics, coordinators, ports))
         if isinstance(self.answer, threading.Event):
             self.answer.wait(30)
             raise HostError("too late")
@@ -51,7 +51,7 @@ def test_all_topics_are_seen_and_the_addresses_of_all_hosts() -> None:
     seen = asyncio.run(found.answer(LookAtCluster("t", 7, Wanted(("orders",), ("group:g",)), 1)))
     assert (seen.task, seen.number, seen.sighting.view, seen.sighting.error) == ("t", 7, VIEW, "")
     assert seen.sighting.hosts == {"127.0.0.1": ("127.0.0.1",), "::1": ("::1",), "no.such.host.invalid": ()}
-    assert reader.calls == [(None, ("group:g",))]
+    assert reader.calls == [(None, ("group:g",), True)]
     found.close()
     assert reader.closed
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
+from tests.kafka.steps import carries, creates_topic, submit
 from tests.support import require_namespaces, wait_until
+from trogdor_bus.kafka.access import Access
+from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.lab.kafka import LAST_WITH_ZOOKEEPER
 from trogdor_bus.lab.kafka_lab import KafkaLab
 
@@ -33,8 +33,8 @@ def lab() -> Iterator[KafkaLab]:
         yield made
 
 
-def registered(lab: KafkaLab) -> set[int]:
-    """Return the brokers whose sessions ZooKeeper keeps, as it says itself."""
+def dump(lab: KafkaLab) -> str:
+    """Return what ZooKeeper tells of its sessions."""
     told: list[str] = []
 
     def whole() -> bool:  # it may hang up before it has said all
@@ -42,17 +42,19 @@ def registered(lab: KafkaLab) -> set[int]:
         return "Connections Sets" in told[-1]
 
     wait_until(whole, 20, "ZooKeeper to tell of its sessions")
-    return {number for number in ALL if f"/brokers/ids/{number}\n" in told[-1]}
+    return told[-1]
 
 
-def creates_topic(lab: KafkaLab, name: str) -> bool:
-    client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap, "log_level": 0})
-    created = client.create_topics([NewTopic(name, 1, 3)], operation_timeout=5, request_timeout=8)[name]
-    try:
-        created.result(30)
-    except KafkaException:
-        return False
-    return True
+def registered(lab: KafkaLab) -> set[int]:
+    """Return the brokers whose sessions ZooKeeper keeps, as it says itself."""
+    told = dump(lab)
+    return {number for number in ALL if f"/brokers/ids/{number}\n" in told}
+
+
+def controller(lab: KafkaLab) -> int:
+    """Return the broker whose session holds /controller in ZooKeeper."""
+    session = next(part for part in dump(lab).split("0x") if "/controller\n" in part)
+    return next(number for number in ALL if f"/brokers/ids/{number}\n" in session)
 
 
 def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
@@ -60,27 +62,6 @@ def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
     began = time.monotonic()
     wait_until(predicate, timeout_s, what)
     print(f"measured: {what} {time.monotonic() - began:.1f} s")
-
-
-def carries(lab: KafkaLab, topic: str) -> bool:
-    """Return whether a record goes round."""
-    word = uuid.uuid4().bytes
-    producer = Producer({"bootstrap.servers": lab.cluster.bootstrap, "acks": "all", "log_level": 0})
-    producer.produce(topic, word, partition=0)
-    if producer.flush(30):
-        return False
-    settings = {"bootstrap.servers": lab.cluster.bootstrap, "group.id": "unused", "enable.auto.commit": False}
-    consumer = Consumer(settings)
-    consumer.assign([TopicPartition(topic, 0, 0)])
-    try:
-        until = time.monotonic() + 30
-        while time.monotonic() < until:
-            record = consumer.poll(1)
-            if record is not None and record.value() == word:
-                return True
-        return False
-    finally:
-        consumer.close()
 
 
 def test_every_node_has_an_agent_and_no_broker_is_a_kraft_one(lab: KafkaLab) -> None:
@@ -92,25 +73,41 @@ def test_every_node_has_an_agent_and_no_broker_is_a_kraft_one(lab: KafkaLab) -> 
     assert "process.roles" not in lab.cluster.run("broker1", "cat", "/proc/1/cmdline")
 
 
-def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: KafkaLab) -> None:
+@pytest.fixture
+def reader(lab: KafkaLab) -> Iterator[Reader]:
+    with Reader(Access(lab.cluster.bootstrap_inside)) as made:
+        yield made
+
+
+def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: KafkaLab, reader: Reader) -> None:
+    inside = lab.cluster.bootstrap_inside
     assert creates_topic(lab, "before")
-    assert carries(lab, "before")
+    assert carries(inside, "before")
+    view = reader.read()
+    assert (view.quorum, view.controller) == (None, controller(lab))
+    code, printed = submit(lab, {"class": "kafka-stop-controller"}, "--dry-run")
+    assert code == 0, printed
+    assert f"now controller is broker {view.controller} on node broker{view.controller}" in printed
+    cut = {"class": "kafka-cut-controllers", "durationMs": 180_000, "zookeeper": [ZOOKEEPER]}
+    code, printed = submit(lab, cut)
+    assert code == 2 and "below-min-isr" in printed and "brokers 1, 2 and 3 would be gone" in printed, printed
     task = new_id("cut")
-    cut = {"class": "partition", "durationMs": 180_000, "partitions": [list(lab.cluster.brokers.values()), [ZOOKEEPER]]}
-    done = lab.trogdor("submit", "-", "--id", task, given=json.dumps(cut))
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, printed = submit(lab, cut, "--id", task, "--allow", "below-min-isr")
+    assert code == 0, printed
     await_active(lab, task)
     timed("the sessions of all brokers to expire", lambda: not registered(lab), 60)
     assert lab.cluster.logs(ZOOKEEPER).count("Expiring session") >= len(ALL)
-    assert carries(lab, "before"), "brokers reach each other, and who led before leads on"
+    assert carries(inside, "before"), "brokers reach each other, and who led before leads on"
     assert not creates_topic(lab, "during"), "nobody is there who could decide where it is"
+    assert reader.read().quorum is None
     stop(lab, task)
     dropped = {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
     print(f"measured: packets dropped {dropped}")
     assert dropped.keys() == set(lab.nodes) and all(dropped.values())
     timed("all brokers to be registered again", lambda: registered(lab) == ALL, 90)
     timed("a topic to be created again", lambda: creates_topic(lab, f"after-{time.monotonic_ns()}"), 90)
-    assert carries(lab, "before")
+    wait_until(lambda: reader.read().controller == controller(lab), 20, "the new controller to be seen")
+    assert carries(inside, "before")
 
 
 def test_a_broker_that_was_killed_is_started_again_when_its_session_is_over(lab: KafkaLab) -> None:

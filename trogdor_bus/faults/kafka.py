@@ -232,10 +232,10 @@ class KafkaCutControllersFaultSpec(
 class KafkaBlockClientsFaultSpec(
     _BrokersFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.kafka.KafkaBlockClientsFaultSpec"
 ):
-    """Drop what clients send to brokers, which go on among themselves if they have ports of their own for that.
+    """Drop what clients send to brokers, which go on among themselves if they have a listener of their own for that.
 
-    `brokers` are nodes or roles, all by default. `ports` are those of the clients' listener, by default the ones that
-    these brokers advertise to who asks as trogdor-bus does.
+    `brokers` are nodes or roles, all by default. `ports` are those of the clients' listeners on these nodes, by default
+    of all listeners but those of brokers and controllers. Where brokers and clients share the only one, it is that.
     """
 
     ports: tuple[Port, ...] = ()
@@ -247,12 +247,13 @@ class KafkaBlockClientsFaultSpec(
     def resolved(self, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
         """Return the block of the ports."""
         nodes, chosen = self._chosen(scene)
-        ports = self.ports or tuple(sorted(_advertised(nodes, scene)))
+        ports = self.ports or tuple(sorted(_client_ports(nodes, scene)))
         if not ports:
             raise SpecError("no broker there says where it listens", path="$.ports", remedy="name the ports")
         return PortBlockFaultSpec(nodes=nodes, ports=ports, **self._times()), chosen
 
 
+<<<<<<< HEAD
 class KafkaMoveLeaderFaultSpec(
     _KafkaFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.kafka.KafkaMoveLeaderFaultSpec"
 ):
@@ -331,6 +332,11 @@ def _leader(topic: str, partition: int) -> Role:
 
 
 def _advertised(nodes: Iterable[str], scene: Scene) -> set[int]:
+=======
+def _client_ports(nodes: Iterable[str], scene: Scene) -> set[int]:
+    """Return where the brokers of some nodes listen for clients, if they do not tell, what they advertise."""
+>>>>>>> h8
     wanted_nodes = set(nodes)
     ids = {number for number, node in scene.places.brokers.items() if node in wanted_nodes}
-    return {broker.port for number, broker in scene.view.brokers.items() if number in ids and broker.port}
+    brokers = [broker for number, broker in scene.view.brokers.items() if number in ids]
+    return {port for one in brokers for port in one.client_ports or (one.inside_port or one.port,) if port}

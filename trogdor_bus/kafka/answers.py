@@ -15,6 +15,7 @@ from trogdor_bus.kafka.asking import named
 TOPIC, BROKER = 2, 4
 """The types of what has settings."""
 MIN_IN_SYNC = "min.insync.replicas"
+LISTENERS = ["listeners", "inter.broker.listener.name", "security.inter.broker.protocol", "controller.listener.names"]
 LOG_OF_CONTROLLERS = "__cluster_metadata"
 UNKNOWN_TOPIC, NOT_ALLOWED_TOPIC, NOT_ALLOWED_CLUSTER = 3, 29, 31
 KINDS = {"group": 0, "transaction": 1}
@@ -106,6 +107,24 @@ def settings_seen(answer: Any) -> Mapping[str, Mapping[str, str]]:
         if not row.error_code:
             found[row.resource_name] = {one.name: one.value for one in row.configs if one.value is not None}
     return found
+
+
+def listening(settings: Mapping[str, str]) -> tuple[int, tuple[int, ...]]:
+    """Return the port where a broker of these settings listens for other brokers, and those for clients only.
+
+    They are 0 and none if the settings do not tell.
+    """
+    ports = {}
+    for listener in settings.get("listeners", "").split(","):
+        name, _, address = listener.strip().partition("://")
+        port = address.rpartition(":")[2]
+        if port.isdecimal() and int(port):
+            ports[name.upper()] = int(port)
+    between = settings.get("inter.broker.listener.name") or settings.get("security.inter.broker.protocol", "")
+    controllers = [name.strip() for name in settings.get("controller.listener.names", "").split(",")]
+    others = {port for name, port in ports.items() if name not in {one.upper() for one in (between, *controllers)}}
+    inside = ports.get(between.upper(), 0)
+    return (inside, tuple(sorted(others - {inside}))) if inside else (0, ())
 
 
 def coordinator(text: str) -> Any:

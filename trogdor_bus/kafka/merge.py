@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec.structs import replace
 
@@ -47,6 +47,16 @@ def with_min_in_sync(view: ClusterView, by_topic: dict[str, int]) -> ClusterView
     """Return the view with the effective min.insync.replicas of its topics; one that is not named keeps 1."""
     partitions = (replace(one, min_in_sync=by_topic.get(one.topic, one.min_in_sync)) for one in view.partitions)
     return replace(view, partitions=tuple(partitions))
+
+
+def with_ports(view: ClusterView, by_broker: Mapping[int, tuple[int, tuple[int, ...]]]) -> ClusterView:
+    """Return the view with the ports, for brokers and for clients only, of the brokers that are named."""
+    told = {number: by_broker[number] for number in by_broker if number in view.brokers}
+    ports = {
+        number: replace(view.brokers[number], inside_port=inside, client_ports=clients)
+        for number, (inside, clients) in told.items()
+    }
+    return replace(view, brokers={**view.brokers, **ports})
 
 
 def best_informed(views: Sequence[ClusterView]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,7 @@ from trogdor_bus.kafka import answers
 from trogdor_bus.kafka.access import Access, Place
 from trogdor_bus.kafka.asking import ANSWER_S, Make, Peer
 from trogdor_bus.kafka.brokers import AGAIN_S, QUORUM, Brokers
-from trogdor_bus.kafka.merge import best_informed, merge, with_min_in_sync
+from trogdor_bus.kafka.merge import best_informed, merge, with_min_in_sync, with_ports
 
 TIMEOUT_S = 5.0
 
@@ -27,6 +28,7 @@ class _Wanted(NamedTuple):
     topics: tuple[str, ...] | None
     coordinators: tuple[str, ...]
     quorum: bool
+    ports: bool
 
 
 class Reader:
@@ -44,15 +46,16 @@ class Reader:
         timeout_s: float = TIMEOUT_S,
         *,
         quorum: bool = True,
+        ports: bool = False,
     ) -> ClusterView:
         """Return the cluster: the topics that are there of those named (all by default), and coordinators.
 
         Up to the deadline it waits for an active controller and for the coordinators; who is not there then is NOBODY.
         With `quorum=False` controllers are not asked for, and the answer comes in milliseconds while they are elected,
-        too: `quorum` is None, `controller` NOBODY. HostError if no broker answers, or something is forbidden;
-        SpecError if a coordinator is none.
+        too: `quorum` is None, `controller` NOBODY. With `ports=True` each broker is asked where it listens for whom.
+        HostError if no broker answers, or something is forbidden; SpecError if a coordinator is none.
         """
-        wanted = _Wanted(None if topics is None else tuple(dict.fromkeys(topics)), tuple(coordinators), quorum)
+        wanted = _Wanted(None if topics is None else tuple(dict.fromkeys(topics)), tuple(coordinators), quorum, ports)
         for text in wanted.coordinators:
             answers.coordinator(text)
         deadline_s = time.monotonic() + timeout_s
@@ -115,7 +118,7 @@ class _Reading:
             time.sleep(AGAIN_S)
 
     def _is_complete(self, view: ClusterView) -> bool:
-        has_controller = self._without_quorum or (view.quorum is not None and view.quorum.leader != NOBODY)
+        has_controller = not self._wanted.quorum or view.controller != NOBODY
         return has_controller and all(number != NOBODY for number in view.coordinators.values())
 
     def _left_s(self) -> float:
@@ -143,7 +146,7 @@ class _Reading:
         quorum = self._quorum(merged.cluster_id)
         controller = merged.controller if quorum is None and self._wanted.quorum else NOBODY
         return replace(
-            with_min_in_sync(merged, by_topic),
+            with_ports(with_min_in_sync(merged, by_topic), self._ports() if self._wanted.ports else {}),
             at_ms=at_ms,
             quorum=quorum,
             controller=controller if quorum is None else quorum.leader,
@@ -204,6 +207,20 @@ class _Reading:
             if told and not left:
                 break
         return found if told else None
+
+    def _ports(self) -> dict[int, tuple[int, tuple[int, ...]]]:
+        """Return where brokers listen for others and for clients, of those that tell: it is a right of its own."""
+        asked = {number: Peer(place) for number in self._brokers.known_ids() if (place := self._brokers.place(number))}
+        questions: dict[Peer, Make] = {
+            peer: partial(answers.settings, answers.BROKER, (str(number),), answers.LISTENERS)
+            for number, peer in asked.items()
+        }
+        told = self._brokers.ask(questions, max(self._left_s(), AGAIN_S)).answers
+        found = {}
+        for number, peer in asked.items():
+            with contextlib.suppress(HostError, KeyError):
+                found[number] = answers.listening(answers.settings_seen(told[peer])[str(number)])
+        return found
 
     def _coordinator(self, text: str, places: Sequence[Place]) -> int:
         answer = self._first(places, lambda: answers.coordinator(text))

@@ -225,6 +225,7 @@ class KafkaCluster:
             settings["listeners"] = f"BROKER://{address}:{PORT},HOST://{address}:{PUBLISHED_PORT}"
             settings["advertised.listeners"] = f"BROKER://{address}:{PORT},HOST://127.0.0.1:{self.ports[node]}"
             settings["inter.broker.listener.name"] = "BROKER"
+            settings["broker.rack"] = node.replace("broker", "r")
         return settings
 
     def _roles(self, number: int) -> dict[str, str]:
