@@ -253,7 +253,6 @@ class KafkaBlockClientsFaultSpec(
         return PortBlockFaultSpec(nodes=nodes, ports=ports, **self._times()), chosen
 
 
-<<<<<<< HEAD
 class KafkaMoveLeaderFaultSpec(
     _KafkaFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.kafka.KafkaMoveLeaderFaultSpec"
 ):
@@ -331,11 +330,8 @@ def _leader(topic: str, partition: int) -> Role:
     return parse(f"leader({topic}, {partition})", "$.topic")
 
 
-def _advertised(nodes: Iterable[str], scene: Scene) -> set[int]:
-=======
 def _client_ports(nodes: Iterable[str], scene: Scene) -> set[int]:
     """Return where the brokers of some nodes listen for clients, if they do not tell, what they advertise."""
->>>>>>> h8
     wanted_nodes = set(nodes)
     ids = {number for number, node in scene.places.brokers.items() if node in wanted_nodes}
     brokers = [broker for number, broker in scene.view.brokers.items() if number in ids]
