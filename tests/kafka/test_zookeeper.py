@@ -99,7 +99,6 @@ def test_brokers_cut_off_from_zookeeper_lose_their_sessions_and_come_back(lab: K
     assert lab.cluster.logs(ZOOKEEPER).count("Expiring session") >= len(ALL)
     assert carries(inside, "before"), "brokers reach each other, and who led before leads on"
     assert not creates_topic(lab, "during"), "nobody is there who could decide where it is"
-    assert reader.read().quorum is None
     stop(lab, task)
     dropped = {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
     print(f"measured: packets dropped {dropped}")
