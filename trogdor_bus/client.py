@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -42,6 +42,8 @@ from trogdor_bus.states import TaskState
 TIMEOUT_S = 3.0
 POLL_S = 0.2
 CREATE_TRIES = 3
+SILENCE_S = 60.0
+"""How long nobody may answer somebody who waits for an end: a bus on Kafka is silent while a new leader is found."""
 
 _T = TypeVar("_T")
 _PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
@@ -120,9 +122,9 @@ class Client:
         """Return the nodes, by name."""
         return await self._ask(ListNodes(), tuple[NodeRow, ...])
 
-    async def status(self) -> CoordinatorStatus:
-        """Return when the coordinator started, and what it is."""
-        return await self._ask(AskStatus(), CoordinatorStatus)
+    async def status(self, silence_s: float = 0.0) -> CoordinatorStatus:
+        """Return when the coordinator started, and what it is; it is asked again for `silence_s` without an answer."""
+        return await self._patiently(lambda: self._ask(AskStatus(), CoordinatorStatus), silence_s)
 
     async def abort(self, latch: str, node: str = "") -> Latch:
         """End everything on a node, or ("") on all, and let nothing start until `resume`; the latch that is in force.
@@ -140,28 +142,30 @@ class Client:
         await self._answer(Shutdown())
 
     async def wait(
-        self, id: str, on_change: Callable[[TaskInfo], None] = lambda info: None, silence_s: float = 60.0
+        self, id: str, on_change: Callable[[TaskInfo], None] = lambda info: None, silence_s: float = SILENCE_S
     ) -> TaskInfo:
         """Return the task once it is DONE, calling `on_change` with each new state of it on the way.
 
         NoCoordinatorError after `silence_s` without an answer: the outcome is then unknown.
         """
         last: TaskInfo | None = None
-        heard = time.monotonic()
         while True:
-            try:
-                info = await self.show(id)
-            except NoCoordinatorError:
-                if time.monotonic() - heard > silence_s:
-                    raise
-                continue
-            heard = time.monotonic()
+            info = await self._patiently(lambda: self.show(id), silence_s)
             if info != last:
                 on_change(info)
                 last = info
             if info.task.state is TaskState.DONE:
                 return info
             await asyncio.sleep(POLL_S)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]], silence_s: float) -> _T:
+        began = time.monotonic()
+        while True:
+            try:
+                return await ask()
+            except NoCoordinatorError:
+                if time.monotonic() - began > silence_s:
+                    raise
 
     async def _ask(self, request: Request, kind: type[_T]) -> _T:
         reply = await self._answer(request)
