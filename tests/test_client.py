@@ -145,7 +145,7 @@ def test_create_asks_again_with_the_same_id() -> None:
 
 def test_nobody_answers() -> None:
     with pytest.raises(NoCoordinatorError):
-        with_client(lambda request: None, lambda client: client.create("t", b"{}"), timeout_s=0.02)
+        with_client(lambda request: None, lambda client: client.create("t", b"{}", silence_s=0.05), timeout_s=0.02)
     with pytest.raises(NoCoordinatorError):
         with_client(lambda request: None, lambda client: client.wait("t", silence_s=0.05), timeout_s=0.02)
 

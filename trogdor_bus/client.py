@@ -41,9 +41,11 @@ from trogdor_bus.states import TaskState
 
 TIMEOUT_S = 3.0
 POLL_S = 0.2
-CREATE_TRIES = 3
-SILENCE_S = 60.0
-"""How long nobody may answer somebody who waits for an end: a bus on Kafka is silent while a new leader is found."""
+CREATE_S, SILENCE_S = 20.0, 60.0
+"""How long nobody may answer who creates a task, and who waits for its end.
+
+A bus on Kafka alone is silent while a new leader is found, and the new task may be the reason.
+"""
 
 _T = TypeVar("_T")
 _PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
@@ -85,18 +87,13 @@ class Client:
     ) -> None:
         self._bus.close()
 
-    async def create(self, id: str, spec: bytes, force: bool = False) -> TaskInfo:
+    async def create(self, id: str, spec: bytes, force: bool = False, silence_s: float = CREATE_S) -> TaskInfo:
         """Create a task from the JSON of a spec and return it; the same id with the same spec is the same task.
 
-        Asks up to three times. NoCoordinatorError then means: the task may or may not exist.
+        Asks again for `silence_s`. NoCoordinatorError then means: the task may or may not exist.
         """
         request = CreateTask(id=id, spec=msgspec.Raw(spec), force=force)
-        for _ in range(CREATE_TRIES - 1):
-            try:
-                return await self._ask(request, TaskInfo)
-            except NoCoordinatorError:
-                continue
-        return await self._ask(request, TaskInfo)
+        return await self._patiently(lambda: self._ask(request, TaskInfo), silence_s)
 
     async def validate(self, spec: bytes, force: bool = False) -> Plan:
         """Return what the spec would do to the cluster; SpecError or RefusedError if it cannot be done."""
