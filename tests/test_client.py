@@ -15,7 +15,18 @@ from trogdor_bus import errors
 from trogdor_bus.bus import Answer
 from trogdor_bus.client import Client, new_id
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
-from trogdor_bus.messages import AnyRequest, CreateTask, ListTasks, NodeRow, Reply, ShowTask, TaskInfo, decode, encode
+from trogdor_bus.messages import (
+    AnyRequest,
+    CoordinatorStatus,
+    CreateTask,
+    ListTasks,
+    NodeRow,
+    Reply,
+    ShowTask,
+    TaskInfo,
+    decode,
+    encode,
+)
 from trogdor_bus.names import check_name
 from trogdor_bus.states import Outcome, TaskRow, TaskState
 from trogdor_bus.transports import transport
@@ -55,6 +66,19 @@ def task(state: TaskState, outcome: Outcome = Outcome.NONE) -> TaskInfo:
 def test_answers_come_back_as_structs() -> None:
     rows = (NodeRow(name="node1", alive=True, heard_ms=5),)
     assert with_client(lambda request: result(rows), lambda client: client.nodes()) == rows
+
+
+def test_who_waits_for_an_end_bears_silence_from_the_first_question_on() -> None:
+    left = [3]
+
+    def respond(request: AnyRequest) -> Reply | None:
+        left[0] -= 1
+        return result(CoordinatorStatus(server_start_ms=1, now_ms=2)) if left[0] < 0 else None
+
+    assert with_client(respond, lambda client: client.status(silence_s=30), timeout_s=0.02).now_ms == 2
+    left[0] = 3
+    with pytest.raises(NoCoordinatorError):
+        with_client(respond, lambda client: client.status(), timeout_s=0.02)
 
 
 def test_queries_go_out_as_they_are() -> None:
@@ -121,7 +145,7 @@ def test_create_asks_again_with_the_same_id() -> None:
 
 def test_nobody_answers() -> None:
     with pytest.raises(NoCoordinatorError):
-        with_client(lambda request: None, lambda client: client.create("t", b"{}"), timeout_s=0.02)
+        with_client(lambda request: None, lambda client: client.create("t", b"{}", silence_s=0.05), timeout_s=0.02)
     with pytest.raises(NoCoordinatorError):
         with_client(lambda request: None, lambda client: client.wait("t", silence_s=0.05), timeout_s=0.02)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -45,7 +45,11 @@ TIMEOUT_S = 3.0
 LOOK_TIMEOUT_S = 15.0
 """As long waits who asks what the coordinator must look at a Kafka cluster for."""
 POLL_S = 0.2
-CREATE_TRIES = 3
+CREATE_S, SILENCE_S = 20.0, 60.0
+"""How long nobody may answer who creates a task, and who waits for its end.
+
+A bus on Kafka alone is silent while a new leader is found, and the new task may be the reason.
+"""
 
 _T = TypeVar("_T")
 _PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
@@ -96,21 +100,17 @@ class Client:
         *,
         allow: Sequence[str] = (),
         own_topics: Sequence[str] = (),
+        silence_s: float = CREATE_S,
     ) -> TaskInfo:
         """Create a task from the JSON of a spec and return it; the same id with the same spec is the same task.
 
-        `allow` and `own_topics` as in `CreateTask`. Asks up to three times. NoCoordinatorError then means: the task may
-        or may not exist.
+        `allow` and `own_topics` as in `CreateTask`. Asks again for `silence_s`. NoCoordinatorError then means: the task
+        may or may not exist.
         """
         request = CreateTask(
             id=id, spec=msgspec.Raw(spec), force=force, allow=tuple(allow), own_topics=tuple(own_topics)
         )
-        for _ in range(CREATE_TRIES - 1):
-            try:
-                return await self._ask(request, TaskInfo)
-            except NoCoordinatorError:
-                continue
-        return await self._ask(request, TaskInfo)
+        return await self._patiently(lambda: self._ask(request, TaskInfo), silence_s)
 
     async def validate(
         self, spec: bytes, force: bool = False, *, allow: Sequence[str] = (), looks: bool = False
@@ -149,9 +149,9 @@ class Client:
         """Return the nodes, by name."""
         return await self._ask(ListNodes(), tuple[NodeRow, ...])
 
-    async def status(self) -> CoordinatorStatus:
-        """Return when the coordinator started, and what it is."""
-        return await self._ask(AskStatus(), CoordinatorStatus)
+    async def status(self, silence_s: float = 0.0) -> CoordinatorStatus:
+        """Return when the coordinator started, and what it is; it is asked again for `silence_s` without an answer."""
+        return await self._patiently(lambda: self._ask(AskStatus(), CoordinatorStatus), silence_s)
 
     async def abort(self, latch: str, node: str = "") -> Latch:
         """End everything on a node, or ("") on all, and let nothing start until `resume`; the latch that is in force.
@@ -169,28 +169,30 @@ class Client:
         await self._answer(Shutdown())
 
     async def wait(
-        self, id: str, on_change: Callable[[TaskInfo], None] = lambda info: None, silence_s: float = 60.0
+        self, id: str, on_change: Callable[[TaskInfo], None] = lambda info: None, silence_s: float = SILENCE_S
     ) -> TaskInfo:
         """Return the task once it is DONE, calling `on_change` with each new state of it on the way.
 
         NoCoordinatorError after `silence_s` without an answer: the outcome is then unknown.
         """
         last: TaskInfo | None = None
-        heard = time.monotonic()
         while True:
-            try:
-                info = await self.show(id)
-            except NoCoordinatorError:
-                if time.monotonic() - heard > silence_s:
-                    raise
-                continue
-            heard = time.monotonic()
+            info = await self._patiently(lambda: self.show(id), silence_s)
             if info != last:
                 on_change(info)
                 last = info
             if info.task.state is TaskState.DONE:
                 return info
             await asyncio.sleep(POLL_S)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[_T]], silence_s: float) -> _T:
+        began = time.monotonic()
+        while True:
+            try:
+                return await ask()
+            except NoCoordinatorError:
+                if time.monotonic() - began > silence_s:
+                    raise
 
     async def _ask(self, request: Request, kind: type[_T], timeout_s: float | None = None) -> _T:
         reply = await self._answer(request, timeout_s)

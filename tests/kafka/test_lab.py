@@ -191,6 +191,18 @@ def test_an_agent_on_a_seat_of_its_own_can_be_cut_off_alone() -> None:
         }
 
 
+def test_who_waits_on_a_bus_of_kafka_alone_outlasts_the_freeze_of_a_leader() -> None:
+    require_namespaces()
+    require_kafka()
+    with KafkaLab(3, f"w{os.getpid()}", print, transport="kafka") as lab:
+        metadata = AdminClient({"bootstrap.servers": lab.cluster.bootstrap}).list_topics(timeout=10)
+        leader = metadata.topics["trogdor.requests"].partitions[0].leader
+        spec = json.dumps({**FREEZE, "nodes": [lab.cluster.brokers[leader]], "durationMs": 20_000})
+        done = lab.trogdor("submit", "-", "--wait", "--json", given=spec)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["outcome"] == "done"
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 TROGDOR = (sys.executable, "-m", "trogdor_bus")

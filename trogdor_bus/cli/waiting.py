@@ -15,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from trogdor_bus.cli import render
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
-from trogdor_bus.client import Client
+from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.messages import TaskInfo
 from trogdor_bus.states import EXIT_CODES, Outcome, TaskState
@@ -31,7 +31,7 @@ def wait(reach: Reach, task_id: str, as_json: bool, cancelled_is_success: bool =
     """
 
     async def verb(client: Client) -> TaskInfo:
-        status = await client.status()
+        status = await client.status(SILENCE_S)
         offset_ms = status.now_ms - time.time_ns() // 1_000_000
         with _teller(as_json, offset_ms) as teller:
             ticker = asyncio.create_task(teller.tick_for_ever())
