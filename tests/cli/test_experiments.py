@@ -54,7 +54,11 @@ def spec(**fields: Any) -> str:
 def programs(site: Site) -> list[psutil.Process]:
     """Return the programs of experiments that the coordinator started."""
     children = psutil.Process(site.daemons["coordinator"].pid).children()
-    return [child for child in children if "trogdor_bus.experiment" in child.cmdline()]
+    return [
+        child
+        for child in children
+        if child.is_running() and child.status() != psutil.STATUS_ZOMBIE and "trogdor_bus.experiment" in child.cmdline()
+    ]
 
 
 def test_a_coordinator_that_knows_no_cluster_is_an_error_with_all_its_files(site: Site, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import signal
@@ -75,7 +76,12 @@ def kill_guard_and_agent(lab: Lab, node: str) -> None:
 
 
 def _children(pid: int) -> list[int]:
-    return [child.pid for child in psutil.Process(pid).children() if "trogdor_bus.agents" in child.cmdline()]
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if "trogdor_bus.agents" in child.cmdline():
+                found.append(child.pid)
+    return found
 
 
 def partition(*groups: list[str], duration_ms: int = 60_000) -> dict[str, Any]:

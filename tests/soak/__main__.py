@@ -21,6 +21,8 @@ from trogdor_bus.lab.snapshot import difference
 
 ROUND_S = 20.0
 SETTLE_S = 90.0
+NO_PROOF = 3
+"""The exit code of an abort to which some node gave no answer."""
 
 
 class Soak:
@@ -62,6 +64,9 @@ class Soak:
             case "abort":
                 aborted = self._lab.trogdor("abort")
                 self.seen.notes[f"aborts, exit {aborted.returncode}"] += 1
+                if aborted.returncode == NO_PROOF:  # an agent that was killed just before was not back in time
+                    self._lab.wait_ready()
+                    aborted = self._lab.trogdor("abort")
                 if aborted.returncode:
                     self.seen.broken.append(f"abort: {aborted.stdout}{aborted.stderr}")
                 self._lab.trogdor("resume")
