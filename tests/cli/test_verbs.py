@@ -25,6 +25,7 @@ import pytest
 from tests.cli.command import Ran, clean_environment, run
 from tests.support import wait_until
 from trogdor_bus.bus import Answer
+from trogdor_bus.client import CREATE_S, TIMEOUT_S
 from trogdor_bus.messages import AnyRequest, CreateTask, Plan, Reply, decode, encode
 from trogdor_bus.transports import transport
 
@@ -352,4 +353,4 @@ def test_a_create_that_nobody_answers_is_unknown() -> None:
     ran = asyncio.run(serve())
     assert (ran.code, ran.out) == (3, "Task maybe\n")
     assert "may or may not exist" in ran.err and "--id maybe" in ran.err
-    assert asked == ["maybe"] * 3
+    assert set(asked) == {"maybe"} and len(asked) > CREATE_S / TIMEOUT_S  # it is patient, and it is one task
