@@ -109,7 +109,7 @@ def conclude(
     """
     demo = Demo(stage, screen)
     trouble, code = "", 0
-    with Interrupts() as interrupts, screen:
+    with Interrupts(last=True) as interrupts, screen:
         try:
             try:
                 tell(demo)
@@ -121,6 +121,8 @@ def conclude(
             trouble, code = f"ended by {told.number.name}, everything is removed", 128 + told.number
         finally:
             stage.down()
+        if code == 1 and interrupts.first:  # it met a program of ours before it met us
+            trouble, code = f"ended by {interrupts.first.name}, everything is removed", 128 + interrupts.first
         if after:
             after(demo)
         code = code or int(demo.missed > 0)

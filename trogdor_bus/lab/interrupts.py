@@ -18,9 +18,15 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """As a context manager, turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted` and ignores the others."""
+    """As a context manager, turns the first SIGINT, SIGTERM or SIGHUP into `Interrupted` and ignores the others.
 
-    def __init__(self) -> None:
+    `first` is that signal, also if it came too late to interrupt anything. `last`: the process ends after it, and what
+    is left of it is not interrupted either.
+    """
+
+    def __init__(self, *, last: bool = False) -> None:
+        self.first: signal.Signals | None = None
+        self._last = last
         self._closed = False
         self._before: list[tuple[signal.Signals, object]] = []
 
@@ -33,10 +39,11 @@ class Interrupts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for number, handler in self._before:
+        for number, handler in [] if self._last and self.first else self._before:
             signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
 
     def _told(self, number: int, frame: FrameType | None) -> None:
+        self.first = self.first or signal.Signals(number)
         if not self._closed:
             self._closed = True
             raise Interrupted(signal.Signals(number))
