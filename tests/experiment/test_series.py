@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from tests.effort import examples
 from trogdor_bus.experiment.ledger import Read, Sent
 from trogdor_bus.experiment.records import Record
+from trogdor_bus.experiment.result import Percentiles, PhaseLatencies
 from trogdor_bus.experiment.series import (
     MOST_BINS,
     NOTHING_MS,
     Gap,
-    Latencies,
-    Percentiles,
     bins,
     gaps,
     latencies,
@@ -32,6 +31,10 @@ class Window(NamedTuple):
 
 def read(partition: int, read_ms: int, number: int = 0, sent_ms: int = 0) -> Read:
     return Read(partition, number, read_ms, Record("run", number, sent_ms))
+
+
+def ranks(count: int, p50_ms: int, p99_ms: int, p999_ms: int) -> Percentiles:
+    return Percentiles(count=count, p50_ms=p50_ms, p99_ms=p99_ms, p999_ms=p999_ms)
 
 
 MOMENTS = st.integers(0, 2000)
@@ -77,10 +80,10 @@ def test_a_gap_overlaps_what_shares_a_moment_with_it(window: tuple[int, int], ov
 
 
 def test_percentiles_of_a_hundred_and_of_nothing() -> None:
-    assert percentiles(range(100, 0, -1)) == Percentiles(100, 50, 99, 100)
-    assert percentiles(range(1, 10_001)) == Percentiles(10_000, 5000, 9900, 9990)
-    assert percentiles([7]) == Percentiles(1, 7, 7, 7)
-    assert percentiles([]) == Percentiles(0, NOTHING_MS, NOTHING_MS, NOTHING_MS)
+    assert percentiles(range(100, 0, -1)) == ranks(100, 50, 99, 100)
+    assert percentiles(range(1, 10_001)) == ranks(10_000, 5000, 9900, 9990)
+    assert percentiles([7]) == ranks(1, 7, 7, 7)
+    assert percentiles([]) == ranks(0, NOTHING_MS, NOTHING_MS, NOTHING_MS)
 
 
 @examples(200)
@@ -113,9 +116,9 @@ def test_latencies_by_phase() -> None:
     sent.append(Sent(4, 0, 120, "indeterminate", error="timed out"))
     delivered = [read(0, 13, 0, 10), read(0, 400, 2, 150), read(0, 999, 2, 150), Read(0, 9, 500, None, "corrupt")]
     assert latencies(sent, delivered, [Window(100, 200)]) == (
-        Latencies("before", Percentiles(1, 1, 1, 1), Percentiles(1, 3, 3, 3)),
-        Latencies("during", Percentiles(2, 5, 6, 6), Percentiles(1, 250, 250, 250)),
-        Latencies("after", Percentiles(1, 2, 2, 2), Percentiles()),
+        PhaseLatencies(phase="before", produce=ranks(1, 1, 1, 1), end_to_end=ranks(1, 3, 3, 3)),
+        PhaseLatencies(phase="during", produce=ranks(2, 5, 6, 6), end_to_end=ranks(1, 250, 250, 250)),
+        PhaseLatencies(phase="after", produce=ranks(1, 2, 2, 2), end_to_end=Percentiles()),
     )
 
 

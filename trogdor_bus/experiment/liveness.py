@@ -18,7 +18,6 @@ from trogdor_bus.experiment.result import (
     FaultWindow,
     Gap,
     Listed,
-    Percentiles,
     PhaseLatencies,
     StreamFindings,
     Topic,
@@ -165,28 +164,14 @@ class Liveness:
 
     def latencies(self, windows: Sequence[FaultWindow]) -> tuple[PhaseLatencies, ...]:
         """Return the latencies before, during and after the faults."""
-        closed = [series.Gap(0, one.start_ms, one.end_ms, 0) for one in windows if one.end_ms != UNKNOWN]
-        found = series.latencies(self._sent(), self._delivered(), closed)
-        return tuple(
-            PhaseLatencies(phase=one.phase, produce=_percentiles(one.produce), end_to_end=_percentiles(one.end_to_end))
-            for one in found
-        )
+        closed = [one for one in windows if one.end_ms != UNKNOWN]
+        return series.latencies(self._sent(), self._delivered(), closed)
 
     def bins(self) -> tuple[Bin, ...]:
         """Return throughput and latency over time."""
         if self._start_ms == UNKNOWN:
             return ()
-        return tuple(
-            Bin(
-                start_ms=one.start_ms,
-                end_ms=one.end_ms,
-                acked=one.acked,
-                delivered=one.delivered,
-                produce_p99_ms=one.produce_p99_ms,
-                end_to_end_p99_ms=one.end_to_end_p99_ms,
-            )
-            for one in series.bins(self._sent(), self._delivered(), self._start_ms, self._until_ms())
-        )
+        return series.bins(self._sent(), self._delivered(), self._start_ms, self._until_ms())
 
     def _until_ms(self) -> int:
         return self._clock.now_ms() if self._end_ms == UNKNOWN else self._end_ms
@@ -204,7 +189,3 @@ class Liveness:
     def _delete(self, timeout_s: float) -> None:
         with Topics(self._access) as topics:
             topics.delete(self.topic, timeout_s)
-
-
-def _percentiles(found: series.Percentiles) -> Percentiles:
-    return Percentiles(count=found.count, p50_ms=found.p50_ms, p99_ms=found.p99_ms, p999_ms=found.p999_ms)

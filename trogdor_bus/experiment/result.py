@@ -13,6 +13,7 @@ import msgspec
 from trogdor_bus.faults.experiment import ExperimentSpec
 
 Verdict = Literal["Pass", "Fail", "Error", "Stopped"]
+Phase = Literal["before", "during", "after"]
 EXIT_CODES: Mapping[Verdict, int] = {"Pass": 0, "Fail": 1, "Error": 5, "Stopped": 6}
 MOST_LISTED = 100
 """How many record numbers a result names of each kind; the count is always whole."""
@@ -110,7 +111,11 @@ class Gap(_Part, frozen=True, kw_only=True):
 
 
 class Percentiles(_Part, frozen=True, kw_only=True):
-    """Latencies in ms; -1 if nothing was measured."""
+    """Percentiles of `count` latencies in ms, by nearest rank; -1 if nothing was measured.
+
+    The p-th percentile of n values is the ceil(p / 100 * n)-th smallest: a value that was measured, and that at least
+    p percent of all do not exceed.
+    """
 
     count: int = 0
     p50_ms: float = UNKNOWN
@@ -119,9 +124,12 @@ class Percentiles(_Part, frozen=True, kw_only=True):
 
 
 class PhaseLatencies(_Part, frozen=True, kw_only=True):
-    """The latencies of the records sent in one phase: to the acknowledgement, and to the auditor."""
+    """The latencies of the records sent in one phase: to the acknowledgement, and to the auditor.
 
-    phase: Literal["before", "during", "after"]
+    Each is of those that got there; how many did not is the audit's matter.
+    """
+
+    phase: Phase
     produce: Percentiles = Percentiles()
     end_to_end: Percentiles = Percentiles()
 

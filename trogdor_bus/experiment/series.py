@@ -6,17 +6,15 @@ import heapq
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import Literal, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from trogdor_bus.experiment.ledger import Read, Sent
+from trogdor_bus.experiment.ledger import NOTHING_MS, Read, Sent
+from trogdor_bus.experiment.result import Bin, Percentiles, Phase, PhaseLatencies
 
-NOTHING_MS = -1
-"""As a latency: there is none, because nothing was acknowledged or delivered."""
 SHORTEST_BIN_MS = 1000
 MOST_BINS = 600
-Phase = Literal["before", "during", "after"]
 PHASES: tuple[Phase, ...] = ("before", "during", "after")
 
 
@@ -50,41 +48,6 @@ class Gap(msgspec.Struct, frozen=True, gc=False):
         return tuple(one for one in windows if one.start_ms <= self.end_ms and self.start_ms <= one.end_ms)
 
 
-class Percentiles(msgspec.Struct, frozen=True):
-    """Percentiles of `count` times, in ms, by nearest rank; NOTHING_MS if there are none.
-
-    The p-th percentile of n values is the ceil(p / 100 * n)-th smallest: a value that was measured, and that at least
-    p percent of all do not exceed.
-    """
-
-    count: int = 0
-    p50_ms: int = NOTHING_MS
-    p99_ms: int = NOTHING_MS
-    p999_ms: int = NOTHING_MS
-
-
-class Latencies(msgspec.Struct, frozen=True):
-    """How long the records of a phase took: until they were acknowledged, and until they were delivered.
-
-    Each is of those that were; how many were not is the audit's matter.
-    """
-
-    phase: Phase
-    produce: Percentiles
-    end_to_end: Percentiles
-
-
-class Bin(msgspec.Struct, frozen=True):
-    """A stretch of the stream: records a second that were acknowledged and delivered then, and their p99 latencies."""
-
-    start_ms: int
-    end_ms: int
-    acked: float = 0.0
-    delivered: float = 0.0
-    produce_p99_ms: int = NOTHING_MS
-    end_to_end_p99_ms: int = NOTHING_MS
-
-
 def gaps(delivered: Iterable[Read], partitions: int, start_ms: int, end_ms: int, *, most: int = 100) -> list[Gap]:
     """Return the `most` longest gaps of a watch, longest first; of equal ones the earliest.
 
@@ -106,7 +69,8 @@ def gaps(delivered: Iterable[Read], partitions: int, start_ms: int, end_ms: int,
 def percentiles(times_ms: Iterable[int]) -> Percentiles:
     """Return the percentiles of times in any order."""
     ordered = sorted(times_ms)
-    return Percentiles(len(ordered), *(nearest_rank(ordered, permille) for permille in (500, 990, 999)))
+    p50_ms, p99_ms, p999_ms = (nearest_rank(ordered, permille) for permille in (500, 990, 999))
+    return Percentiles(count=len(ordered), p50_ms=p50_ms, p99_ms=p99_ms, p999_ms=p999_ms)
 
 
 def nearest_rank(ordered: Sequence[int], permille: int) -> int:
@@ -114,7 +78,7 @@ def nearest_rank(ordered: Sequence[int], permille: int) -> int:
     return ordered[(permille * len(ordered) + 999) // 1000 - 1] if ordered else NOTHING_MS
 
 
-def latencies(sent: Iterable[Sent], delivered: Iterable[Read], windows: Iterable[Span]) -> tuple[Latencies, ...]:
+def latencies(sent: Iterable[Sent], delivered: Iterable[Read], windows: Iterable[Span]) -> tuple[PhaseLatencies, ...]:
     """Return the latencies before, during and after the faults, in this order; each record by when it was sent.
 
     `before`: sent before the first window begins. `during`: sent inside a window, its first and last moment included.
@@ -128,7 +92,10 @@ def latencies(sent: Iterable[Sent], delivered: Iterable[Read], windows: Iterable
             produce[when.of(one.sent_ms)].append(one.acked_ms - one.sent_ms)
     for _, sent_ms, took_ms in _arrivals(delivered):
         end_to_end[when.of(sent_ms)].append(took_ms)
-    return tuple(Latencies(phase, percentiles(produce[phase]), percentiles(end_to_end[phase])) for phase in PHASES)
+    return tuple(
+        PhaseLatencies(phase=phase, produce=percentiles(produce[phase]), end_to_end=percentiles(end_to_end[phase]))
+        for phase in PHASES
+    )
 
 
 def bins(sent: Iterable[Sent], delivered: Iterable[Read], start_ms: int, end_ms: int) -> tuple[Bin, ...]:
@@ -148,12 +115,12 @@ def bins(sent: Iterable[Sent], delivered: Iterable[Read], start_ms: int, end_ms:
             end_to_end[(read_ms - start_ms) // width_ms].append(took_ms)
     return tuple(
         Bin(
-            begin,
-            end,
-            1000 * len(acked) / (end - begin),
-            1000 * len(arrived) / (end - begin),
-            nearest_rank(sorted(acked), 990),
-            nearest_rank(sorted(arrived), 990),
+            start_ms=begin,
+            end_ms=end,
+            acked=1000 * len(acked) / (end - begin),
+            delivered=1000 * len(arrived) / (end - begin),
+            produce_p99_ms=nearest_rank(sorted(acked), 990),
+            end_to_end_p99_ms=nearest_rank(sorted(arrived), 990),
         )
         for (begin, end), acked, arrived in zip(pairwise(edges), produce, end_to_end, strict=True)
     )
