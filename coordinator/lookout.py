@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
-import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherCluster, Sighting
 from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.host import addresses_of
 from trogdor_bus.roles import Wanted
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Lookout:
     def __init__(self, bootstrap: str, properties: Path | None = None) -> None:
         self._bootstrap, self._properties = bootstrap, properties
         self._reader: Reader | None = None
+        self._making = threading.Lock()  # looks go on side by side
         self._others: dict[OtherCluster, Lookout] = {}
 
     async def answer(self, order: LookAtCluster) -> ClusterSeen:
@@ -70,19 +71,14 @@ class Lookout:
 
     def _read(self, wanted: Wanted) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
         """Return the view of all topics, as a fault may hit any of them, and the addresses of the hosts in it."""
-        if self._reader is None:
-            from trogdor_bus.kafka.access import Access
-            from trogdor_bus.kafka.reader import Reader
+        from trogdor_bus.kafka.access import Access
+        from trogdor_bus.kafka.reader import Reader
 
-            self._reader = Reader(Access(self._bootstrap, self._properties))
+        with self._making:
+            if self._reader is None:
+                self._reader = Reader(Access(self._bootstrap, self._properties))
         view = self._reader.read(None, wanted.coordinators, ports=True)
         hosts = {one.host for one in view.brokers.values()} | {
             one.host for one in (view.quorum.voters if view.quorum else ())
         }
-        return view, {host: _addresses(host) for host in hosts if host}
-
-
-def _addresses(host: str) -> tuple[str, ...]:
-    with contextlib.suppress(OSError, UnicodeError):
-        return tuple(dict.fromkeys(str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)))
-    return ()
+        return view, {host: addresses_of(host) for host in hosts if host}

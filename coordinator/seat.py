@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import socket
 from collections.abc import Iterator, Mapping
 from logging import INFO, WARNING
 from urllib.parse import SplitResult, urlsplit
 
-from trogdor_bus.host import local_addresses
+from trogdor_bus.host import addresses_of, local_addresses
 
 PORTS = 4
 
@@ -63,7 +61,4 @@ def _kafka_options(links: Mapping[str, SplitResult], *, dialled: bool) -> list[s
 def _addresses(host: str) -> tuple[str, ...]:
     if host in ("", "*", "0.0.0.0", "::"):  # noqa: S104 (only compared)
         return local_addresses()
-    with contextlib.suppress(OSError):
-        infos = socket.getaddrinfo(host, None)
-        return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
-    return ()
+    return addresses_of(host)

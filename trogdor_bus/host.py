@@ -47,6 +47,15 @@ def start_ticks(stat: bytes) -> int:
     return int(after_comm[_START_FIELD - _FIRST_AFTER_COMM])
 
 
+def addresses_of(host: str) -> tuple[str, ...]:
+    """Return the IP addresses of a host name, each once; () if it cannot be resolved."""
+    try:
+        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ()
+    return tuple(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
 def local_addresses() -> tuple[str, ...]:
     """Return the IP addresses of this machine (of this process's network namespace), link-local ones excluded."""
     import psutil

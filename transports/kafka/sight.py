@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -19,6 +18,7 @@ from confluent_kafka.admin import (
 )
 
 from trogdor_bus.bus import BusBroker, BusBrokers
+from trogdor_bus.host import addresses_of
 from trogdor_bus.transports.kafka.settings import Clients, reason
 
 LOOK_S = 5.0
@@ -118,9 +118,4 @@ def quorum_of(brokers: Mapping[int, Mapping[str, ConfigEntry]]) -> tuple[int, ..
 
 def _broker(one: BrokerMetadata) -> BusBroker:
     host = str(one.host)
-    try:
-        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        infos = []
-    addresses = tuple(sorted({str(info[4][0]) for info in infos}))
-    return BusBroker(id=one.id, host=host, port=one.port, addresses=addresses)
+    return BusBroker(id=one.id, host=host, port=one.port, addresses=tuple(sorted(addresses_of(host))))
