@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import signal
 import sys
 from collections import deque
@@ -17,6 +16,7 @@ import msgspec
 
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
 from trogdor_bus.errors import BusError, HostError
+from trogdor_bus.experiment.files import write_whole
 from trogdor_bus.experiment.pipe import (
     Answered,
     Asked,
@@ -167,14 +167,9 @@ class Experiments:
 
     def _keep(self, task_id: str, kept: Kept) -> None:
         path = self._path(task_id)
-        temporary = path.with_name(f".{path.name}.new")
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123
-                file.write(msgspec.json.encode(kept))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_whole(path, msgspec.json.encode(kept), 0o600)
         except OSError as error:
             raise HostError(
                 f"cannot write {path}: {error.strerror}; free space there, and let this user write"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from trogdor_bus.errors import HostError
 from trogdor_bus.experiment import chaosresult, junit, page, result
+from trogdor_bus.experiment.files import write_whole
 
 CHAOS_RESULT = "chaosresult.yaml"
 
@@ -33,16 +32,8 @@ def write(found: result.Result, directory: Path) -> list[Path]:
 
 
 def _write(path: Path, data: bytes) -> Path:
-    name = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            name = file.name
-            Path(name).chmod(0o644)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        write_whole(path, data, 0o644)
     except OSError as error:
-        Path(name).unlink(missing_ok=True)
         raise HostError(f"cannot write {str(path)!r}: {error.strerror or error}") from None
     return path

@@ -15,6 +15,10 @@ from trogdor_bus.kafka.merge import newest
 MOST = 5
 """How many brokers are asked at once: in a larger cluster these are enough to hear somebody who is up to date."""
 AGAIN_S = 0.05
+TIMEOUT_S = 45.0
+"""How long a change may take: more than brokers wait for a frozen controller (controller.socket.timeout.ms, 30 s)."""
+BROKER_MS = 5000
+"""How long a broker is told to wait until all know of a change."""
 COMMAND_S = 6.0
 """How long one broker has for a command, which is more than it is told to wait for others."""
 QUORUM, COMMAND = "quorum", "command"

@@ -25,12 +25,9 @@ from trogdor_bus.cluster import NOBODY, Move, SeenPartition
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.asking import named
-from trogdor_bus.kafka.brokers import AGAIN_S
+from trogdor_bus.kafka.brokers import AGAIN_S, BROKER_MS, TIMEOUT_S
 from trogdor_bus.kafka.reader import Reader
 
-TIMEOUT_S = 45.0
-"""More than the half minute for which brokers wait for a frozen controller (controller.socket.timeout.ms)."""
-BROKER_MS = 5000
 NOT_NEEDED, NOT_AVAILABLE = 84, 80
 
 
