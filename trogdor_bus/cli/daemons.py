@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.reach import CLUSTER_CONFIG_VARIABLE, CLUSTER_VARIABLE, Reach, Seat, connected
+from trogdor_bus.cli.reach import Reach, Seat, connected
 from trogdor_bus.errors import SpecError
 
 _CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
@@ -45,24 +45,8 @@ def coordinator(
     standby_after: Annotated[
         str, typer.Option("--standby-after", metavar="TIME", help="How long that is: 10s, 1m.")
     ] = "10s",
-    cluster: Annotated[
-        str,
-        typer.Option(
-            "--cluster",
-            envvar=CLUSTER_VARIABLE,
-            metavar="HOST:PORT[,...]",
-            help="Brokers of the Kafka cluster under test. Default: those of the bus, if it is Kafka.",
-        ),
-    ] = "",
-    cluster_config: Annotated[
-        Path | None,
-        typer.Option(
-            "--cluster-config",
-            envvar=CLUSTER_CONFIG_VARIABLE,
-            metavar="FILE",
-            help="Properties of librdkafka for it: TLS, SASL and so on.",
-        ),
-    ] = None,
+    cluster: options.Cluster = "",
+    cluster_config: options.ClusterConfig = None,
     allow_probe_commands: Annotated[
         bool,
         typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trogdor_bus.cli import options
-from trogdor_bus.cli.reach import CLUSTER_CONFIG_VARIABLE, CLUSTER_VARIABLE, Reach, connected
+from trogdor_bus.cli.reach import Reach, connected
 from trogdor_bus.errors import ConflictError, NoCoordinatorError, SpecError
 
 if TYPE_CHECKING:
@@ -26,15 +26,6 @@ FileArgument = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help=f"Where the files go; ./{DEFAULT_OUT}/ID unless given."),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        "--cluster-config",
-        envvar=CLUSTER_CONFIG_VARIABLE,
-        metavar="FILE",
-        help="Properties of librdkafka for it: TLS, SASL and so on.",
-    ),
 ]
 
 
@@ -140,16 +131,8 @@ def gc(
         str, typer.Option("--older-than", metavar="TIME", help="Only those made longer ago than that: 1h, 1d.")
     ] = "1h",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which would be deleted.")] = False,
-    cluster: Annotated[
-        str,
-        typer.Option(
-            "--cluster",
-            envvar=CLUSTER_VARIABLE,
-            metavar="HOST:PORT[,...]",
-            help="Brokers of the cluster under test. Default: those of the bus, if it is Kafka.",
-        ),
-    ] = "",
-    cluster_config: Config = None,
+    cluster: options.Cluster = "",
+    cluster_config: options.ClusterConfig = None,
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
@@ -163,7 +146,9 @@ def gc(
 
     brokers, properties = reach.cluster(cluster, cluster_config)
     if not brokers:
-        raise SpecError("which cluster?", path="$.cluster", remedy=f"give --cluster HOST:PORT, or {CLUSTER_VARIABLE}")
+        raise SpecError(
+            "which cluster?", path="$.cluster", remedy=f"give --cluster HOST:PORT, or {options.CLUSTER_VARIABLE}"
+        )
     older_ms = parse_duration_ms(older_than, "--older-than")
     swept = sweeping.sweep(reach, brokers, properties, prefix or StreamSpec().topic_prefix, older_ms, dry_run=dry_run)
     if as_json:

@@ -32,6 +32,26 @@ Allow = Annotated[
         help="Break that rule of the guard on Kafka's data: below-min-isr, no-quorum, under-replicated; repeatable.",
     ),
 ]
+CLUSTER_VARIABLE = "TROGDOR_BUS_CLUSTER"
+CLUSTER_CONFIG_VARIABLE = "TROGDOR_BUS_CLUSTER_CONFIG"
+Cluster = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        envvar=CLUSTER_VARIABLE,
+        metavar="HOST:PORT[,...]",
+        help="Brokers of the Kafka cluster under test. Default: those of the bus, if it is Kafka.",
+    ),
+]
+ClusterConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--cluster-config",
+        envvar=CLUSTER_CONFIG_VARIABLE,
+        metavar="FILE",
+        help="Properties of librdkafka for it: TLS, SASL and so on.",
+    ),
+]
 
 
 def keys_dir(keys: Path | None, insecure: bool) -> Path | None:

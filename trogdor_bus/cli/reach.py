@@ -35,8 +35,6 @@ ADDRESS_VARIABLE = "TROGDOR_BUS_COORDINATOR"
 TRANSPORT_VARIABLE = "TROGDOR_BUS_TRANSPORT"
 BOOTSTRAP_VARIABLE = "TROGDOR_BUS_BOOTSTRAP_SERVER"
 KAFKA_CONFIG_VARIABLE = "TROGDOR_BUS_KAFKA_CONFIG"
-CLUSTER_VARIABLE = "TROGDOR_BUS_CLUSTER"
-CLUSTER_CONFIG_VARIABLE = "TROGDOR_BUS_CLUSTER_CONFIG"
 TRANSPORTS = {"zmq": ("zmq",), "kafka": ("kafka",), "kafka+zmq": ("kafka", "zmq")}
 DEFAULT_PREFIX = "trogdor"
 _KAFKA_OPTIONS = {"bootstrap": "--bootstrap-server", "kafka_config": "--kafka-config", "topic_prefix": "--topic-prefix"}
@@ -126,7 +124,8 @@ class Connection:
                 raise SpecError("--cluster-config is of no cluster", remedy="give --cluster HOST:PORT, too")
             return (self.bootstrap, self.kafka_config) if "kafka" in self.schemes() else ("", None)
         if properties is not None and not properties.is_file():
-            raise NotFoundError(f"there is no file {properties}: check --cluster-config or {CLUSTER_CONFIG_VARIABLE}")
+            remedy = f"check --cluster-config or {options.CLUSTER_CONFIG_VARIABLE}"
+            raise NotFoundError(f"there is no file {properties}: {remedy}")
         return check_brokers(brokers, "--cluster HOST:PORT"), properties
 
     def _zmq_options(self) -> dict[str, str]:
