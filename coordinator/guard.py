@@ -8,6 +8,7 @@ cluster, any node without a broker may be ZooKeeper.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import get_args
 
 import msgspec
 
@@ -15,9 +16,10 @@ from trogdor_bus.actions import BlockFrom
 from trogdor_bus.cluster import ClusterView, SeenPartition
 from trogdor_bus.coordinator.silence import Moment, Scene, Spot, Station, Strike, blow_of, listed
 from trogdor_bus.errors import RefusedError, SpecError
+from trogdor_bus.faults.experiment import Rule
 from trogdor_bus.roles import Chosen, Places
 
-RULES = ("below-min-isr", "no-quorum", "under-replicated")
+RULES: tuple[str, ...] = get_args(Rule)
 """What `--allow` may name."""
 MAX_NAMED = 5
 DEAD_BEHIND_MS = 10_000

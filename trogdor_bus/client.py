@@ -134,12 +134,15 @@ class Client:
         """Return one task with its workers; NotFoundError if there is none."""
         return await self._ask(ShowTask(id=id), TaskInfo)
 
-    async def experiment(self, id: str, after: int = 0, with_result: bool = False) -> ExperimentInfo:
+    async def experiment(
+        self, id: str, after: int = 0, with_result: bool = False, silence_s: float = 0.0
+    ) -> ExperimentInfo:
         """Return how an experiment goes: its lines numbered above `after`, and if wanted its result, once there is one.
 
-        NotFoundError if there is no experiment of that id.
+        NotFoundError if there is no experiment of that id. It is asked again for `silence_s` without an answer.
         """
-        return await self._ask(GetExperiment(id=id, after=after, with_result=with_result), ExperimentInfo)
+        request = GetExperiment(id=id, after=after, with_result=with_result)
+        return await self._patiently(lambda: self._ask(request, ExperimentInfo), silence_s)
 
     async def tasks(self, query: ListTasks | None = None) -> tuple[TaskInfo, ...]:
         """Return the tasks that match, by id; all without a query."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from trogdor_bus.cli import render, waiting
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
-from trogdor_bus.client import Client
+from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.experiment import outputs
 from trogdor_bus.experiment.result import EXIT_CODES, ErrorOutput, Result, Verdict, decode, encode
@@ -25,7 +25,6 @@ from trogdor_bus.messages import ExperimentInfo, ToldLine
 from trogdor_bus.states import TaskState
 
 LOOK_S = 0.5
-SILENCE_S = 60.0
 _COLOURS: dict[Verdict, str] = {"Pass": "bold green", "Fail": "bold red", "Error": "bold red", "Stopped": "bold yellow"}
 
 
@@ -121,20 +120,15 @@ def result_of(info: ExperimentInfo) -> Result:
 
 
 async def _followed(client: Client, task_id: str, teller: _Silent) -> ExperimentInfo:
-    after, heard_s = 0, time.monotonic()
+    after = 0
     while True:
-        try:
-            info = await client.experiment(task_id, after)
-            heard_s = time.monotonic()
-            for line in info.lines:
-                teller.line(line)
-                after = line.number
-            teller.progress(info)
-            if info.task.state is TaskState.DONE:
-                return await client.experiment(task_id, with_result=True)
-        except NoCoordinatorError:
-            if time.monotonic() - heard_s > SILENCE_S:
-                raise
+        info = await client.experiment(task_id, after, silence_s=SILENCE_S)
+        for line in info.lines:
+            teller.line(line)
+            after = line.number
+        teller.progress(info)
+        if info.task.state is TaskState.DONE:
+            return await client.experiment(task_id, with_result=True, silence_s=SILENCE_S)
         await asyncio.sleep(LOOK_S)
 
 

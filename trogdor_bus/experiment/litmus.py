@@ -24,8 +24,9 @@ from trogdor_bus.experiment.litmus_keys import (
     whole,
 )
 from trogdor_bus.experiment.litmus_probes import translated
-from trogdor_bus.faults.experiment import STREAM_TOPIC, ExperimentSpec
+from trogdor_bus.faults.experiment import ExperimentSpec
 from trogdor_bus.names import shown
+from trogdor_bus.roles import STREAM
 
 KIND, EXPERIMENT = "ChaosEngine", "kafka-broker-pod-failure"
 FAULT_MS = 1_000
@@ -144,7 +145,7 @@ def _fault(env: _Env, *, live: bool) -> dict[str, Any]:
     kill["restart"] = {"found": True}
     broker = env.text("KAFKA_BROKER")
     if not broker and live:
-        return {"class": "kafka-kill-leader", "topic": STREAM_TOPIC, "partition": 0, **kill}
+        return {"class": "kafka-kill-leader", "topic": STREAM, "partition": 0, **kill}
     found = re.fullmatch(r"(?:.*-)?(\d{1,9})", broker)
     if broker and found is None:
         remedy = "give the broker's id, or a pod's name that ends in it, such as kafka-2"

@@ -8,17 +8,17 @@ from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.experiment.health import lacking
 from trogdor_bus.experiment.probes import KafkaLook
 from trogdor_bus.experiment.watch import Watch
-from trogdor_bus.faults.experiment import STREAM_TOPIC
 from trogdor_bus.faults.stream import ProbeSpec
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.lag import lag
+from trogdor_bus.roles import STREAM
 
 
 def kafka_look(access: Access, watch: Watch, topic: str) -> KafkaLook:
     """Return the look; `topic` is what the experiment's own topic is called."""
 
     async def look(probe: ProbeSpec) -> str:
-        name = topic if probe.topic == STREAM_TOPIC else probe.topic
+        name = topic if probe.topic == STREAM else probe.topic
         try:
             if probe.group:
                 behind = await asyncio.to_thread(lag, access, probe.group, name, probe.timeout_ms / 1000)

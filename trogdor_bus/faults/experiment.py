@@ -12,11 +12,10 @@ from trogdor_bus.errors import SpecError
 from trogdor_bus.faults.stream import ProbeSpec, StreamSpec, require
 from trogdor_bus.names import check_name
 from trogdor_bus.registry import registry
+from trogdor_bus.roles import STREAM
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.topology import Topology
 
-STREAM_TOPIC = "$stream"
-"""What stands in the fault and the probes for the experiment's own topic."""
 SLACK_MS = 180_000
 """What the steps that nobody sets a time for may take: the topic, the re-read, reading the cluster, the outputs."""
 MAX_FAULTS = 10_000
@@ -227,8 +226,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
             raise SpecError(error.message, path=f"$.fault{error.path[1:]}", remedy=error.remedy) from None
         except RecursionError:
             raise SpecError("is nested too deeply", path="$.fault", remedy="make it flatter") from None
-        uses = STREAM_TOPIC in repr(self.fault) or any(STREAM_TOPIC in probe.topic for probe in self.probes)
-        require(not (uses and self.stream.off), f"{STREAM_TOPIC} stands for no topic", "$.stream.off", "name a topic")
+        uses = STREAM in repr(self.fault) or any(STREAM in probe.topic for probe in self.probes)
+        require(not (uses and self.stream.off), f"{STREAM} stands for no topic", "$.stream.off", "name a topic")
         return spec
 
     def evidence_wanted(self) -> tuple[Evidence, ...]:
@@ -247,7 +246,7 @@ def _without_empty(value: Any) -> Any:
 
 def _replaced(value: Any, topic: str) -> Any:
     if isinstance(value, str):
-        return value.replace(STREAM_TOPIC, topic)
+        return value.replace(STREAM, topic)
     if isinstance(value, dict):
         return {key: _replaced(item, topic) for key, item in value.items()}
     return [_replaced(item, topic) for item in value] if isinstance(value, list | tuple) else value

@@ -13,7 +13,7 @@ from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec, PortBlockFaultSpec
 from trogdor_bus.faults.process import GraceMs, ProcessKillFaultSpec, ProcessStopFaultSpec, RestartSpec, Signal
 from trogdor_bus.names import shown
-from trogdor_bus.roles import Chosen, Role, Scene, Wanted, is_role, parse, resolve, wanted
+from trogdor_bus.roles import Chosen, Role, Scene, Wanted, parse, resolve, wanted
 from trogdor_bus.spec import FaultSpec, Port, TaskSpec, require_nodes
 from trogdor_bus.topology import Topology
 
@@ -170,16 +170,9 @@ class _BrokersFaultSpec(_KafkaFaultSpec, frozen=True, kw_only=True):
 
     def _chosen(self, scene: Scene) -> tuple[tuple[str, ...], tuple[Chosen, ...]]:
         """Return the nodes of the brokers, each once, and who holds the roles among them."""
-        nodes: dict[str, None] = {}
-        chosen: list[Chosen] = []
-        for index, name in enumerate(self.brokers):
-            if is_role(name, scene.topology.nodes):
-                found = resolve(parse(name, f"$.brokers[{index}]"), scene.view, scene.places, scene.seed)
-                chosen += found
-                nodes.update(dict.fromkeys(one.node for one in found))
-            else:
-                nodes[name] = None
-        return tuple(nodes), tuple(chosen)
+        placed, chosen = TaskSpec.resolved(self, scene)
+        assert isinstance(placed, _BrokersFaultSpec)
+        return placed.brokers, chosen
 
 
 class KafkaCutControllersFaultSpec(
