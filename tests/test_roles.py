@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trogdor_bus.cluster import NOBODY, ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.errors import NotNowError, RefusedError, SpecError
-from trogdor_bus.roles import MAX_DEPTH, NAMES, Places, Wanted, is_role, parse, resolve, wanted
+from trogdor_bus.roles import MAX_DEPTH, NAMES, Chosen, Places, Wanted, is_role, parse, resolve, wanted
 
 PARTITIONS = (
     SeenPartition(topic="orders", number=0, leader=2, epoch=5, replicas=(1, 2, 3), in_sync=(2, 3)),
@@ -197,3 +197,17 @@ def test_any_text_is_a_role_or_refused(text: str) -> None:
         assert error.remedy
     else:
         assert parse(str(role)) == role
+
+
+@given(
+    st.sampled_from(["leader(a.b-c, 12)", "controller", "one-of(rack(r1))", "group-coordinator(a is broker)"]),
+    st.data(),
+)
+def test_what_is_told_of_a_choice_can_be_read(role: str, data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["broker", "controller"]))
+    number, epoch = data.draw(st.integers(0, 10**9)), data.draw(st.integers(-1, 10**6))
+    node = data.draw(st.text("ab1-. ()", min_size=1, max_size=8).filter(lambda name: not name.endswith(")")))
+    chosen = Chosen(role=role, kind=kind, id=number, node=node, epoch=epoch)
+    assert Chosen.read(chosen.why) == chosen
+    assert chosen.led == (("a.b-c", 12) if role.startswith("leader") else None)
+    assert Chosen.read("somebody else") is None

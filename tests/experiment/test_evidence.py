@@ -8,14 +8,15 @@ import pytest
 
 from trogdor_bus.cluster import NOBODY, ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.experiment import health
-from trogdor_bus.experiment.evidence import Hit, Target, look, new_leader_ms, targets
+from trogdor_bus.experiment.evidence import Hit, look, new_leader_ms, targets
 from trogdor_bus.experiment.history import History
 from trogdor_bus.experiment.result import UNKNOWN, LeaderChange
+from trogdor_bus.roles import Chosen
 from trogdor_bus.states import Disturbance, WorkerRow
 
 TOPIC = "t"
 CHOSEN = "leader(t, 0) is broker 1 on node a (leader epoch 4)"
-LEADER = Target(kind="broker", id=1, node="a", role="leader(t, 0)")
+LEADER = Chosen(kind="broker", id=1, node="a", role="leader(t, 0)")
 
 
 def partition(
@@ -116,7 +117,7 @@ def test_the_role_was_held_or_not_when_it_was_hit() -> None:
     assert [one.held for one in look([], hit(), history(view(0)))] == [True]
     [one] = look([], hit(), moved)
     assert not one.held and one.text == "broker 2 led t-0 when broker 1 was hit"
-    controller = Target(kind="controller", id=1, node="a", role="controller")
+    controller = Chosen(kind="controller", id=1, node="a", role="controller")
     seen = History(TOPIC)
     seen.see_quorum(led(0, 1, 7))
     seen.see_quorum(led(5_000, 2, 8))
@@ -137,7 +138,7 @@ def test_a_leader_moved_if_the_epoch_rose_and_somebody_leads() -> None:
 
 
 def test_who_does_not_lead_moves_no_leader() -> None:
-    follower = Target(kind="broker", id=2, node="b", role="one-of(follower(t, 0))")
+    follower = Chosen(kind="broker", id=2, node="b", role="one-of(follower(t, 0))")
     [one] = look(["leader-moved"], hit(targets=(follower,)), history(view(0), view(900, partition(3, 5))))
     assert not one.held and one.text == "no partition that is watched was led by broker 2"
 

@@ -10,10 +10,10 @@ import msgspec
 from trogdor_bus.cluster import ClusterView
 from trogdor_bus.errors import HostError, NoCoordinatorError, TrogdorBusError
 from trogdor_bus.experiment.around import Around
-from trogdor_bus.experiment.evidence import NOTICED_MS, Hit, Target, look, new_leader_ms, targets
+from trogdor_bus.experiment.evidence import NOTICED_MS, Hit, look, new_leader_ms, targets
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow
 from trogdor_bus.messages import TaskInfo
-from trogdor_bus.roles import Places, is_role, parse, resolve
+from trogdor_bus.roles import Chosen, Places, is_role, parse, resolve
 from trogdor_bus.states import Outcome, TaskState
 
 POLL_S = 0.1
@@ -141,7 +141,7 @@ class Chaos:
         """Note, and tell, whom a fault hits."""
         window, who = self.windows[-1], self._targets(info)
         nodes = ", ".join(row.node for row in info.workers)
-        target = ", ".join(f"{one} ({one.node})" for one in who) or nodes
+        target = ", ".join(f"{one.who} ({one.node})" for one in who) or nodes
         self._put(start_ms=info.task.started_ms, target=target, line="; ".join(info.task.chosen))
         why = f": {'; '.join(info.task.chosen)}" if info.task.chosen else ""
         self._around.say(f"fault {window.number} hits {target}{why}")
@@ -190,7 +190,7 @@ class Chaos:
             await asyncio.sleep(AGAIN_S)
         return []
 
-    def _targets(self, info: TaskInfo) -> tuple[Target, ...]:
+    def _targets(self, info: TaskInfo) -> tuple[Chosen, ...]:
         nodes = [row.node for row in info.workers]
         brokers = {node: number for number, node in self._around.brokers.items()}
         controllers = {node: number for number, node in self._around.controllers.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 import msgspec
@@ -10,24 +9,11 @@ import msgspec
 from trogdor_bus.cluster import NOBODY, SeenPartition
 from trogdor_bus.experiment.history import History
 from trogdor_bus.experiment.result import UNKNOWN, Evidence
+from trogdor_bus.roles import Chosen
 from trogdor_bus.states import WorkerRow
 
 NOTICED_MS = 3_000
 """How much later than its own time limit a controller may notice that a broker is gone."""
-_CHOSEN = re.compile(r"(?P<role>.+?) is (?P<kind>broker|controller) (?P<id>\d+) on node (?P<node>.+?)(?: \(.*\))?")
-_LEADER = re.compile(r"leader\((?P<topic>[^,()]+), *(?P<number>\d+)\)")
-
-
-class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """Who was hit: a broker or a controller by its id, and the role that was looked for ("": it was named)."""
-
-    kind: str
-    id: int
-    node: str
-    role: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.id}"
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,32 +24,31 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
     start_ms: int
     end_ms: int = UNKNOWN
-    targets: tuple[Target, ...] = ()
+    targets: tuple[Chosen, ...] = ()
     workers: tuple[WorkerRow, ...] = ()
     session_ms: int = UNKNOWN
 
     @property
-    def brokers(self) -> list[Target]:
+    def brokers(self) -> list[Chosen]:
         """Return the brokers among the targets."""
         return [one for one in self.targets if one.kind == "broker"]
 
 
 def targets(
     chosen: Sequence[str], nodes: Sequence[str], brokers: dict[str, int], controllers: dict[str, int]
-) -> tuple[Target, ...]:
+) -> tuple[Chosen, ...]:
     """Return who is hit: those chosen for a role, the leaders among them alone if there are any; else who is there.
 
     `chosen` are the lines of a task, `nodes` its workers' nodes, `brokers` and `controllers` the ids by node.
     """
-    found = [_CHOSEN.fullmatch(line) for line in chosen]
-    held = tuple(
-        Target(kind=one["kind"], id=int(one["id"]), node=one["node"], role=one["role"]) for one in found if one
-    )
-    meant = tuple(one for one in held if _LEADER.fullmatch(one.role) or one.role == "controller") or held
+    held = tuple(one for one in map(Chosen.read, chosen) if one is not None)
+    meant = tuple(one for one in held if one.led or one.role == "controller") or held
     if meant:
         return meant
     known = (("broker", brokers), ("controller", controllers))
-    return tuple(Target(kind=kind, id=ids[node], node=node) for node in nodes for kind, ids in known if node in ids)
+    return tuple(
+        Chosen(role="", kind=kind, id=ids[node], node=node) for node in nodes for kind, ids in known if node in ids
+    )
 
 
 def look(wanted: Sequence[str], hit: Hit, history: History) -> tuple[Evidence, ...]:
@@ -93,17 +78,18 @@ def new_leader_ms(hit: Hit, history: History) -> int:
 
 def _held_roles(hit: Hit, history: History) -> Iterator[Evidence]:
     for one in hit.targets:
-        if found := _LEADER.fullmatch(one.role):
-            seen = history.at(found["topic"], int(found["number"]), hit.start_ms)
+        if one.led:
+            topic, number = one.led
+            seen = history.at(topic, number, hit.start_ms)
             held = seen is not None and seen.leader == one.id
             who = "nobody" if seen is None or seen.leader == NOBODY else f"broker {seen.leader}"
-            text = f"{who} led {found['topic']}-{found['number']} when {one} was hit"
+            text = f"{who} led {topic}-{number} when {one.who} was hit"
             yield Evidence(kind="held-role", held=held, text=text)
         elif one.role == "controller":
             led = history.quorum_at(hit.start_ms)
             who = "nobody" if led is None or led.leader == NOBODY else str(led.leader)
             held = led is not None and led.leader == one.id
-            yield Evidence(kind="held-role", held=held, text=f"the active controller was {who} when {one} was hit")
+            yield Evidence(kind="held-role", held=held, text=f"the active controller was {who} when {one.who} was hit")
 
 
 def _process_stopped(hit: Hit, history: History) -> Evidence:
@@ -114,12 +100,14 @@ def _process_stopped(hit: Hit, history: History) -> Evidence:
     nodes = ", ".join(row.node for row in hit.workers)
     lasted = UNKNOWN if hit.end_ms == UNKNOWN else hit.end_ms - hit.start_ms
     missing = {one: history.was_missing(one.id, hit.start_ms) for one in hit.brokers}
-    unseen = [str(one) for one, at_ms in missing.items() if at_ms == UNKNOWN]
+    unseen = [one.who for one, at_ms in missing.items() if at_ms == UNKNOWN]
     if unseen and UNKNOWN < hit.session_ms < lasted - NOTICED_MS:
         text = f"stopped on {nodes}, but the cluster never missed {', '.join(unseen)}, in {lasted} ms"
         return Evidence(kind="process-stopped", held=False, text=text)
     after = "".join(
-        f"; the cluster missed {one} {at_ms - hit.start_ms} ms later" for one, at_ms in missing.items() if at_ms >= 0
+        f"; the cluster missed {one.who} {at_ms - hit.start_ms} ms later"
+        for one, at_ms in missing.items()
+        if at_ms >= 0
     )
     return Evidence(kind="process-stopped", held=True, text=f"stopped on {nodes}, say their agents{after}")
 
@@ -132,7 +120,7 @@ def _leader_moved(hit: Hit, history: History) -> Evidence:
             assert now is not None
             text = f"{one.name}: epoch {one.epoch} (broker {one.leader}) became {now.epoch} (broker {now.leader})"
             return Evidence(kind="leader-moved", held=True, text=f"{text}, {at_ms - hit.start_ms} ms after the order")
-    who = ", ".join(map(str, hit.brokers)) or "nobody"
+    who = ", ".join(one.who for one in hit.brokers) or "nobody"
     if not led:
         return Evidence(kind="leader-moved", held=False, text=f"no partition that is watched was led by {who}")
     names = ", ".join(one.name for one in led[:10])
@@ -157,9 +145,10 @@ def _isr_shrank(hit: Hit, history: History) -> Evidence:
             lost = [one for one in hit.brokers if before is not None and one.id in before.in_sync]
             gone = [one for one in lost if one.id not in moment.seen.in_sync]
             if gone:
-                text = f"{moment.seen.name} went on without {gone[0]}, {moment.at_ms - hit.start_ms} ms after the order"
+                without = f"{moment.seen.name} went on without {gone[0].who}"
+                text = f"{without}, {moment.at_ms - hit.start_ms} ms after the order"
                 return Evidence(kind="isr-shrank", held=True, text=text)
-    who = ", ".join(map(str, hit.brokers)) or "nobody"
+    who = ", ".join(one.who for one in hit.brokers) or "nobody"
     return Evidence(kind="isr-shrank", held=False, text=f"no partition that is watched went on without {who}")
 
 
@@ -179,9 +168,8 @@ def _cut_off(hit: Hit, history: History) -> Evidence:
 
 def _led(hit: Hit, history: History) -> list[SeenPartition]:
     """Return the partitions that were led by who was hit: those it was chosen for, else all that are watched."""
-    named = [(one, _LEADER.fullmatch(one.role)) for one in hit.targets]
-    if any(found for _, found in named):
-        seen = [history.at(found["topic"], int(found["number"]), hit.start_ms) for _, found in named if found]
+    if named := [one.led for one in hit.targets if one.led]:
+        seen = [history.at(topic, number, hit.start_ms) for topic, number in named]
         return [one for one in seen if one is not None]
     return [led for one in hit.brokers for led in history.led_by(one.id, hit.start_ms)]
 
