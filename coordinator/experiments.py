@@ -147,11 +147,15 @@ class Experiments:
             return
         try:
             await asyncio.to_thread(self._keep, task_id, program.kept())
+            if self._programs.get(task_id) is program:
+                del self._programs[task_id]  # from now on its file tells
         except HostError as error:
             program.say(f"the result cannot be kept: {error}")
             log.error("experiment %s: the result cannot be kept: %s", task_id, error)
         self._done(task_id, program)
-        if not program.is_forgotten:
+        if program.is_forgotten:  # while it was written down
+            self._path(task_id).unlink(missing_ok=True)
+        else:
             with contextlib.suppress(HostError):  # said already, and the end of this coordinator
                 self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
 

@@ -51,6 +51,12 @@ class SeenPartition(msgspec.Struct, frozen=True, kw_only=True):
         others = (*self.replicas[at + 1 :], *self.replicas[:at])
         return tuple(one for one in others if one in self.in_sync)
 
+    def unfit(self, to: int) -> str:
+        """Return why a broker cannot lead in the leader's place, "" if it can."""
+        if to in self.successors:
+            return ""
+        return "leads it already" if to == self.leader else "is no replica in sync"
+
     @property
     def is_whole(self) -> bool:
         """Return whether it has a leader and every replica is in sync (whatever their order)."""

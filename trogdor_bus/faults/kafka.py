@@ -287,10 +287,9 @@ class KafkaMoveLeaderFaultSpec(
         if not seen.successors:
             raise RefusedError(f"only its leader {seen.leader} is in sync on {seen.name}: nobody can take over")
         to = seen.successors[0] if self.to == NOBODY else self.to
-        if to not in seen.successors:
-            who = "leads it already" if to == seen.leader else "is no replica in sync"
+        if why := seen.unfit(to):
             others = ", ".join(map(str, seen.successors))
-            raise SpecError(f"broker {to} {who} on {seen.name}", path="$.to", remedy=f"choose one of {others}")
+            raise SpecError(f"broker {to} {why} on {seen.name}", path="$.to", remedy=f"choose one of {others}")
         able = scene.places.brokers.keys() & scene.view.brokers.keys()
         asking = min(able | {seen.leader}, key=lambda number: (number == seen.leader, number == to, number))
         node = scene.places.brokers[asking]

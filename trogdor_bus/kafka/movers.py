@@ -60,9 +60,8 @@ def plan_move(access: Access, topic: str, partition: int, to: int = NOBODY, time
     others = seen.successors
     if not others:
         raise RefusedError(f"only its leader {seen.leader} is in sync on {seen.name}: nobody can take over")
-    if to != NOBODY and to not in others:
-        who = "leads it already" if to == seen.leader else "is no replica in sync"
-        raise RefusedError(f"broker {to} {who} on {seen.name}: choose one of {', '.join(map(str, others))}")
+    if to != NOBODY and (why := seen.unfit(to)):
+        raise RefusedError(f"broker {to} {why} on {seen.name}: choose one of {', '.join(map(str, others))}")
     return Move(
         topic=topic,
         partition=partition,
