@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.support import wait_until
+from tests.conftest import require_kafka
+from tests.support import require_namespaces, wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.reader import Reader
@@ -21,14 +24,39 @@ WHOLE_S = 90.0
 
 
 @contextlib.contextmanager
+def lab_with(topic: str, placed: Sequence[Sequence[int]], name: str, **options: Any) -> Iterator[KafkaLab]:
+    """Give a lab of three brokers with a topic whose replicas are placed so, two of them in sync at least."""
+    require_namespaces()
+    require_kafka()
+    with KafkaLab(3, f"{name}{os.getpid()}", print, **options) as lab:
+        config = {"min.insync.replicas": "2"}
+        wanted = NewTopic(topic, len(placed), replica_assignment=[*map(list, placed)], config=config)
+        client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap})
+        client.create_topics([wanted])[topic].result(60)
+        yield lab
+
+
+def end_everything(lab: KafkaLab) -> None:
+    """Stop every task that is left, and bring up every node."""
+    for task in [task for task, told in lab.ask("tasks")["tasks"].items() if told["state"] != "DONE"]:
+        lab.trogdor("stop", task, "--wait")
+    lab.cluster.mend()
+
+
+def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
+    """Wait until it comes true and print how long that took."""
+    began = time.monotonic()
+    wait_until(predicate, timeout_s, what)
+    print(f"measured: {what} {time.monotonic() - began:.1f} s")
+
+
+@contextlib.contextmanager
 def whole_again(lab: KafkaLab) -> Iterator[Reader]:
     """Give what sees the cluster, which is whole before and again after: every task ended, every node up."""
     with Reader(Access(lab.cluster.bootstrap_inside)) as reader:
         wait_until(lambda: whole(reader.read()), WHOLE_S, "the cluster to be whole")
         yield reader
-        for task in [task for task, told in lab.ask("tasks")["tasks"].items() if told["state"] != "DONE"]:
-            lab.trogdor("stop", task, "--wait")
-        lab.cluster.mend()
+        end_everything(lab)
         wait_until(lambda: whole(reader.read()), WHOLE_S, "the cluster to be whole again")
 
 

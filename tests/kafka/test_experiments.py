@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import require_kafka
+from tests.kafka.steps import end_everything
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.faults.stream import StreamSpec
 from trogdor_bus.kafka.access import Access
@@ -42,9 +43,7 @@ def made() -> Iterator[KafkaLab]:
 def lab(made: KafkaLab) -> Iterator[KafkaLab]:
     """The lab, whole before and after; no test leaves a topic, a fault or a program."""
     yield made
-    for task in [task for task, told in made.ask("tasks")["tasks"].items() if told["state"] != "DONE"]:
-        made.trogdor("stop", task, "--wait")
-    made.cluster.mend()
+    end_everything(made)
     with Reader(access(made)) as reader:
         wait_until(lambda: not list(reader.read().broken()), 120, "every replica to be in sync again")
     with Topics(access(made)) as topics:

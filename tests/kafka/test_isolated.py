@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import carries, creates_topic, submit, whole_again
-from tests.support import require_namespaces, wait_until
+from tests.kafka.steps import carries, creates_topic, lab_with, submit, whole_again
+from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.lab.kafka import PORT, PUBLISHED_PORT
@@ -29,12 +26,7 @@ KAFKA = "kafka.Kafka"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[KafkaLab]:
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"i{os.getpid()}", print, mode="isolated") as made:
-        topic = NewTopic(TOPIC, 1, replica_assignment=[[2, 3, 1]], config={"min.insync.replicas": "2"})
-        client = AdminClient({"bootstrap.servers": made.cluster.bootstrap})
-        client.create_topics([topic])[TOPIC].result(60)
+    with lab_with(TOPIC, [[2, 3, 1]], "i", mode="isolated") as made:
         yield made
 
 
@@ -50,7 +42,7 @@ def frozen(lab: KafkaLab) -> set[str]:
     return {node for node in lab.nodes if psutil.Process(lab.cluster.pid(node)).status() == psutil.STATUS_STOPPED}
 
 
-def timed(what: str, began: float) -> None:
+def lasted(what: str, began: float) -> None:
     print(f"measured: {what} after {time.monotonic() - began:.1f} s")
 
 
@@ -72,7 +64,7 @@ def test_only_the_active_controller_stops_and_a_second_loss_is_refused(lab: Kafk
         return after[-1].controller not in (first, NOBODY)
 
     wait_until(moved, 30, "another controller")
-    timed("another controller", began)
+    lasted("another controller", began)
     assert after[-1].controller in lab.cluster.controllers
     assert set(after[-1].brokers) == set(lab.cluster.brokers)
     assert [(one.leader, one.epoch) for one in after[-1].partitions] == [
@@ -87,7 +79,7 @@ def test_only_the_active_controller_stops_and_a_second_loss_is_refused(lab: Kafk
     code, printed = submit(lab, second, "--id", other, "--allow", "no-quorum")
     assert code == 0, printed
     wait_until(lambda: reader.read(timeout_s=1).controller == NOBODY, 20, "no controller to be left")
-    timed("no quorum", began)
+    lasted("no quorum", began)
     assert len(frozen(lab)) == 2
     stop(lab, other)
     stop(lab, task)
@@ -116,7 +108,7 @@ def test_a_broker_cut_from_the_controllers_is_fenced_and_comes_back(lab: KafkaLa
     assert code == 0, printed
     await_active(lab, task)
     wait_until(lambda: set(reader.read().brokers) == {2, 3}, 40, "the broker to be fenced")
-    timed("fenced", began)
+    lasted("fenced", began)
     assert carries(lab.cluster.bootstrap, TOPIC)
     dropped = {worker["node"]: worker["dropped"] for worker in lab.ask("show", task)["workers"]}
     print(f"measured: packets dropped {dropped}")
@@ -125,7 +117,7 @@ def test_a_broker_cut_from_the_controllers_is_fenced_and_comes_back(lab: KafkaLa
     began = time.monotonic()
     stop(lab, task)
     wait_until(lambda: set(reader.read().brokers) == {1, 2, 3}, 60, "the broker to be back")
-    timed("back", began)
+    lasted("back", began)
 
 
 def test_all_brokers_cut_from_the_controllers_decide_nothing(lab: KafkaLab, reader: Reader) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import submit, whole_again
-from tests.support import require_namespaces, wait_until
+from tests.kafka.steps import lab_with, submit, whole_again
+from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY
 from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.lab.kafka_lab import KafkaLab
@@ -24,12 +21,7 @@ PLACED = ([2, 3, 1], [3, 1, 2], [1, 2, 3])
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[KafkaLab]:
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"f{os.getpid()}", print) as made:
-        topic = NewTopic(TOPIC, 3, replica_assignment=[*map(list, PLACED)], config={"min.insync.replicas": "2"})
-        client = AdminClient({"bootstrap.servers": made.cluster.bootstrap})
-        client.create_topics([topic])[TOPIC].result(60)
+    with lab_with(TOPIC, PLACED, "f") as made:
         yield made
 
 

@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
 
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
+from tests.kafka.steps import end_everything, lab_with, timed
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka_lab import KafkaLab
@@ -36,13 +36,7 @@ FREEZE = {"class": "process-stop", "nodes": ["broker1"], "match": "kafka.Kafka"}
 @pytest.fixture(scope="module")
 def made() -> Iterator[KafkaLab]:
     """A lab of three brokers with a topic whose partition N is led by broker N+1 and is on all of them."""
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"l{os.getpid()}", print) as lab:
-        placed = [[1, 2, 3], [2, 3, 1], [3, 1, 2]]
-        topic = NewTopic(TOPIC, 3, replica_assignment=placed, config={"min.insync.replicas": "2"})
-        client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap})
-        client.create_topics([topic])[TOPIC].result(60)
+    with lab_with(TOPIC, [[1, 2, 3], [2, 3, 1], [3, 1, 2]], "l") as lab:
         yield lab
 
 
@@ -50,9 +44,7 @@ def made() -> Iterator[KafkaLab]:
 def lab(made: KafkaLab) -> Iterator[KafkaLab]:
     """The lab; after the test no task runs, no rule and no stopped process is left, and every replica is in sync."""
     yield made
-    for task in [task for task, told in made.ask("tasks")["tasks"].items() if told["state"] != "DONE"]:
-        made.trogdor("stop", task, "--wait")
-    made.cluster.mend()
+    end_everything(made)
     for node in BROKERS:
         assert state(made, node) == "S"
         assert not rules(made, node)
@@ -104,13 +96,6 @@ def submit(lab: KafkaLab, word: str, spec: dict[str, Any]) -> str:
     assert done.returncode == 0, done.stdout + done.stderr
     await_active(lab, task)
     return task
-
-
-def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
-    """Wait until it comes true and print how long that took."""
-    began = time.monotonic()
-    wait_until(predicate, timeout_s, what)
-    print(f"measured: {what} {time.monotonic() - began:.1f} s")
 
 
 def test_every_node_is_heard_and_known_by_its_address(lab: KafkaLab) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import carries, creates_topic, submit
+from tests.kafka.steps import carries, creates_topic, submit, timed
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.reader import Reader
@@ -55,13 +55,6 @@ def controller(lab: KafkaLab) -> int:
     """Return the broker whose session holds /controller in ZooKeeper."""
     session = next(part for part in dump(lab).split("0x") if "/controller\n" in part)
     return next(number for number in ALL if f"/brokers/ids/{number}\n" in session)
-
-
-def timed(what: str, predicate: Callable[[], object], timeout_s: float) -> None:
-    """Wait until it comes true and print how long that took."""
-    began = time.monotonic()
-    wait_until(predicate, timeout_s, what)
-    print(f"measured: {what} {time.monotonic() - began:.1f} s")
 
 
 def test_every_node_has_an_agent_and_no_broker_is_a_kraft_one(lab: KafkaLab) -> None:
