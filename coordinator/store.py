@@ -163,7 +163,7 @@ class Store:
             self._rewrite()
 
     def _rewrite(self) -> None:
-        """Let a file of 0.1 shrink, and keep no bodies of events; a file that cannot be written anew serves as it is."""
+        """Let a file of 0.1 shrink, and keep no events in it; one that cannot be written anew serves as it is."""
         with contextlib.suppress(sqlite3.Error):
             with self._transaction():
                 self._db.execute("DELETE FROM events WHERE seq < (SELECT max(seq) FROM events)")

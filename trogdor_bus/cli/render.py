@@ -35,11 +35,17 @@ _COLOURS = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command say what it means that nobody reads; rich would exit."""
+        raise  # noqa: PLE0704 (rich calls it where it catches the error)
+
+
 def console(stderr: bool = False) -> Console:
     """Return a console that interprets no markup; wide where nobody's terminal sets the width."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    return _Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def text(value: object, style: str = "") -> Text:
