@@ -162,7 +162,8 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
         controller = f"controller {node.controller}" if node.controller is not None else ""
         note = "\n".join(part for part in (node.note, broker, controller, tags) if part)
         links = [links_text(node)] if with_links else []
-        add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or node.hostname, note)
+        unresolved = f"{node.hostname} (not resolved)" if node.hostname else ""
+        add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or unresolved, note)
     return result
 
 
