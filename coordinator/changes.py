@@ -77,7 +77,7 @@ class DropTask(msgspec.Struct, frozen=True):
 
 
 class AppendEvent(msgspec.Struct, frozen=True):
-    """Keep an event; only the newest are kept for ever."""
+    """Tell an event; of it only the number is kept, so that the next one has another."""
 
     event: AnyEvent
 

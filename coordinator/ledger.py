@@ -38,7 +38,8 @@ UNDESCRIBED = b"{}"
 """The spec of an adopted task until an agent has told it."""
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
-"""Ended tasks beyond this many, or older than this, are forgotten."""
+KEEP_DONE_BYTES = 64 << 20
+"""Ended tasks beyond this many, older than this, or beyond so many bytes of theirs are forgotten, the oldest first."""
 
 
 class Ledger:
@@ -51,6 +52,7 @@ class Ledger:
         self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
         self._task_of: dict[int, str] = {}
         self._counts: dict[str, Counter[WorkerState]] = defaultdict(Counter)
+        self._sizes: dict[str, int] = {}
         self.view.seq = loaded.meta.next_seq - 1
         for task in loaded.tasks:
             self.view.tasks[task.id] = task
@@ -153,6 +155,7 @@ class Ledger:
             if node.open.pop(row.id, None) is not None:
                 touched.append(node)
         self._counts.pop(task_id, None)
+        self._sizes.pop(task_id, None)
         self.changes.append(DropTask(task_id))
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
@@ -174,9 +177,14 @@ class Ledger:
         done = [task for task in self.view.tasks.values() if task.state is TaskState.DONE]
         settled = [task for task in done if not self.has_open(task.id)]
         settled.sort(key=lambda task: task.done_ms)
+        sizes = [self._size(task) for task in settled]
+        total = sum(sizes)
         for index, task in enumerate(settled):
-            if len(settled) - index <= KEEP_DONE and self.now_ms - task.done_ms < KEEP_DONE_MS:
+            left = len(settled) - index
+            fits = total <= KEEP_DONE_BYTES or left == 1  # the newest is kept, whatever its size
+            if fits and left <= KEEP_DONE and self.now_ms - task.done_ms < KEEP_DONE_MS:
                 break
+            total -= sizes[index]
             self.drop(task.id, f"task {task.id} ended long ago and is forgotten")
 
     def put_node(self, node: NodeState, text: str = "") -> None:
@@ -192,6 +200,14 @@ class Ledger:
         event = msgspec.structs.replace(event, seq=self.view.seq + 1, at_ms=self.now_ms)
         self.view.apply(event)
         self.changes.append(AppendEvent(event))
+
+    def _size(self, task: TaskRow) -> int:
+        """Return about how many bytes a settled task takes in the store; it is asked at each beat."""
+        if task.id not in self._sizes:
+            workers = (self._actions[worker_id] for worker_id in self.view.workers[task.id])
+            actions = sum(len(msgspec.json.encode(actions)) for actions in workers)
+            self._sizes[task.id] = len(bytes(task.original)) + len(bytes(task.spec)) + actions
+        return self._sizes[task.id]
 
     def _record_row(self, task_id: str, row: WorkerRow) -> None:
         by_hand = f"; by hand: {'; '.join(row.by_hand)}" if row.by_hand else ""

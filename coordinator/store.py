@@ -1,4 +1,7 @@
-"""Keeps tasks, workers, counters and events in SQLite: one database per state directory, one coordinator at a time."""
+"""Keeps tasks, workers and counters in SQLite: one database per state directory, one coordinator at a time.
+
+Of events only the highest number is kept, so that none is given twice: they tell the past, and nobody reads them here.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import os
 import secrets
 import sqlite3
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,14 @@ from trogdor_bus.coordinator.changes import (
     StoredWorker,
 )
 from trogdor_bus.errors import ConflictError, HostError
-from trogdor_bus.messages import AnyEvent
 from trogdor_bus.states import TaskRow, WorkerRow
 
 SCHEMA_VERSION = 1
 _ACTIONS = tuple[AnyAction, ...] | None
-MAX_EVENTS = 100_000
-"""Older events are forgotten."""
+SLACK_BYTES = 4 << 20
+"""How much of the file may be unused, and how long the write-ahead log may stay; both can be longer for a moment."""
+_INCREMENTAL = 2
+"""SQLite's `auto_vacuum` of a file that can be shortened step by step; files of 0.1 have 0."""
 
 _SCHEMA = (
     "CREATE TABLE meta (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL)",
@@ -105,16 +109,18 @@ class Store:
             workers={name: tuple(rows) for name, rows in kept.items()},
         )
 
-    def commit(self, changes: Iterable[Change], *, durable: bool) -> None:
+    def commit(self, changes: Collection[Change], *, durable: bool) -> None:
         """Keep all of the changes, or (HostError) none; if `durable`, they survive a loss of power."""
         with self._host_errors():
             self._db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
             with self._transaction():
                 for change in changes:
                     self._apply(change)
+        if any(isinstance(change, DropTask) for change in changes):
+            self._shorten()
 
     def replace(self, loaded: Loaded) -> None:
-        """Keep exactly that, durably, instead of everything that is here, events included; or (HostError) nothing."""
+        """Keep exactly that, durably, instead of everything that is here; or (HostError) nothing."""
         changes: list[Change] = [PutMeta(loaded.meta), *map(PutTask, loaded.tasks)]
         changes += [PutWorker(task_id, worker) for task_id, rows in loaded.workers.items() for worker in rows]
         with self._host_errors():
@@ -124,13 +130,7 @@ class Store:
                     self._db.execute(f"DELETE FROM {table}")  # noqa: S608 (a literal)
                 for change in changes:
                     self._apply(change)
-
-    def events(self, since_seq: int, limit: int) -> list[AnyEvent]:
-        """Return at most `limit` events after `since_seq`, oldest first."""
-        query = "SELECT seq, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?"
-        with self._host_errors():
-            rows = self._db.execute(query, (since_seq, limit)).fetchall()
-        return [self._read(body, AnyEvent, f"event {seq}") for seq, body in rows]
+        self._shorten()
 
     def close(self) -> None:
         """Close the database and let another coordinator have it; closing twice is harmless."""
@@ -147,15 +147,38 @@ class Store:
             )
         if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise HostError(f"{self._path} is a database of something else; {_REMEDIES['SQLITE_NOTADB']}")
+        if version == 0:
+            self._db.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # before anything is in the file
         mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise HostError(f"{self._path}: the file system supports no write-ahead log; choose a local --state-dir")
+        self._db.execute(f"PRAGMA journal_size_limit = {SLACK_BYTES}")
         if version == 0:
             meta = Meta(cluster=uuid.uuid4().hex, next_worker=secrets.randbelow(2**62))
             with self._transaction():
                 for statement in _SCHEMA:
                     self._db.execute(statement)
                 self._apply(PutMeta(meta))
+        elif self._db.execute("PRAGMA auto_vacuum").fetchone()[0] != _INCREMENTAL:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Let a file of 0.1 shrink, and keep no events in it; one that cannot be written anew serves as it is."""
+        with contextlib.suppress(sqlite3.Error):
+            with self._transaction():
+                self._db.execute("DELETE FROM events WHERE seq < (SELECT max(seq) FROM events)")
+                self._db.execute("UPDATE events SET body = x''")
+            self._db.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _shorten(self) -> None:
+        """Give unused room back to the disk; what was committed stands, whatever goes wrong here."""
+        with contextlib.suppress(sqlite3.Error):
+            free, page = (self._db.execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_size"))
+            if free * page > SLACK_BYTES:
+                self._db.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -182,8 +205,8 @@ class Store:
             case DropTask(task_id):
                 run("DELETE FROM tasks WHERE id = ?", (task_id,))
             case AppendEvent(event):
-                run("INSERT OR REPLACE INTO events VALUES (?, ?)", (event.seq, encode(event)))
-                run("DELETE FROM events WHERE seq <= ?", (event.seq - MAX_EVENTS,))
+                run("INSERT OR REPLACE INTO events VALUES (?, x'')", (event.seq,))
+                run("DELETE FROM events WHERE seq < ?", (event.seq,))
 
     def _read(self, body: bytes | None, kind: Any, what: str) -> Any:
         try:

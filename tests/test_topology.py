@@ -70,6 +70,10 @@ def test_a_node_is_no_peer_of_itself() -> None:
 def test_a_peer_without_addresses_or_outside_the_cluster() -> None:
     with pytest.raises(SpecError, match="it announced none and the configuration gives no hostname"):
         topology(a=("10.0.0.1",), b=()).peer("a", "b")
+    unresolved = Topology(nodes={"a": Node(name="a", addresses=("10.0.0.1",)), "b": Node(name="b", hostname="no.such")})
+    with pytest.raises(SpecError, match=r"its hostname no\.such does not resolve on the coordinator") as caught:
+        unresolved.peer("a", "b")
+    assert "mend the hostname of b in the configuration" in caught.value.remedy
     for ask in (topology().peer, topology().left_out):
         with pytest.raises(SpecError, match="node b is not in the cluster"):
             ask("a", "b")

@@ -11,6 +11,7 @@ import msgspec
 
 from trogdor_bus.actions import Peer
 from trogdor_bus.errors import SpecError
+from trogdor_bus.names import shown
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,10 +76,14 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         usable = tuple(canonical(address) for address in addresses if not self._why_not(acting, name, address))
         if not usable:
             unusable = "; ".join(map(str, self.left_out(acting, name)))
+            hostname = self._node(name).hostname
+            remedy = f"give {name} a hostname of its own in the configuration, or start its agent"
             because = unusable or "it announced none and the configuration gives no hostname"
+            if hostname and not addresses:
+                because = f"it announced none, and its hostname {shown(hostname)} does not resolve on the coordinator"
+                remedy = f"mend the hostname of {name} in the configuration, or DNS there; or start its agent"
             raise SpecError(
-                f"node {name} has no address by which {acting} could tell its packets: {because}",
-                remedy=f"give {name} a hostname of its own in the configuration, or start its agent",
+                f"node {name} has no address by which {acting} could tell its packets: {because}", remedy=remedy
             )
         return Peer(name, tuple(dict.fromkeys(usable)))
 

@@ -175,6 +175,8 @@ def test_links_are_a_column_only_where_a_node_has_several() -> None:
         "ADDRESSES",
         "NOTE",
     ]
+    waiting = NodeRow(name="far", hostname="no.such")
+    assert "no.such (not resolved)" in shown(render.nodes_table([waiting], 1000), 100)
     several = {"kafka": False, "zmq 10.0.0.1:5560": True}
     nodes = [
         plain,

@@ -205,6 +205,39 @@ def test_interrupting_the_wait_leaves_the_task(cluster: Cluster) -> None:
     assert cluster.run("stop", "left", "--wait").code == 0
 
 
+def first_line_only(process: subprocess.Popen[str]) -> str:
+    """Read a line as `head -1` does, and close the pipe."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    return line
+
+
+def test_whose_output_nobody_reads_says_that_the_task_goes_on(cluster: Cluster) -> None:
+    waiting = cluster.start("submit", NOOP % 60_000, "--id", "unread", "--wait")
+    assert first_line_only(waiting) == "Task unread\n"
+    _, err = waiting.communicate(timeout=20)
+    assert waiting.returncode == 141
+    assert "Broken pipe): task unread goes on; to end it: trogdor-bus stop unread" in err
+    assert "Traceback" not in err and "Exception ignored" not in err
+    assert cluster.json("show", "unread")["state"] == "RUNNING"
+    assert cluster.run("stop", "unread", "--wait").code == 0
+
+
+def test_the_exit_code_tells_the_end_also_when_nobody_reads_it(cluster: Cluster) -> None:
+    waiting = cluster.start("submit", NO_MATCH, "--id", "quiet", "--wait", "--json")
+    wait_until(lambda: waiting.stderr is not None and "quiet" in waiting.stderr.readline(), 20, "the id")
+    first_out = waiting.stdout
+    assert first_out is not None
+    first_out.close()
+    waiting.stdout = None
+    _, err = waiting.communicate(timeout=20)
+    assert waiting.returncode == 1
+    assert "the end is told by the exit code alone" in err
+    assert "Traceback" not in err and "Exception ignored" not in err
+
+
 def test_status_uptime_and_nodes(cluster: Cluster) -> None:
     status = cluster.run("status").out.splitlines()
     assert status[0] == f"Coordinator is running at {cluster.address}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,16 +60,14 @@ def judge(directory: Path) -> None:
         assert isinstance(store, HostError)
         return
     with contextlib.closing(store):
-        for call in (store.load, lambda: store.events(0, 100)):
-            found = decoded(call, readable=False)
-            assert isinstance(found, Loaded | list | HostError)
+        assert isinstance(decoded(store.load, readable=False), Loaded | HostError)
 
 
 def test_the_database_that_is_damaged_is_real(tmp_path: Path, good: bytes) -> None:
     with database(tmp_path, good):
         pass
     with contextlib.closing(Store(tmp_path)) as store:
-        assert len(store.load().workers["t"]) == len(store.events(0, 100)) == 8
+        assert len(store.load().workers["t"]) == 8
 
 
 @examples(60)
@@ -87,7 +86,9 @@ def test_damaged_pages(tmp_path: Path, good: bytes, data: st.DataObject) -> None
 
 
 def test_an_error_of_sqlite_that_is_no_text(tmp_path: Path, good: bytes) -> None:
-    with database(tmp_path, good.replace(b"tablemetameta\x02CREATE", b"table\xff\xff\xff\xffmeta\x02DAMAGE")):
+    damaged = re.sub(rb"tablemeta(?=meta.CREATE)", lambda _: b"table\xff\xff\xff\xff", good, flags=re.S)
+    assert damaged != good
+    with database(tmp_path, damaged):
         pass
     with pytest.raises(HostError, match="move the file away"):
         Store(tmp_path)

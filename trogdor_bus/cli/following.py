@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
-import typer
 from rich.live import Live
 from rich.table import Table
 
@@ -36,7 +35,7 @@ def how_to(task_id: str) -> str:
 def follow(reach: Reach, task_id: str, out: Path | None, *, as_json: bool) -> int:
     """Return the exit code of the verdict, once it is there, is told, and is written to `out`.
 
-    Exits 3 if nobody can tell the end, and 130 on Ctrl-C: the experiment then goes on.
+    Exits 3 if nobody can tell the end; 130 on Ctrl-C, and 141 if nobody reads the output: the experiment then goes on.
     """
 
     async def verb(client: Client) -> ExperimentInfo:
@@ -44,14 +43,11 @@ def follow(reach: Reach, task_id: str, out: Path | None, *, as_json: bool) -> in
             return await _followed(client, task_id, teller)
 
     try:
-        info = ask(reach, verb)
+        with waiting.may_leave(f"experiment {task_id} goes on. {how_to(task_id)}"):
+            info = ask(reach, verb)
     except (NoCoordinatorError, NotFoundError) as error:
         text = f"{error}\nhow experiment {task_id} ended is unknown; it ends by itself, and its faults with their lease"
         raise waiting.outcome_unknown(text, as_json) from None
-    except KeyboardInterrupt:
-        goes_on = f"\nInterrupted: experiment {task_id} goes on. {how_to(task_id)}"
-        render.print_line(render.console(stderr=True), goes_on)
-        raise typer.Exit(130) from None
     return _tell(info, out, as_json=as_json)
 
 
@@ -136,9 +132,15 @@ def _tell(info: ExperimentInfo, out: Path | None, *, as_json: bool) -> int:
     """Tell the verdict and why, write the files, and return the exit code."""
     result = result_of(info)
     files = outputs.write(result, out) if out is not None else []
-    if as_json:
-        print(encode(result).decode(), end="")
-        return EXIT_CODES[result.verdict]
+    with waiting.unread():
+        if as_json:
+            print(encode(result).decode(), end="")
+        else:
+            _print(result, files)
+    return EXIT_CODES[result.verdict]
+
+
+def _print(result: Result, files: list[Path]) -> None:
     console = render.console()
     render.print_line(console, f"Verdict: {result.verdict}", _COLOURS[result.verdict])
     for reason in result.reasons:
@@ -147,7 +149,6 @@ def _tell(info: ExperimentInfo, out: Path | None, *, as_json: bool) -> int:
         render.print_line(console, f"  warning: {warning}")
     for file in files:
         render.print_line(console, f"{file}")
-    return EXIT_CODES[result.verdict]
 
 
 def _line(line: ToldLine) -> str:

@@ -35,11 +35,17 @@ _COLOURS = {
 }
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Let the command say what it means that nobody reads; rich would exit."""
+        raise  # noqa: PLE0704 (rich calls it where it catches the error)
+
+
 def console(stderr: bool = False) -> Console:
     """Return a console that interprets no markup; wide where nobody's terminal sets the width."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
+    return _Console(stderr=stderr, width=width, markup=False, highlight=False, emoji=False, soft_wrap=False)
 
 
 def text(value: object, style: str = "") -> Text:
@@ -156,7 +162,8 @@ def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
         controller = f"controller {node.controller}" if node.controller is not None else ""
         note = "\n".join(part for part in (node.note, broker, controller, tags) if part)
         links = [links_text(node)] if with_links else []
-        add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or node.hostname, note)
+        unresolved = f"{node.hostname} (not resolved)" if node.hostname else ""
+        add_row(result, node.name, node_state(node), heard, *links, "\n".join(node.addresses) or unresolved, note)
     return result
 
 

@@ -75,8 +75,9 @@ def submit(
     except NoCoordinatorError as error:
         again = f"the task may or may not exist; ask again with the same id: trogdor-bus submit ... --id {task_id}"
         raise waiting.outcome_unknown(f"{error}\n{again}", as_json) from None
-    if not as_json:
-        render.print_unreplicated(replicated)
+    with waiting.may_leave(f"task {task_id} goes on; to end it: trogdor-bus stop {task_id}"):
+        if not as_json:
+            render.print_unreplicated(replicated)
     if wait:
         raise typer.Exit(waiting.wait(reach, task_id, as_json))
     if as_json:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn
@@ -21,13 +23,16 @@ from trogdor_bus.messages import TaskInfo
 from trogdor_bus.states import EXIT_CODES, Outcome, TaskState
 
 UNKNOWN_EXIT = EXIT_CODES[Outcome.UNKNOWN]
+INTERRUPTED_EXIT, UNREAD_EXIT = 130, 141
+"""As a shell tells of SIGINT and SIGPIPE."""
 TICK_S = 0.2
+_CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
 
 
 def wait(reach: Reach, task_id: str, as_json: bool, cancelled_is_success: bool = False) -> int:
     """Return the exit code of the task once it has ended, having shown how it went.
 
-    Exits 3 if nobody can tell the end, and 130 on Ctrl-C: the task then goes on.
+    Exits 3 if nobody can tell the end; 130 on Ctrl-C, and 141 if nobody reads the output: the task then goes on.
     """
 
     async def verb(client: Client) -> TaskInfo:
@@ -41,20 +46,60 @@ def wait(reach: Reach, task_id: str, as_json: bool, cancelled_is_success: bool =
                 ticker.cancel()
 
     try:
-        info = ask(reach, verb)
+        with may_leave(f"task {task_id} goes on; to end it: trogdor-bus stop {task_id}"):
+            info = ask(reach, verb)
     except (NoCoordinatorError, NotFoundError) as error:
         raise outcome_unknown(f"{error}\nthe outcome of task {task_id} is unknown", as_json) from None
-    except KeyboardInterrupt:
-        goes_on = f"task {task_id} goes on; to end it: trogdor-bus stop {task_id}"
-        render.print_line(render.console(stderr=True), f"\nInterrupted: {goes_on}")
-        raise typer.Exit(130) from None
-    if as_json:
-        render.print_json(render.task_json(info))
-    else:
-        _tell_end(info)
+    with unread():
+        if as_json:
+            render.print_json(render.task_json(info))
+        else:
+            _tell_end(info)
     if cancelled_is_success and info.task.outcome is Outcome.CANCELLED:
         return 0
     return EXIT_CODES.get(info.task.outcome, UNKNOWN_EXIT)
+
+
+@contextmanager
+def may_leave(goes_on: str) -> Iterator[None]:
+    """Say `goes_on` on standard error, and exit, if waiting ends before what is waited for: nobody wants to see it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _say(f"\nInterrupted: {goes_on}")
+        raise typer.Exit(INTERRUPTED_EXIT) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        silence_output()
+        _say(f"Standard output cannot be written ({error.strerror}): {goes_on}")
+        raise typer.Exit(UNREAD_EXIT) from None
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Let an end be told to nobody: the exit code tells it, too."""
+    try:
+        yield
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        silence_output()
+        _say(f"Standard output cannot be written ({error.strerror}): the end is told by the exit code alone.")
+
+
+def silence_output() -> None:
+    """Let what is still printed go nowhere, also what is in the buffer."""
+    with suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+def _say(line: str) -> None:
+    with suppress(OSError):
+        render.print_line(render.console(stderr=True), line)
 
 
 def outcome_unknown(message: str, as_json: bool) -> typer.Exit:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trogdor_bus.agents.platforms.linux import rules
+from trogdor_bus.agents.platforms.linux import privileges, rules
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Table
@@ -132,7 +133,13 @@ def _restore(namespace: Namespace, tool: str, text: str) -> None:
 
 def _run(namespace: Namespace, argv: Sequence[str], stdin: str = "") -> str:
     require_tool(argv[0], PACKAGE)
-    return namespace.call(lambda: run(argv, stdin=stdin))
+    try:
+        return namespace.call(lambda: run(argv, stdin=stdin))
+    except ToolFailedError as error:
+        if not re.search("permission denied|not permitted", error.words, re.IGNORECASE):
+            raise
+        why = privileges.missing("CAP_NET_ADMIN", "CAP_NET_RAW")
+        raise ToolFailedError(f"{error}; {why}", error.code, error.words) from None
 
 
 def _shows_rules(namespace: Namespace, tool: str) -> bool:

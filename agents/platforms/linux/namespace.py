@@ -18,6 +18,7 @@ from typing import Literal, Self, TypeVar
 
 import msgspec
 
+from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.announced import broker_id, controller_id
 from trogdor_bus.agents.platforms.linux.commands import find_tool, run
 from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
@@ -76,7 +77,8 @@ class Namespace:
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise HostError(f"the network namespace {path} cannot be opened: {error.strerror}") from None
+            why = f"; {privileges.missing('CAP_SYS_PTRACE')}" if isinstance(error, PermissionError) else ""
+            raise HostError(f"the network namespace {path} cannot be opened: {error.strerror}{why}") from None
         try:
             self.inode = _inode(os.fstat(self._fd))
             self._own = self.inode == _inode(Path(OWN).stat())
@@ -101,8 +103,9 @@ class Namespace:
         def enter() -> None:
             try:
                 if _libc.setns(self._fd, CLONE_NEWNET) != 0:
-                    why = os.strerror(ctypes.get_errno())
-                    raise HostError(f"the network namespace cannot be entered: {why}; the agent must run as root")
+                    number = ctypes.get_errno()
+                    why = f"; {privileges.missing('CAP_SYS_ADMIN')}" if number == errno.EPERM else ""
+                    raise HostError(f"the network namespace cannot be entered: {os.strerror(number)}{why}")
                 future.set_result(work())
             except BaseException as error:
                 future.set_exception(error)

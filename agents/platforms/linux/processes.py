@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.files import read_regular
 from trogdor_bus.agents.platforms.linux.java import main_line, read_argument_file
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
@@ -175,7 +176,8 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
     if chosen:
         return Found(tuple(chosen))
     only = f"; what matches is never touched: {', '.join(spared)}" if spared else ""
-    blind = f"; {len(hidden)} processes may not be looked at, run the agent as root" if hidden else ""
+    why = privileges.missing("CAP_SYS_PTRACE") if hidden else ""
+    blind = f"; {len(hidden)} processes may not be looked at: {why}" if hidden else ""
     return Found((), f"no process matches {match.describe()}{only}{blind}")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from trogdor_bus.actions import MOST_GRACE_MS
+from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.operations import AnyOperation, Deliver, Finish, Freeze, Restart, Thaw
 from trogdor_bus.agents.platforms.linux.processes import (
     identify,
@@ -154,9 +155,8 @@ def _send(pidfd: int, number: signal.Signals, operation: Freeze | Thaw | Deliver
     except ProcessLookupError:
         raise ProcessGoneError(f"{_called(operation)} ended before {number.name} reached it") from None
     except OSError as error:
-        raise HostError(
-            f"{number.name} to {_called(operation)}: {error.strerror}; the agent must run as root"
-        ) from None
+        why = f"; {privileges.missing('CAP_KILL')}" if isinstance(error, PermissionError) else ""
+        raise HostError(f"{number.name} to {_called(operation)}: {error.strerror}{why}") from None
 
 
 def _ends(pidfd: int, within_s: float) -> bool:

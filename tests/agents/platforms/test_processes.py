@@ -223,22 +223,6 @@ def test_no_match_is_an_error_unless_it_need_not_be(node: Node) -> None:
     assert "no process matches JVMs" in prepared.warnings[0]
 
 
-def test_an_agent_without_permission_says_so(node: Node) -> None:
-    node.sleeper("of-root")
-    program = """
-from trogdor_bus.actions import ProcessMatch, Suspend
-from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Surroundings
-try:
-    open_platform("basic", {}).prepare(1, Suspend(match=ProcessMatch(command="of-root")), Surroundings(), [])
-except HostError as error:
-    print(error)
-"""
-    said = node.run("setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-c", program)
-    assert "may not be looked at, run the agent as root" in said
-
-
 def test_an_empty_match_is_refused(node: Node) -> None:
     with pytest.raises(HostError, match="every process"):
         prepare(node, Suspend(match=ProcessMatch()))
