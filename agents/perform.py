@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import CountingPlatform, Operation, Platform, Step, Surroundings
-from trogdor_bus.states import Outcome
+from trogdor_bus.platform import CountingPlatform, Operation, Platform, Prepared, Seen, Step, Surroundings
+from trogdor_bus.states import Outcome, ended
 
 RESTARTED = "agent restarted, fault undone"
 _PAUSES_S = (0.05, 0.2)
@@ -87,6 +88,7 @@ class Performer:
             boot_id=boot_id,
             steps=tuple(step for one in prepared for step in one.steps),
             warnings=tuple(warning for one in prepared for warning in one.warnings),
+            met_nothing="; ".join(_met_nothing(one) for one in prepared if not one.steps),
         )
         self._surroundings[order.worker] = surroundings
         try:
@@ -97,10 +99,19 @@ class Performer:
             raise NotInjectedError(text) from error
         return self._apply(order.worker)
 
-    def heal(self, worker: int, outcome: Outcome, error: str) -> tuple[str, ...]:
+    def heal(
+        self,
+        worker: int,
+        outcome: Outcome,
+        error: str,
+        held_ms: int = 0,
+        saw: Callable[[ReadBack], object] = lambda _: None,
+    ) -> tuple[str, ...]:
         """Take a worker back, read back that nothing is left, and return notes for people.
 
-        An undone worker is left alone. CannotHealError lists what is left; all steps were tried, so try again later.
+        `saw` is given what a last look found, directly before the undo: DONE becomes DISTURBED if it did not hold, for
+        `held_ms`, until then. An undone worker is left alone. CannotHealError lists what is left; all steps were tried,
+        so try again later.
         """
         entry = self.journal.entries.get(worker)
         if entry is None:
@@ -108,6 +119,9 @@ class Performer:
         if entry.state is JournalState.UNDONE:
             return ()
         with self._alone(entry.steps) as barred:
+            saw(last := self.look(worker))
+            if outcome is Outcome.DONE:
+                outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
             notes, trouble = self._heal(entry, outcome, error, error, barred)
         return (*notes, trouble) if trouble else notes
 
@@ -127,7 +141,7 @@ class Performer:
                 except CannotHealError as error:
                     lines.append(str(error))
                 else:
-                    line = f"worker {entry.worker} of task {entry.task}: {RESTARTED}"
+                    line = f"worker {entry.worker} of task {entry.task}: {self.journal.entries[entry.worker].error}"
                     lines.append("; ".join(filter(None, [line, *notes, trouble])))
         return tuple(lines)
 
@@ -136,40 +150,42 @@ class Performer:
         with self._alone([step for worker in workers for step in self.journal.entries[worker].steps]) as barred:
             return tuple(line for worker in workers for line in self._look_again(worker, barred))
 
-    def disturbances(self, worker: int) -> tuple[str, ...]:
-        """Return what no longer holds of an applied worker; () if all holds or the worker is not applied."""
+    def look(self, worker: int) -> ReadBack:
+        """Return what no longer holds of an applied worker, and how many packets it dropped; never raises."""
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
-            return ()
-        return tuple(text for text in map(self._disturbance, entry.steps) if text)
+            return ReadBack()
+        found: list[str] = []
+        unseen: list[str] = []
+        counts: list[int] = []
+        for step in entry.steps:
+            try:
+                seen = self._seen(step)
+            except Exception as error:  # a look must not keep a fault
+                unseen.append(f"cannot look whether it holds: {_words(error)}")
+            else:
+                found += [seen.disturbance] if seen.disturbance else []
+                counts += [seen.dropped] if seen.dropped is not None else []
+        return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
 
-    def dropped(self, worker: int) -> int:
-        """Return how many packets the rules of an applied worker dropped; 0 if that is not to be known."""
-        entry = self.journal.entries.get(worker)
-        if entry is None or entry.state is not JournalState.APPLIED or not isinstance(self.platform, CountingPlatform):
-            return 0
-        try:
-            return sum(map(self.platform.dropped, entry.steps))
-        except Exception:  # a count must not keep a fault
-            return 0
-
-    def reapply(self, worker: int) -> None:
-        """Do again what no longer holds of an applied worker; HostError says why that cannot be.
+    def reapply(self, worker: int) -> ReadBack:
+        """Do again what no longer holds of an applied worker, and return how it is then; HostError if it cannot be.
 
         A step that is new (for a process that somebody started again) is on disk before it is done, as ever.
         """
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
-            return
+            return ReadBack()
         with self._alone(entry.steps) as barred:
             if barred:
                 raise HostError(barred)
             self._reapply(entry)
+            return self.look(worker)
 
     def _reapply(self, entry: Entry) -> None:
         held = self.journal.held(excluding=entry.worker)
         for step in entry.steps:
-            if not self._disturbance(step):
+            if self._holds(step):
                 continue
             for again in self.platform.again(step, self._surroundings[entry.worker], held):
                 if again not in entry.steps:
@@ -271,21 +287,27 @@ class Performer:
         else:
             undoing = self._undo_all(entry, self.journal.held(excluding=entry.worker))
         if undoing.left:
-            what = f"worker {entry.worker} of task {entry.task}: the fault may still be there: "
-            text = what + "; ".join([*undoing.failures, *undoing.residue])
-            cause = cause.partition(what)[0].rstrip("; ")  # when tried again, the cause says what was left before
+            cause = entry.cause if entry.state is JournalState.STUCK else cause
+            trouble = "; ".join([*undoing.failures, *undoing.residue])
+            text = f"worker {entry.worker} of task {entry.task}: the fault may still be there: {trouble}"
             stuck = msgspec.structs.replace(
                 entry,
                 state=JournalState.STUCK,
                 steps=undoing.left,  # what is undone is no longer held, so that other workers do not leave it to us
-                outcome=outcome,
+                outcome=Outcome.FAILED,
                 error=f"{cause}; {text}" if cause else text,
                 residue=tuple(undoing.residue),
+                cause=cause,
+                trouble=trouble,
             )
             if trouble := self._keep(stuck):
                 text = f"{text}; and the journal could not be written: {trouble}"
             raise CannotHealError(text)
-        undone = msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=())
+        if entry.state is JournalState.STUCK:
+            outcome, error = Outcome.FAILED, _late(entry)
+        undone = msgspec.structs.replace(
+            entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=(), cause="", trouble=""
+        )
         if trouble := self._keep(undone):
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
@@ -328,11 +350,16 @@ class Performer:
                 self._sleep(pause_s)
         return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it
 
-    def _disturbance(self, step: Step) -> str:
+    def _seen(self, step: Step) -> Seen:
+        if isinstance(self.platform, CountingPlatform):
+            return self.platform.look(step)
+        return Seen(self.platform.disturbance(step))
+
+    def _holds(self, step: Step) -> bool:
         try:
-            return self.platform.disturbance(step)
-        except Exception as error:
-            return f"cannot look whether it holds: {_words(error)}"
+            return not self._seen(step).disturbance
+        except Exception:
+            return False
 
     def _keep(self, entry: Entry) -> str:
         """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
@@ -346,6 +373,17 @@ class Performer:
 
 def _failed(entry: Entry, error: str) -> Entry:
     return msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=Outcome.FAILED, error=error)
+
+
+def _met_nothing(prepared: Prepared) -> str:
+    return "; ".join(prepared.warnings) or "there was nothing to do"
+
+
+def _late(entry: Entry) -> str:
+    """Return what is true of a worker that was stuck and is undone now."""
+    because = f"; at first its undo failed: {entry.trouble}" if entry.trouble else ""
+    late = f"undone late, and nothing is left{because}"
+    return f"{entry.cause}; {late}" if entry.cause else late
 
 
 def _words(error: Exception) -> str:
