@@ -51,6 +51,18 @@ class NotHealed(msgspec.Struct, frozen=True):
     by_hand: tuple[str, ...] = ()
 
 
+class NotYet(msgspec.Struct, frozen=True):
+    """What `Inject` or `Heal` asked for goes on by itself, and is to be asked for again soon; `why` is what it awaits.
+
+    `notes` and `dropped` are those of `Healed` so far.
+    """
+
+    worker: int
+    why: str
+    notes: tuple[str, ...] = ()
+    dropped: int = 0
+
+
 class Looked(msgspec.Struct, frozen=True):
     """What the read-back of running workers found: worker id to disturbances (() = holds), and to packets dropped."""
 
@@ -93,6 +105,7 @@ Event = (
     | NotInjected
     | Healed
     | NotHealed
+    | NotYet
     | Looked
     | Reapplied
     | LatchKept
@@ -105,7 +118,7 @@ Event = (
 
 
 class Inject(msgspec.Struct, frozen=True):
-    """Perform the order; answer with Injected or NotInjected."""
+    """Perform the order, or go on with it; answer with Injected, NotInjected or NotYet."""
 
     order: Order
     ends_ms: int
@@ -113,7 +126,7 @@ class Inject(msgspec.Struct, frozen=True):
 
 
 class Heal(msgspec.Struct, frozen=True):
-    """Undo the worker; answer with Healed or NotHealed."""
+    """Undo the worker, or go on with it; answer with Healed, NotHealed or NotYet."""
 
     worker: int
     outcome: Outcome

@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    NotYet,
     Reapplied,
     Reapply,
     SendBeat,
@@ -47,12 +48,14 @@ LONELY_BEAT_MS = 250
 """The beat of an agent that no coordinator answers."""
 STUCK_RETRY_MS = 15_000
 """How often the undo of a stuck worker is tried again."""
+AGAIN_MS = 100
+"""When what goes on by itself is asked for again."""
 STORY_LINES = 30
 DISTURBANCES = 10
 """So many are told of each worker, the first ones."""
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
-Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget"]
+Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"]
 GONE: Final = "GONE"
 
 TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
@@ -64,6 +67,8 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
     (WorkerState.CANCELLING, "injected"): WorkerState.STOPPING,
     (WorkerState.CANCELLING, "not-injected"): WorkerState.DONE,
     (WorkerState.CANCELLING, "half-injected"): WorkerState.STUCK,
+    (WorkerState.CANCELLING, "healed"): WorkerState.DONE,
+    (WorkerState.CANCELLING, "not-healed"): WorkerState.STUCK,
     (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "healed"): WorkerState.DONE,
@@ -71,18 +76,24 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
     (WorkerState.STUCK, "stop"): WorkerState.STUCK,
     (WorkerState.STUCK, "healed"): WorkerState.DONE,
     (WorkerState.STUCK, "not-healed"): WorkerState.STUCK,
+    (WorkerState.STARTING, "not-yet"): WorkerState.STARTING,
+    (WorkerState.CANCELLING, "not-yet"): WorkerState.CANCELLING,
+    (WorkerState.STOPPING, "not-yet"): WorkerState.STOPPING,
+    (WorkerState.STUCK, "not-yet"): WorkerState.STUCK,
     (WorkerState.DONE, "stop"): WorkerState.DONE,
     (WorkerState.DONE, "forget"): GONE,
 }
 """Every move that a worker can make."""
 
+ASKED = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING, WorkerState.STUCK)
+"""Where a do or an undo may have to be asked for again."""
 LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
 
 
 class Worker(msgspec.Struct, kw_only=True):
-    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way.
+    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while nothing is to be asked again.
 
-    `since_ms` is when it took hold.
+    `since_ms` is when it took hold, `inject` what it began with, and `awaits` what its do or undo waits for.
     """
 
     id: int
@@ -102,17 +113,19 @@ class Worker(msgspec.Struct, kw_only=True):
     since_ms: int = 0
     done_counter: int = 0
     retry_ms: int | None = 0
+    inject: Inject | None = None
+    awaits: str = ""
     story: list[str] = msgspec.field(default_factory=list)
 
     def status(self) -> str:
         """Return the status text of the present state."""
         if self.state is WorkerState.STARTING:
-            return self.texts.starting
+            return f"{self.texts.starting}: {self.awaits}" if self.awaits else self.texts.starting
         if self.state is WorkerState.RUNNING:
             return self.texts.running
         if self.state is WorkerState.DONE:
             return self.texts.done if self.outcome is Outcome.DONE else self.error
-        return self.texts.stopping
+        return f"{self.texts.stopping}: {self.awaits}" if self.awaits else self.texts.stopping
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -163,34 +176,36 @@ class AgentMachine:
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
-    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912 (one case per event)
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912, PLR0915 (one case per event)
         """Return the effects of one event; an illegal one raises InvalidTransitionError and changes nothing."""
         effects: list[Effect] = []
         before = self._visible()
         match event:
             case SnapshotHeard(snapshot=snapshot):
                 self._snapshot(snapshot, now_ms, effects)
-            case Injected(worker=worker_id, warnings=warnings):
+            case Injected(worker=worker_id):
                 worker = self._known(worker_id, "injected")
                 if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
                     effects.append(Heal(worker.id, worker.outcome, worker.error))
-                worker.warnings, worker.since_ms = warnings, now_ms
-            case NotInjected(worker=worker_id, error=error, residue=residue, by_hand=by_hand, stuck=stuck):
+                _take_hold(worker, event, now_ms)
+            case NotInjected(worker=worker_id, stuck=stuck):
                 worker = self._known(worker_id, "not-injected")
                 self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
-                worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
-                worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
+                _fail(worker, event, now_ms)
+            case NotYet(worker=worker_id):
+                worker = self._known(worker_id, "not-yet")
+                self._move(worker, "not-yet", now_ms)
+                _go_on(worker, event, now_ms)
             case Healed(worker=worker_id, notes=notes, dropped=dropped):
                 worker = self._known(worker_id, "healed")
                 self._move(worker, "healed", now_ms)
                 worker.warnings += notes
                 worker.dropped = max(worker.dropped, dropped)
                 worker.residue = worker.by_hand = ()
-            case NotHealed(worker=worker_id, error=error, residue=residue, by_hand=by_hand):
+            case NotHealed(worker=worker_id):
                 worker = self._known(worker_id, "not-healed")
                 self._move(worker, "not-healed", now_ms)
-                worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
-                worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
+                _fail(worker, event, now_ms)
             case Looked(found=found, dropped=counts):
                 self._count(counts)
                 self._looked(found, now_ms, effects)
@@ -225,7 +240,7 @@ class AgentMachine:
                 due = min(due, worker.ends_ms)
                 if self.limits.lease_ms is not None and self.fresh_ms is not None:
                     due = min(due, self.fresh_ms + self.limits.lease_ms)
-            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None:
+            if worker.state in ASKED and worker.retry_ms is not None:
                 due = min(due, worker.retry_ms)
         return due
 
@@ -308,7 +323,8 @@ class AgentMachine:
             self._move(worker, "not-injected", now_ms)
             worker.outcome, worker.error = Outcome.FAILED, refusal
         else:
-            effects.append(Inject(order, ends_ms, self._coordinator))
+            worker.inject, worker.retry_ms = Inject(order, ends_ms, self._coordinator), None
+            effects.append(worker.inject)
 
     def _refusal(self, order: Order) -> str:
         if self.latch:
@@ -329,6 +345,7 @@ class AgentMachine:
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
             worker.outcome, worker.error = outcome, error  # the first reason counts
         if before is WorkerState.RUNNING:
+            worker.retry_ms = None
             effects.append(Heal(worker.id, outcome, error))
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
@@ -341,9 +358,12 @@ class AgentMachine:
                 elif lapsed:
                     error = f"lease expired: no fresh word from the coordinator for {lease_ms} ms"
                     self._stop(worker, Outcome.LEASE, error, now_ms, effects)
-            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None and now_ms >= worker.retry_ms:
+            if worker.state in ASKED and worker.retry_ms is not None and now_ms >= worker.retry_ms:
                 worker.retry_ms = None
-                effects.append(Heal(worker.id, worker.outcome, worker.error))
+                if worker.state is WorkerState.STARTING and worker.inject is not None:
+                    effects.append(worker.inject)
+                else:  # what was begun is not brought to its end
+                    effects.append(Heal(worker.id, worker.outcome, worker.error))
         for worker in [worker for worker in self._past.values() if now_ms >= worker.ends_ms]:
             del self._past[worker.id]
             effects.append(Forget(worker.id))
@@ -461,3 +481,20 @@ class AgentMachine:
 
 def _moving(worker: Worker) -> bool:
     return worker.state in (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING)
+
+
+def _take_hold(worker: Worker, event: Injected, now_ms: int) -> None:
+    worker.warnings, worker.since_ms = event.warnings, now_ms
+    worker.awaits, worker.retry_ms, worker.inject = "", None, None
+
+
+def _fail(worker: Worker, event: NotInjected | NotHealed, now_ms: int) -> None:
+    worker.error, worker.outcome, worker.residue = event.error, Outcome.FAILED, event.residue
+    worker.by_hand, worker.retry_ms = event.by_hand, now_ms + STUCK_RETRY_MS
+    worker.awaits, worker.inject = "", None
+
+
+def _go_on(worker: Worker, event: NotYet, now_ms: int) -> None:
+    worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
+    worker.warnings += event.notes
+    worker.dropped = max(worker.dropped, event.dropped)

@@ -169,8 +169,9 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
     """Start again what was killed, in the same boot, unless there is a process that `unless` matches.
 
-    `dying`: who was told to end, and may still be at it. `kill_ms`: when they are killed (see `Finish`), which is known
-    as soon as they were told; 0: never. `started`: who was started already, on disk before it ran.
+    `dying`: who was told to end, and may still be at it: they are not what `unless` means. `told_ms` (CLOCK_BOOTTIME):
+    when that was; 0: they may not have been. `kill_ms`: when they are killed (see `Finish`), which is known as soon as
+    they were told; 0: never. `started`: who was started already, on disk before it ran.
     """
 
     boot_id: str
@@ -180,6 +181,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dying: tuple[ProcessIdentity, ...] = ()
     kill_ms: int = 0
     started: ProcessIdentity | None = None
+    told_ms: int = 0
 
 
 class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="lead"):

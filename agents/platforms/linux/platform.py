@@ -13,7 +13,7 @@ from typing import get_args
 import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
-from trogdor_bus.agents.platforms.linux import firewall, leaders, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux import endings, firewall, leaders, locking, newcomers, processes, rules, signals
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
     open_again,
@@ -62,7 +62,8 @@ class LinuxPlatform:
 
     def __init__(self, attach: str = "", allow_commands: Sequence[Sequence[str]] = ()) -> None:
         self._attachment = parse_attachment(attach)
-        self._restarts = Restarts(self._attachment)
+        self._endings = endings.Endings()
+        self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
@@ -110,7 +111,7 @@ class LinuxPlatform:
     def do(self, step: Step) -> Operation | None:
         """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
 
-        Returns the undo of a process that has a grace from now on: before, it was not told to end, and is not killed.
+        Returns the undo of a process that was told to end: before, it is not waited for, and not killed.
         """
         match read(step.do):
             case Block() as block:
@@ -123,9 +124,10 @@ class LinuxPlatform:
             case Freeze() as freeze:
                 signals.freeze(freeze)
             case Deliver() as deliver:
-                signals.deliver(deliver)
-                if deliver.grace_ms:
-                    return plain(signals.told_to_end(deliver, read(step.undo)))
+                signals.deliver(deliver, self._endings.told)
+                undo = read(step.undo)
+                told = signals.told_to_end(deliver, undo)
+                return plain(told) if told != undo else None
             case Lead() as lead:
                 leaders.move(lead)
             case other:
@@ -141,10 +143,10 @@ class LinuxPlatform:
                 case Thaw() as thaw:
                     return signals.thaw(thaw, freezes(thaw.process, held))
                 case Finish() as finish:
-                    signals.finish(finish)
+                    self._endings.finish(finish)
                     return ""
                 case Restart() as restart:
-                    return self._restarts.undo(restart, note)
+                    return self._restarts.undo(restart, _signal(step), note)
                 case LeadBack() as back:
                     return self._leaders.restore(back)
                 case Nothing():
@@ -170,6 +172,11 @@ class LinuxPlatform:
                 return newcomers.disturbance(signalled, self._attachment)
             case _:
                 return ""
+
+    def missed(self, step: Step) -> str:
+        """Return "", or how a step whose time is over has not done what it is for: a process outlived its signal."""
+        operation = read(step.do)
+        return endings.outlived(operation) if isinstance(operation, Deliver) else ""
 
     def dropped(self, step: Step) -> int:
         """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
@@ -225,10 +232,10 @@ class LinuxPlatform:
                 return f"kill -CONT {thaw.process.pid}"
             case _, Finish() as finish:
                 return f"kill -KILL {' '.join(str(process.pid) for process in finish.dying)}"
-            case _, Restart(how=Command() as command):
-                return f"{self._typed_prefix()}{typed(command)}"
-            case _, Restart() as restart:
-                return typed(restart.how)
+            case _, Restart(how=how) as restart:
+                inside = self._typed_prefix() if isinstance(how, Command) else ""
+                kill = endings.typed(self._endings.dying(restart.dying, _signal(step)))
+                return f"{kill}{'; ' if kill else ''}{inside}{typed(how)}"
             case _, LeadBack() as back:
                 return leaders.typed(back)
             case _:
@@ -272,12 +279,18 @@ class LinuxPlatform:
         undo: Restart | Nothing = Nothing()
         if action.restart and found.processes:
             undo = prepare(action, found.processes, namespace, self._allowed)
+            self._endings.prepared(undo.dying)
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
             do = Deliver(process.identity, process.name, action.signal, watched, action.grace_ms)  # type: ignore[arg-type]
             steps.append(step(do, undone))
         return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
+
+
+def _signal(step: Step) -> str:
+    operation = read(step.do)
+    return operation.signal if isinstance(operation, Deliver) else "SIGTERM"
 
 
 def _held(thaw: Thaw, held: Sequence[Step]) -> bool:
