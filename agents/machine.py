@@ -38,7 +38,7 @@ from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
-from trogdor_bus.states import Disturbance, Outcome, WorkerState
+from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
 
 FRESH_MS = 5_000
 """A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
@@ -343,10 +343,10 @@ class AgentMachine:
         before = worker.state
         self._move(worker, "stop", now_ms)
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
-            worker.outcome, worker.error = outcome, error  # the first reason counts
+            worker.outcome, worker.error = ended(outcome, error, worker.disturbed)  # the first reason counts
         if before is WorkerState.RUNNING:
             worker.retry_ms = None
-            effects.append(Heal(worker.id, outcome, error))
+            effects.append(Heal(worker.id, worker.outcome, worker.error))
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
         lease_ms = self.limits.lease_ms

@@ -262,13 +262,16 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
 
 
 def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:
-    """Return error text and outcome of a task from its workers: the first known failure wins, then the unknown.
+    """Return error text and outcome of a task from its workers.
 
-    "First" is by the time when the coordinator heard of it (done_ms), then by worker id.
+    The first known failure wins, then the unknown, then that it was cancelled, then that it was disturbed. "First" is
+    by the time when the coordinator heard of it (done_ms), then by worker id.
     """
     ordered = sorted((row for row in rows if row.state in ENDED), key=lambda row: (row.done_ms, row.id))
-    failed = [row for row in ordered if row.error and row.outcome is not Outcome.UNKNOWN]
+    soft = (Outcome.UNKNOWN, Outcome.DISTURBED)
+    failed = [row for row in ordered if row.error and row.outcome not in soft]
     unknown = [row for row in ordered if row.outcome is Outcome.UNKNOWN]
-    for row in failed + unknown:
+    disturbed = [row for row in ordered if row.outcome is Outcome.DISTURBED]
+    for row in failed + unknown + ([] if cancelled else disturbed):
         return row.error, row.outcome
     return "", Outcome.CANCELLED if cancelled else Outcome.DONE

@@ -404,7 +404,7 @@ class CoordinatorMachine:
                 self._ledger.put(msgspec.structs.replace(task, active=True), text)
             return
         ended = self._ledger.count(task_id, *ENDED) == total
-        if not ended and (task.state is not TaskState.RUNNING or not row.error):
+        if not ended and (task.state is not TaskState.RUNNING or not row.stops_others):
             return
         error, outcome = verdict(self.view.workers[task_id].values(), cancelled=task.cancelled)
         if task.state is TaskState.DONE:

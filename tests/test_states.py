@@ -7,7 +7,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.states import EXIT_CODES, Outcome, TaskRow, TaskState, WorkerRow, combined_status, trogdor_json
+from trogdor_bus.states import (
+    EXIT_CODES,
+    Disturbance,
+    Outcome,
+    TaskRow,
+    TaskState,
+    WorkerRow,
+    combined_status,
+    ended,
+    trogdor_json,
+)
 
 SPEC = b'{"class":"org.apache.kafka.trogdor.task.NoOpTaskSpec","startMs":2,"durationMs":2}'
 
@@ -80,3 +90,18 @@ def test_every_outcome_of_an_ended_task_has_an_exit_code() -> None:
     assert set(EXIT_CODES) == set(Outcome) - {Outcome.NONE}
     assert [outcome for outcome, code in EXIT_CODES.items() if code == 0] == [Outcome.DONE]
     assert [outcome for outcome, code in EXIT_CODES.items() if code == 3] == [Outcome.UNKNOWN]
+
+
+def test_done_is_what_met_something_and_held_to_its_end_and_no_other_outcome_changes() -> None:
+    gone, back = Disturbance(2_100, "chain gone"), Disturbance(900, "chain gone", mended=True)
+    told = "it did not hold to its end: chain gone (2.1 s in)"
+    assert ended(Outcome.DONE, "", ()) == (Outcome.DONE, "")
+    assert ended(Outcome.DONE, "", (back,)) == (Outcome.DONE, "")
+    assert ended(Outcome.DONE, "", (back, gone)) == (Outcome.DISTURBED, told)
+    assert ended(Outcome.DISTURBED, told, (back,)) == (Outcome.DONE, "")
+    assert ended(Outcome.DONE, "", (gone,), "no process matches") == (
+        Outcome.DISTURBED,
+        "it met nothing: no process matches",
+    )
+    for outcome in set(Outcome) - {Outcome.DONE, Outcome.DISTURBED}:
+        assert ended(outcome, "why", (gone,), "nobody") == (outcome, "why")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import msgspec
@@ -30,10 +31,11 @@ class WorkerState(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How a worker or a task ended; NONE while it has not."""
+    """How a worker or a task ended; NONE while it has not. DISTURBED: it met nothing, or did not hold to its end."""
 
     NONE = ""
     DONE = "done"
+    DISTURBED = "disturbed"
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
@@ -45,6 +47,7 @@ class Outcome(enum.StrEnum):
 
 EXIT_CODES: dict[Outcome, int] = {
     Outcome.DONE: 0,
+    Outcome.DISTURBED: 1,
     Outcome.FAILED: 1,
     Outcome.CANCELLED: 1,
     Outcome.EXPIRED: 1,
@@ -65,6 +68,22 @@ class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
 
     def __str__(self) -> str:
         return f"{self.text} ({self.after_ms / 1000:.1f} s in{', put back' if self.mended else ''})"
+
+
+def ended(
+    outcome: Outcome, error: str, disturbed: Iterable[Disturbance], met_nothing: str = ""
+) -> tuple[Outcome, str]:
+    """Return how a worker ended of which this was seen, and why: DONE is what met something and held to its end.
+
+    Every other outcome stays what it is.
+    """
+    if outcome not in (Outcome.DONE, Outcome.DISTURBED):
+        return outcome, error
+    if met_nothing:
+        return Outcome.DISTURBED, f"it met nothing: {met_nothing}"
+    if left := next((one for one in disturbed if not one.mended), None):
+        return Outcome.DISTURBED, f"it did not hold to its end: {left}"
+    return Outcome.DONE, ""
 
 
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -90,6 +109,11 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     wanted: bool = True
     running_ms: int = -1
     done_ms: int = -1
+
+    @property
+    def stops_others(self) -> bool:
+        """Return whether its end is a reason to end the task on the other nodes; one that was disturbed had its time."""
+        return bool(self.error) and self.outcome is not Outcome.DISTURBED
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

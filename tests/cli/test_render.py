@@ -70,7 +70,8 @@ def test_info_texts() -> None:
         f"FINISHED {ended}": row(TaskState.DONE, outcome=Outcome.DONE, **done),
         f"CANCELLED {ended}": row(TaskState.DONE, outcome=Outcome.CANCELLED, cancelled=True, **done),
         f"FAILED {ended}": row(TaskState.DONE, outcome=Outcome.FAILED, cancelled=True, error="e", **done),
-        f"FAILED {ended} (unknown)": row(TaskState.DONE, outcome=Outcome.UNKNOWN, error="e", **done),
+        f"CLOSED {ended} (unknown)": row(TaskState.DONE, outcome=Outcome.UNKNOWN, error="e", **done),
+        f"DISTURBED {ended}": row(TaskState.DONE, outcome=Outcome.DISTURBED, error="e", **done),
         f"CANCELLED at {date} before its start": row(TaskState.DONE, cancelled=True, done_ms=START_MS),
     }
     for text, task in texts.items():

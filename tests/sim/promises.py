@@ -133,7 +133,8 @@ class Promises:
         assert agent.machine is not None
         worker = agent.machine.workers[effect.worker]
         early = agent.clock.now_ms() < worker.ends_ms
-        if early and effect.outcome is Outcome.DONE and worker.state is not WorkerState.STUCK:
+        as_done = effect.outcome in (Outcome.DONE, Outcome.DISTURBED)
+        if early and as_done and worker.state is not WorkerState.STUCK:
             store = self._world.kept.get(self._stamp.coordinator) if self._stamp else None
             kept = store.worker(effect.worker) if store else None
             if store and kept and kept.row.wanted and effect.worker not in store.unwanted_since:

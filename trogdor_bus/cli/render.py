@@ -32,7 +32,10 @@ _COLOURS = {
     "never heard": "yellow",
     Outcome.FAILED.value: "bold red",
     Outcome.UNKNOWN.value: "bold yellow",
+    Outcome.DISTURBED.value: "bold yellow",
 }
+_WORDS = {Outcome.UNKNOWN: "CLOSED", Outcome.DISTURBED: "DISTURBED"}
+"""What is said of an end that is neither a success nor a failure."""
 
 
 def console(stderr: bool = False) -> Console:
@@ -94,9 +97,9 @@ def info_text(task: TaskRow) -> str:
             return f"Started {date(task.started_ms)}; will stop after {duration(task.duration_ms)}"
         case TaskState.STOPPING:
             return f"Started {date(task.started_ms)}"
-    word = "FAILED" if task.error else "CANCELLED" if task.cancelled else "FINISHED"
+    word = _WORDS.get(task.outcome) or ("FAILED" if task.error else "CANCELLED" if task.cancelled else "FINISHED")
     after = f" after {duration(task.done_ms - task.started_ms)}" if task.started_ms >= 0 else " before its start"
-    plain = task.outcome in (Outcome.NONE, Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED)
+    plain = task.outcome in (Outcome.NONE, Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISTURBED)
     return f"{word} at {date(task.done_ms)}{after}" + ("" if plain else f" ({task.outcome})")
 
 
