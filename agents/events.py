@@ -35,11 +35,12 @@ class NotInjected(msgspec.Struct, frozen=True):
 
 
 class Healed(msgspec.Struct, frozen=True):
-    """The worker's steps are undone, and nothing is left."""
+    """The worker's steps are undone, and nothing is left; `missed` says how it had not done what it was meant for."""
 
     worker: int
     notes: tuple[str, ...] = ()
     dropped: int = 0
+    missed: tuple[str, ...] = ()
 
 
 class NotHealed(msgspec.Struct, frozen=True):
@@ -54,13 +55,14 @@ class NotHealed(msgspec.Struct, frozen=True):
 class NotYet(msgspec.Struct, frozen=True):
     """What `Inject` or `Heal` asked for goes on by itself, and is to be asked for again soon; `why` is what it awaits.
 
-    `notes` and `dropped` are those of `Healed` so far.
+    `notes`, `dropped` and `missed` are those of `Healed` so far.
     """
 
     worker: int
     why: str
     notes: tuple[str, ...] = ()
     dropped: int = 0
+    missed: tuple[str, ...] = ()
 
 
 class Looked(msgspec.Struct, frozen=True):

@@ -192,15 +192,17 @@ class AgentMachine:
                 worker = self._known(worker_id, "not-injected")
                 self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
                 _fail(worker, event, now_ms)
-            case NotYet(worker=worker_id):
+            case NotYet(worker=worker_id, missed=missed):
                 worker = self._known(worker_id, "not-yet")
                 self._move(worker, "not-yet", now_ms)
                 _go_on(worker, event, now_ms)
-            case Healed(worker=worker_id, notes=notes, dropped=dropped):
+                self._miss(worker, missed, now_ms)
+            case Healed(worker=worker_id, notes=notes, dropped=dropped, missed=missed):
                 worker = self._known(worker_id, "healed")
                 self._move(worker, "healed", now_ms)
                 worker.warnings += notes
                 worker.dropped = max(worker.dropped, dropped)
+                self._miss(worker, missed, now_ms)
                 worker.residue = worker.by_hand = ()
             case NotHealed(worker=worker_id):
                 worker = self._known(worker_id, "not-healed")
@@ -401,6 +403,11 @@ class AgentMachine:
         known = {one.text for one in worker.disturbed if not one.mended}
         new = tuple(Disturbance(now_ms - worker.since_ms, text) for text in found if text not in known)
         worker.disturbed = (worker.disturbed + new)[:DISTURBANCES]
+
+    def _miss(self, worker: Worker, missed: tuple[str, ...], now_ms: int) -> None:
+        """Take in, at the end of its time, how a worker missed what it was meant for."""
+        self._disturb(worker, missed, now_ms)
+        worker.outcome, worker.error = ended(worker.outcome, worker.error, worker.disturbed)
 
     # --- beats ------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from trogdor_bus.errors import (
     TrogdorBusError,
 )
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import CountingPlatform, Operation, Platform, Step, Surroundings
+from trogdor_bus.platform import CountingPlatform, JudgingPlatform, Operation, Platform, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 RESTARTED = "agent restarted, fault undone"
@@ -190,6 +190,16 @@ class Performer:
             return sum(map(self.platform.dropped, entry.steps))
         except Exception:  # a count must not keep a fault
             return 0
+
+    def missed(self, worker: int) -> tuple[str, ...]:
+        """Return how an applied worker whose time is over has missed what it was meant for."""
+        entry = self.journal.entries.get(worker)
+        if entry is None or entry.state is not JournalState.APPLIED or not isinstance(self.platform, JudgingPlatform):
+            return ()
+        try:
+            return tuple(filter(None, map(self.platform.missed, entry.steps)))
+        except Exception as error:  # a judgement must not keep a fault
+            return (f"cannot look whether it did what it was for: {_words(error)}",)
 
     def reapply(self, worker: int) -> None:
         """Do again what no longer holds of an applied worker; HostError says why that cannot be.

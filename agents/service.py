@@ -275,10 +275,12 @@ class Service:
         if not self._journal.knows(effect.worker):
             return Healed(effect.worker)  # it was stopped before anything was written down
         dropped = self._performer.dropped(effect.worker)  # as long as the rules are there
+        missed = self._performer.missed(effect.worker)
         try:
-            return Healed(effect.worker, self._performer.heal(effect.worker, effect.outcome, effect.error), dropped)
+            notes = self._performer.heal(effect.worker, effect.outcome, effect.error)
+            return Healed(effect.worker, notes, dropped, missed)
         except NotYetError as error:
-            return NotYet(effect.worker, str(error), error.notes, dropped)
+            return NotYet(effect.worker, str(error), error.notes, dropped, missed)
         except CannotHealError as error:
             entry = self._journal.entries.get(effect.worker)
             residue = entry.residue if entry else ()
