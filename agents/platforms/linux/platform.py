@@ -37,10 +37,10 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Restart,
     Rule,
     Signal,
+    Stops,
     Table,
     Thaw,
     Unblock,
-    freezes,
     plain,
     read,
     step,
@@ -65,6 +65,7 @@ class LinuxPlatform:
         self._endings = endings.Endings()
         self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
+        self._stops = Stops()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
         self._controller: int | None = None
@@ -104,7 +105,7 @@ class LinuxPlatform:
                 case BlockFrom() | BlockPorts():
                     return _prepare_block(namespace, worker, action, surroundings)
                 case Suspend():
-                    return _prepare_suspend(namespace, action, surroundings, held)
+                    return _prepare_suspend(namespace, action, surroundings, self._held(held))
                 case Kill():
                     return self._prepare_kill(namespace, action, surroundings)
 
@@ -141,7 +142,7 @@ class LinuxPlatform:
                 case Unblock() as unblock:
                     return _unblock(unblock)
                 case Thaw() as thaw:
-                    return signals.thaw(thaw, freezes(thaw.process, held))
+                    return signals.thaw(thaw, wanted=self._held(held).wanted(thaw.process))
                 case Finish() as finish:
                     self._endings.finish(finish)
                     return ""
@@ -211,8 +212,9 @@ class LinuxPlatform:
                     return ()
                 with namespace:
                     return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
-            case Thaw(leave=False) as thaw if not _held(thaw, held) and signals.is_stopped(thaw.process):
-                return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
+            case Thaw(process=process, leave=False) as thaw:
+                left = signals.is_stopped(process) and not self._held(held).wanted(process)
+                return (f"process {process.pid} ({thaw.name}) is still stopped",) if left else ()
             case LeadBack() as back:
                 return self._leaders.residue(back)
             case _:
@@ -250,6 +252,7 @@ class LinuxPlatform:
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
         """Yield the namespaces that the steps act on; the attached one if a step (or no step at all) names none."""
         attached = not steps
+        seen: set[str] = set()
         for one in steps:
             operation: object = None
             with contextlib.suppress(HostError):  # it cannot be read: its undo says so
@@ -258,13 +261,20 @@ class LinuxPlatform:
                 case object(namespace=NamespaceIdentity() as identity):
                     yield identity
                 case object(process=ProcessIdentity(pid=pid)):
-                    with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
-                        yield namespace.identity
+                    if (place := processes.network_of(pid)) not in seen:  # each is entered once, not for each process
+                        seen.add(place)
+                        with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
+                            yield namespace.identity
                 case _:
                     attached = True
         if attached:
             with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
                 yield namespace.identity
+
+    def _held(self, steps: Sequence[Step]) -> Stops:
+        """Return the stops of other workers; within one prepare or undo they are read once."""
+        self._stops = self._stops.among(steps)
+        return self._stops
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):
@@ -293,26 +303,17 @@ def _signal(step: Step) -> str:
     return operation.signal if isinstance(operation, Deliver) else "SIGTERM"
 
 
-def _held(thaw: Thaw, held: Sequence[Step]) -> bool:
-    """Return whether a fault that found the process running still wants it stopped."""
-    return any(not other.leave for other in freezes(thaw.process, held))
-
-
 def _stop_again(freeze: Freeze) -> Step:
     """Return the stop of a process that runs: its undo lets it run, whatever it did before the fault."""
     return step(msgspec.structs.replace(freeze, leave=False), Thaw(freeze.process, freeze.name, leave=False))
 
 
-def _prepare_suspend(
-    namespace: Namespace, action: Suspend, surroundings: Surroundings, held: Sequence[Step]
-) -> Prepared:
+def _prepare_suspend(namespace: Namespace, action: Suspend, surroundings: Surroundings, stops: Stops) -> Prepared:
     watch = newcomers.watch(action.match)
     found = _find(namespace, action, surroundings)
     steps: list[Step] = []
     for process in found.processes:
-        others = freezes(process.identity, held)
-        already = signals.is_stopped(process.identity)
-        leave = already and all(other.leave for other in others)
+        leave = signals.is_stopped(process.identity) and not stops.wanted(process.identity)
         do = Freeze(process.identity, process.name, leave, watch)
         steps.append(step(do, Thaw(process.identity, process.name, leave)))
     return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
@@ -49,12 +49,12 @@ def freeze(operation: Freeze) -> None:
     raise HostError(f"{_called(operation)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
 
 
-def thaw(operation: Thaw, held: Sequence[Freeze]) -> str:
-    """Let the process run again and see that it does, unless it was stopped before us or others hold it still."""
+def thaw(operation: Thaw, *, wanted: bool) -> str:
+    """Let the process run again and see that it does, unless it was stopped before us, or is `wanted` so by others."""
     process = operation.process
     try:
         with _opened(process, operation.name) as pidfd:
-            if any(not other.leave for other in held):
+            if wanted:
                 return f"{_called(operation)} stays stopped: another fault holds it"
             if operation.leave:
                 return f"{_called(operation)} was already stopped before the fault, and is left so"
@@ -66,11 +66,11 @@ def thaw(operation: Thaw, held: Sequence[Freeze]) -> str:
         return f"gone: {_called(operation)} ended"
 
 
-def frozen_disturbance(operation: Freeze) -> str:
-    """Return "" while the process stands still, else what changed."""
-    if not thread_states(operation.process):
+def frozen_disturbance(operation: Freeze, states: Mapping[int, str]) -> str:
+    """Return "" if the process stands still, by the states of its threads ({} if it ended), else what changed."""
+    if not states:
         return f"{_called(operation)} ended"
-    return "" if is_stopped(operation.process) else f"{_called(operation)} runs again: somebody else let it"
+    return "" if STOPPED.issuperset(states.values()) else f"{_called(operation)} runs again: somebody else let it"
 
 
 def deliver(operation: Deliver, told: Callable[[ProcessIdentity], None] = lambda _: None) -> None:
