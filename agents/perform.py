@@ -273,11 +273,19 @@ class Performer:
             unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
             self.journal.entries[worker] = unknown
             try:
-                _, trouble = self._heal(unknown, entry.outcome, entry.error, entry.error, barred)
-            except (CannotHealError, NotYetError) as error:
+                trouble = self._heal_to_the_end(worker, barred)
+            except CannotHealError as error:
                 trouble = str(error)
             if trouble:
                 yield trouble
+
+    def _heal_to_the_end(self, worker: int, barred: str) -> str:
+        while True:
+            entry = self.journal.entries[worker]
+            try:
+                return self._heal(entry, entry.outcome, entry.error, entry.error, barred)[1]
+            except NotYetError:
+                self._sleep(AGAIN_S)
 
     def _apply(self, intent: Entry, steps: list[Step], index: int, barred: str = "") -> tuple[str, ...]:
         """Perform the steps from that index on; `barred` is why they may not be."""

@@ -116,7 +116,7 @@ def undelivered(process: ProcessIdentity, number: Signals) -> str:
         return ""
     if signal_mask(process.pid, "SigBlk") & 1 << number - 1:
         return f"{number.name} is pending, for it blocks that signal"
-    return f"{number.name} is pending: it is frozen, or waits for a device"
+    return f"{number.name} is pending: it is stopped, frozen, or waits for a device"
 
 
 def named(living: Sequence[ProcessIdentity]) -> str:

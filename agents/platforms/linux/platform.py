@@ -99,7 +99,7 @@ class LinuxPlatform:
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         if isinstance(action, MoveLeader):
-            return Prepared((leaders.prepare(action),))
+            return Prepared((self._leaders.prepare(worker, action),))
         with open_attached(self._attachment) as namespace:
             match action:
                 case BlockFrom() | BlockPorts():
@@ -130,7 +130,7 @@ class LinuxPlatform:
                 told = signals.told_to_end(deliver, undo)
                 return plain(told) if told != undo else None
             case Lead() as lead:
-                leaders.move(lead)
+                self._leaders.move(lead)
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
         return None
