@@ -52,14 +52,15 @@ class ReadBack(msgspec.Struct, frozen=True):
 
 
 class Healed(msgspec.Struct, frozen=True):
-    """The worker's steps are undone, and nothing is left; `last` is the last look at it, directly before the undo.
+    """The worker's steps are undone, and nothing is left; `last` is the last look at it, directly before the undo,
+    None if there was one before.
 
     `outcome` and `error` are how it ended as the journal has it, NONE if as it was asked.
     """
 
     worker: int
     notes: tuple[str, ...] = ()
-    last: ReadBack = ReadBack()
+    last: ReadBack | None = ReadBack()
     outcome: Outcome = Outcome.NONE
     error: str = ""
 
@@ -71,7 +72,19 @@ class NotHealed(msgspec.Struct, frozen=True):
     error: str
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
-    last: ReadBack = ReadBack()
+    last: ReadBack | None = ReadBack()
+
+
+class NotYet(msgspec.Struct, frozen=True):
+    """What `Inject` or `Heal` asked for goes on by itself, and is to be asked for again soon; `why` is what it awaits.
+
+    `notes` and `last` are those of `Healed` so far.
+    """
+
+    worker: int
+    why: str
+    notes: tuple[str, ...] = ()
+    last: ReadBack | None = None
 
 
 class Looked(msgspec.Struct, frozen=True):
@@ -116,6 +129,7 @@ Event = (
     | NotInjected
     | Healed
     | NotHealed
+    | NotYet
     | Looked
     | Reapplied
     | LatchKept
@@ -128,7 +142,7 @@ Event = (
 
 
 class Inject(msgspec.Struct, frozen=True):
-    """Perform the order; answer with Injected or NotInjected."""
+    """Perform the order, or go on with it; answer with Injected, NotInjected or NotYet."""
 
     order: Order
     ends_ms: int
@@ -136,7 +150,7 @@ class Inject(msgspec.Struct, frozen=True):
 
 
 class Heal(msgspec.Struct, frozen=True):
-    """Undo the worker, which has held for `held_ms`; answer with Healed or NotHealed."""
+    """Undo the worker, which has held for `held_ms`, or go on with it; answer with Healed, NotHealed or NotYet."""
 
     worker: int
     outcome: Outcome

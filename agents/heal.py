@@ -74,7 +74,7 @@ def heal(
             ]
             return [*found, *map("cannot be read: {}".format, journal.broken)] or ["nothing to undo"], 0
         performer = Performer(journal, platform)
-        lines = list(performer.recover())
+        lines = list(performer.recover(wait=True))
         if live:
             sleep(LOOK_AGAIN_S)  # what was on its way when the agent died has arrived by now
             lines += performer.look_again(tuple(entry.worker for entry in live))

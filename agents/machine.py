@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    NotYet,
     ReadBack,
     Reapplied,
     Reapply,
@@ -48,10 +49,12 @@ LONELY_BEAT_MS = 250
 """The beat of an agent that no coordinator answers."""
 STUCK_RETRY_MS = 15_000
 """How often the undo of a stuck worker is tried again."""
+AGAIN_MS = 100
+"""When what goes on by itself is asked for again."""
 STORY_LINES = 30
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
-Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget"]
+Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"]
 GONE: Final = "GONE"
 
 TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
@@ -63,6 +66,8 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
     (WorkerState.CANCELLING, "injected"): WorkerState.STOPPING,
     (WorkerState.CANCELLING, "not-injected"): WorkerState.DONE,
     (WorkerState.CANCELLING, "half-injected"): WorkerState.STUCK,
+    (WorkerState.CANCELLING, "healed"): WorkerState.DONE,
+    (WorkerState.CANCELLING, "not-healed"): WorkerState.STUCK,
     (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "healed"): WorkerState.DONE,
@@ -70,11 +75,17 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
     (WorkerState.STUCK, "stop"): WorkerState.STUCK,
     (WorkerState.STUCK, "healed"): WorkerState.DONE,
     (WorkerState.STUCK, "not-healed"): WorkerState.STUCK,
+    (WorkerState.STARTING, "not-yet"): WorkerState.STARTING,
+    (WorkerState.CANCELLING, "not-yet"): WorkerState.CANCELLING,
+    (WorkerState.STOPPING, "not-yet"): WorkerState.STOPPING,
+    (WorkerState.STUCK, "not-yet"): WorkerState.STUCK,
     (WorkerState.DONE, "stop"): WorkerState.DONE,
     (WorkerState.DONE, "forget"): GONE,
 }
 """Every move that a worker can make."""
 
+ASKED = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING, WorkerState.STUCK)
+"""Where a do or an undo may have to be asked for again."""
 LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
 
 
@@ -135,11 +146,10 @@ class AgentMachine:
                 self._snapshot(snapshot, now_ms, effects)
             case Injected():
                 self._injected(event, now_ms, effects)
-            case NotInjected(worker=worker_id, error=error, residue=residue, by_hand=by_hand, stuck=stuck):
-                worker = self._known(worker_id, "not-injected")
-                self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
-                worker.error, worker.outcome, worker.residue = error, Outcome.FAILED, residue
-                worker.by_hand, worker.retry_ms = by_hand, now_ms + STUCK_RETRY_MS
+            case NotInjected():
+                self._not_injected(event, now_ms)
+            case NotYet():
+                self._not_yet(event, now_ms)
             case Healed():
                 self._healed(event, now_ms)
             case NotHealed():
@@ -177,7 +187,7 @@ class AgentMachine:
                 due = min(due, worker.ends_ms)
                 if self.limits.lease_ms is not None and self.fresh_ms is not None:
                     due = min(due, self.fresh_ms + self.limits.lease_ms)
-            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None:
+            if worker.state in ASKED and worker.retry_ms is not None:
                 due = min(due, worker.retry_ms)
         return due
 
@@ -193,13 +203,26 @@ class AgentMachine:
             effects.append(Heal(worker.id, worker.outcome, worker.error))
         worker.warnings, worker.met_nothing = event.warnings, event.met_nothing
         worker.since_ms = worker.stopped_ms = now_ms
+        worker.awaits, worker.retry_ms, worker.inject = "", None, None
+
+    def _not_injected(self, event: NotInjected, now_ms: int) -> None:
+        worker = self._known(event.worker, "not-injected")
+        self._move(worker, "half-injected" if event.stuck else "not-injected", now_ms)
+        worker.fail(event.error, event.residue, event.by_hand, now_ms + STUCK_RETRY_MS)
+
+    def _not_yet(self, event: NotYet, now_ms: int) -> None:
+        worker = self._known(event.worker, "not-yet")
+        self._move(worker, "not-yet", now_ms)
+        worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
+        worker.warnings += event.notes
+        if event.last is not None:
+            worker.see_last(event.last)
+            worker.outcome, worker.error = ended(worker.outcome, worker.error, worker.disturbed, worker.met_nothing)
 
     def _healed(self, event: Healed, now_ms: int) -> None:
         worker = self._known(event.worker, "healed")
-        was_stuck = worker.state is WorkerState.STUCK
         self._move(worker, "healed", now_ms)
-        if not was_stuck:
-            worker.see_last(event.last)
+        worker.see_last(event.last)
         if event.outcome is Outcome.NONE:
             how = ended(worker.outcome, worker.error, worker.disturbed, worker.met_nothing)
         else:
@@ -210,12 +233,9 @@ class AgentMachine:
 
     def _not_healed(self, event: NotHealed, now_ms: int) -> None:
         worker = self._known(event.worker, "not-healed")
-        was_stuck = worker.state is WorkerState.STUCK
         self._move(worker, "not-healed", now_ms)
-        if not was_stuck:
-            worker.see_last(event.last)
-        worker.error, worker.outcome, worker.residue = event.error, Outcome.FAILED, event.residue
-        worker.by_hand, worker.retry_ms = event.by_hand, now_ms + STUCK_RETRY_MS
+        worker.see_last(event.last)
+        worker.fail(event.error, event.residue, event.by_hand, now_ms + STUCK_RETRY_MS)
 
     # --- the protocol -----------------------------------------------------------------------------------------------
 
@@ -292,7 +312,8 @@ class AgentMachine:
             self._move(worker, "not-injected", now_ms)
             worker.outcome, worker.error = Outcome.FAILED, refusal
         else:
-            effects.append(Inject(order, ends_ms, self._coordinator))
+            worker.inject, worker.retry_ms = Inject(order, ends_ms, self._coordinator), None
+            effects.append(worker.inject)
 
     def _refusal(self, order: Order) -> str:
         if self.latch:
@@ -313,7 +334,7 @@ class AgentMachine:
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
             worker.stop(outcome, error, now_ms)  # the first reason counts
         if before is WorkerState.RUNNING:
-            held_ms = now_ms - worker.since_ms
+            worker.retry_ms, held_ms = None, now_ms - worker.since_ms
             effects.append(Heal(worker.id, worker.outcome, worker.error, held_ms))
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
@@ -326,9 +347,12 @@ class AgentMachine:
                 elif lapsed:
                     error = f"lease expired: no fresh word from the coordinator for {lease_ms} ms"
                     self._stop(worker, Outcome.LEASE, error, now_ms, effects)
-            elif worker.state is WorkerState.STUCK and worker.retry_ms is not None and now_ms >= worker.retry_ms:
+            if worker.state in ASKED and worker.retry_ms is not None and now_ms >= worker.retry_ms:
                 worker.retry_ms = None
-                effects.append(Heal(worker.id, worker.outcome, worker.error))
+                if worker.state is WorkerState.STARTING and worker.inject is not None:
+                    effects.append(worker.inject)
+                else:  # what was begun is not brought to its end
+                    effects.append(Heal(worker.id, worker.outcome, worker.error))
         for worker in [worker for worker in self._past.values() if now_ms >= worker.ends_ms]:
             del self._past[worker.id]
             effects.append(Forget(worker.id))

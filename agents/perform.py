@@ -7,19 +7,38 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import msgspec
 
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, TrogdorBusError
+from trogdor_bus.errors import (
+    CannotHealError,
+    HostError,
+    InvalidTransitionError,
+    NotFoundError,
+    NotYetError,
+    TrogdorBusError,
+)
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import CountingPlatform, Operation, Platform, Prepared, Seen, Step, Surroundings
+from trogdor_bus.platform import (
+    CountingPlatform,
+    JudgingPlatform,
+    Operation,
+    Platform,
+    Prepared,
+    Seen,
+    Step,
+    Surroundings,
+)
 from trogdor_bus.states import Outcome, ended
 
 RESTARTED = "agent restarted, fault undone"
 _PAUSES_S = (0.05, 0.2)
 """Between the three attempts at one undo."""
+AGAIN_S = 0.1
+"""When a recovery that waits asks again."""
 MAX_STEPS = 200
 """Putting back what is disturbed may add steps to a worker up to so many."""
 
@@ -34,28 +53,37 @@ class NotInjectedError(TrogdorBusError):
 
 @dataclasses.dataclass
 class _Undoing:
-    """What came of undoing some steps; `left` are those that may still be in force."""
+    """What came of undoing some steps; `left` are those that may still be in force, `awaited` what some wait for."""
 
     notes: list[str] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
     residue: list[str] = dataclasses.field(default_factory=list)
+    awaited: list[str] = dataclasses.field(default_factory=list)
     left: tuple[Step, ...] = ()
 
 
 class Performer:
-    """Injects and heals workers on one node. Every method may block; call them from one thread."""
+    """Injects and heals workers on one node. Every method may block; call them from one thread.
+
+    NotYetError of `inject` and `heal`: it goes on, so call it again soon. Meanwhile other workers have their turn.
+    """
 
     def __init__(self, journal: Journal, platform: Platform, sleep: Callable[[float], None] = time.sleep) -> None:
         self.journal = journal
         self.platform = platform
         self._sleep = sleep
         self._surroundings: dict[int, Surroundings] = {}
+        self._begun: dict[int, Callable[[str], tuple[str, ...]]] = {}
 
     def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
         """Perform a new worker and return warnings; NotInjectedError says why not, and whether anything is left.
 
-        `ends_ms` is on CLOCK_BOOTTIME. A worker id is performed at most once, failures included.
+        `ends_ms` is on CLOCK_BOOTTIME. A worker id is performed at most once, failures included. NotYetError: call it
+        again with the same, or `heal` if it is to go no further.
         """
+        if go_on := self._begun.pop(order.worker, None):
+            with self._alone(self.journal.entries[order.worker].steps) as barred:
+                return go_on(barred)
         if self.journal.knows(order.worker):
             raise NotInjectedError(f"worker {order.worker} was already performed here, which happens only once")
         if order.actions is None:
@@ -80,6 +108,8 @@ class Performer:
             held = self.journal.held(excluding=order.worker)
             boot_id = self.platform.boot_id()
             prepared = [self.platform.prepare(order.worker, action, surroundings, held) for action in order.actions]
+        except NotYetError:  # nothing was changed
+            raise
         except Exception as error:
             self._keep(_failed(entry, _words(error)))
             raise NotInjectedError(_words(error)) from error
@@ -97,7 +127,7 @@ class Performer:
             text = f"nothing was done, because its undo could not be written down first: {error}"
             self.journal.entries[order.worker] = _failed(entry, text)
             raise NotInjectedError(text) from error
-        return self._apply(order.worker)
+        return self._apply(intent, list(intent.steps), 0)
 
     def heal(
         self,
@@ -109,41 +139,61 @@ class Performer:
     ) -> tuple[str, ...]:
         """Take a worker back, read back that nothing is left, and return notes for people.
 
-        `saw` is given what a last look found, directly before the undo: DONE becomes DISTURBED if it did not hold, for
-        `held_ms`, until then. An undone worker is left alone. CannotHealError lists what is left; all steps were tried,
-        so try again later.
+        `saw` is given what a last look found, directly before the undo of what is applied: DONE becomes DISTURBED if it
+        did not hold, for `held_ms`, until then. An undone worker is left alone. CannotHealError lists what is left; all
+        steps were tried, so try again later. NotYetError: what is left goes on by itself, so try again soon.
         """
+        self._begun.pop(worker, None)
         entry = self.journal.entries.get(worker)
         if entry is None:
             raise NotFoundError(f"worker {worker} is unknown here")
         if entry.state is JournalState.UNDONE:
             return ()
         with self._alone(entry.steps) as barred:
-            saw(last := self.look(worker))
-            if outcome is Outcome.DONE:
-                outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
+            if entry.state is JournalState.APPLIED:
+                last = self.look(worker)
+                last = msgspec.structs.replace(last, found=(*last.found, *self._missed(entry)))
+                saw(last)
+                if outcome is Outcome.DONE:
+                    outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
             notes, trouble = self._heal(entry, outcome, error, error, barred)
         return (*notes, trouble) if trouble else notes
 
-    def recover(self) -> tuple[str, ...]:
-        """Undo what an earlier life left, newest first, and return lines for the log; never raises for a fault."""
+    def recover(self, *, wait: bool = False) -> tuple[str, ...]:
+        """Undo what an earlier life left, newest first, and return lines for the log; never raises for a fault.
+
+        With `wait`, what goes on by itself is waited for, when all others are undone; else it stays live.
+        """
         lines = [
             f"{name} in the journal cannot be read: look whether its fault is gone, then remove the file"
             for name in self.journal.broken
         ]
-        live = self.journal.live()
-        if not live:
-            return tuple(lines)
-        with self._alone([step for entry in live for step in entry.steps]) as barred:
-            for entry in reversed(live):
+        left = [entry.worker for entry in reversed(self.journal.live())]
+        while left:
+            left = self._recover([self.journal.entries[worker] for worker in left], lines)
+            if not wait:
+                break
+            self._sleep(AGAIN_S)
+        return tuple(lines)
+
+    def _recover(self, entries: Sequence[Entry], lines: list[str]) -> list[int]:
+        """Undo, add lines, and return the workers whose undo goes on by itself; what they wait for is told once."""
+        going_on: list[int] = []
+        with self._alone([step for entry in entries for step in entry.steps]) as barred:
+            for entry in entries:
+                what = f"worker {entry.worker} of task {entry.task}"
                 try:
                     notes, trouble = self._heal(entry, Outcome.RESTARTED, RESTARTED, "agent restarted", barred)
+                except NotYetError as error:
+                    going_on.append(entry.worker)
+                    if (line := "; ".join([f"{what}: the undo goes on: {error}", *error.notes])) not in lines:
+                        lines.append(line)
                 except CannotHealError as error:
                     lines.append(str(error))
                 else:
-                    line = f"worker {entry.worker} of task {entry.task}: {self.journal.entries[entry.worker].error}"
+                    line = f"{what}: {self.journal.entries[entry.worker].error}"
                     lines.append("; ".join(filter(None, [line, *notes, trouble])))
-        return tuple(lines)
+        return going_on
 
     def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
         """Read back undone workers once more, undo again what has come back, and return lines for the log."""
@@ -226,6 +276,15 @@ class Performer:
                 barred = _words(error)
             yield barred
 
+    def _missed(self, entry: Entry) -> tuple[str, ...]:
+        """Return how an applied worker whose time is over has missed what it was meant for."""
+        if not isinstance(self.platform, JudgingPlatform):
+            return ()
+        try:
+            return tuple(filter(None, map(self.platform.missed, entry.steps)))
+        except Exception as error:  # a judgement must not keep a fault
+            return (f"cannot look whether it did what it was for: {_words(error)}",)
+
     def _look_again(self, worker: int, barred: str) -> Iterator[str]:
         entry = self.journal.entries[worker]
         held = self.journal.held(excluding=worker)
@@ -241,20 +300,35 @@ class Performer:
             unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
             self.journal.entries[worker] = unknown
             try:
-                _, trouble = self._heal(unknown, entry.outcome, entry.error, entry.error, barred)
+                trouble = self._heal_to_the_end(worker, barred)
             except CannotHealError as error:
                 trouble = str(error)
             if trouble:
                 yield trouble
 
-    def _apply(self, worker: int) -> tuple[str, ...]:
-        intent = self.journal.entries[worker]
-        steps = list(intent.steps)
+    def _heal_to_the_end(self, worker: int, barred: str) -> str:
+        while True:
+            entry = self.journal.entries[worker]
+            try:
+                return self._heal(entry, entry.outcome, entry.error, entry.error, barred)[1]
+            except NotYetError:
+                self._sleep(AGAIN_S)
+
+    def _apply(self, intent: Entry, steps: list[Step], index: int, barred: str = "") -> tuple[str, ...]:
+        """Perform the steps from that index on; `barred` is why they may not be."""
+        worker = intent.worker
         try:
-            for index, step in enumerate(intent.steps):
-                steps[index] = self._done(step) or step
+            if barred:
+                raise HostError(barred)
+            while index < len(steps):
+                steps[index] = self._done(steps[index]) or steps[index]
+                index += 1
+        except NotYetError:
+            self._begun[worker] = functools.partial(self._apply, intent, steps, index)
+            raise
         except Exception as error:
-            raise self._take_back(msgspec.structs.replace(intent, steps=tuple(steps)), _words(error)) from error
+            begun = msgspec.structs.replace(intent, steps=tuple(steps))
+            raise self._take_back(begun, _words(error), barred) from error
         applied = msgspec.structs.replace(intent, state=JournalState.APPLIED, steps=tuple(steps))
         if trouble := self._keep(applied):
             warning = f"the journal could not note that this was done (it can still be undone): {trouble}"
@@ -267,28 +341,37 @@ class Performer:
         undo = self.platform.do(step)
         return msgspec.structs.replace(step, undo=undo) if undo is not None else None
 
-    def _take_back(self, intent: Entry, why: str) -> NotInjectedError:
+    def _take_back(self, intent: Entry, why: str, barred: str = "") -> NotInjectedError:
         try:
-            _, trouble = self._heal(intent, Outcome.FAILED, why, why)  # notes would tell of steps that were never done
+            _, trouble = self._heal(intent, Outcome.FAILED, why, why, barred)  # notes would tell of steps never done
+        except NotYetError:
+            self._begun[intent.worker] = functools.partial(self._go_on_taking_back, intent.worker, why)
+            raise
         except CannotHealError as error:
             residue = self.journal.entries[intent.worker].residue
             return NotInjectedError(f"{why}; {error}", residue=residue, stuck=True)
         return NotInjectedError(f"{why}; {trouble}" if trouble else why)
+
+    def _go_on_taking_back(self, worker: int, why: str, barred: str) -> NoReturn:
+        raise self._take_back(self.journal.entries[worker], why, barred)
 
     def _heal(
         self, entry: Entry, outcome: Outcome, error: str, cause: str, barred: str = ""
     ) -> tuple[tuple[str, ...], str]:
         """Undo, look, and write; return the platform's notes, and "" or the trouble with the journal.
 
+        NotYetError if nothing failed, and what is left goes on by itself: a later life would undo it, too.
         The caller holds the lock; `barred` is why it does not, and then nothing is touched and everything is left.
         """
         if barred:
             undoing = _Undoing(failures=[barred], left=entry.steps)
         else:
             undoing = self._undo_all(entry, self.journal.held(excluding=entry.worker))
+        if undoing.awaited and not undoing.failures and not undoing.residue:
+            raise self._going_on(entry, undoing, outcome, error)
         if undoing.left:
             cause = entry.cause if entry.state is JournalState.STUCK else cause
-            trouble = "; ".join([*undoing.failures, *undoing.residue])
+            trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
             text = f"worker {entry.worker} of task {entry.task}: the fault may still be there: {trouble}"
             stuck = msgspec.structs.replace(
                 entry,
@@ -312,9 +395,18 @@ class Performer:
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
 
+    def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
+        state = JournalState.STUCK if entry.state is JournalState.STUCK else JournalState.UNKNOWN
+        begun = msgspec.structs.replace(entry, state=state, steps=undoing.left, outcome=outcome, error=error)
+        notes = [note for note in undoing.notes if note]
+        if begun != self.journal.entries[entry.worker] and (trouble := self._keep(begun)):
+            notes.append(f"the journal could not note how far the undo is (a restart begins it once more): {trouble}")
+        return NotYetError("; ".join(undoing.awaited), tuple(notes))
+
     def _undo_all(self, entry: Entry, held: Sequence[Step]) -> _Undoing:
         undoing = _Undoing()
         left: set[int] = set()
+        going_on: set[int] = set()
         steps = list(entry.steps)
 
         def note(index: int, operation: Operation) -> None:
@@ -327,10 +419,16 @@ class Performer:
         for index in reversed(range(len(steps))):
             try:
                 undoing.notes.append(self._undo(steps, index, held, functools.partial(note, index)))
+            except NotYetError as error:
+                undoing.awaited.append(_words(error))
+                left.add(index)
+                going_on.add(index)
             except Exception as error:
                 undoing.failures.append(_words(error))
                 left.add(index)
         for index, step in enumerate(steps):
+            if index in going_on:
+                continue
             try:
                 residue = self.platform.residue(step, held)
             except Exception as error:
@@ -346,6 +444,8 @@ class Performer:
         for pause_s in _PAUSES_S:
             try:
                 return self.platform.undo(steps[index], held, note)
+            except NotYetError:
+                raise
             except Exception:
                 self._sleep(pause_s)
         return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it

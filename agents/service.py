@@ -31,6 +31,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    NotYet,
     ReadBack,
     Reapplied,
     Reapply,
@@ -48,7 +49,7 @@ from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
-from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
+from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, NotYetError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
@@ -213,10 +214,12 @@ class Service:
             case SendBeat(beat=beat):
                 self._bus.send(encode(beat))
             case Inject(order=order):
-                log.info("task %s: %s", order.task, order.texts.starting)
+                if not self._machine.workers[order.worker].awaits:
+                    log.info("task %s: %s", order.task, order.texts.starting)
                 self._by_hand(functools.partial(self._inject, effect))
             case Heal(worker=worker):
-                log.info("task %s: undoing", self._machine.workers[worker].task)
+                if not self._machine.workers[worker].awaits:
+                    log.info("task %s: undoing", self._machine.workers[worker].task)
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
                 self._by_hand(functools.partial(self._look, workers))
@@ -243,6 +246,8 @@ class Service:
         elif (event := future.result()) is not None:
             if isinstance(event, NotInjected | NotHealed):
                 log.error("task %s: %s", self._machine.workers[event.worker].task, event.error)
+            elif isinstance(event, NotYet) and not self._machine.workers[event.worker].awaits:
+                log.info("task %s: %s", self._machine.workers[event.worker].task, event.why)
             self._handle(event)
 
     def _inject(self, effect: Inject) -> Event:
@@ -254,6 +259,8 @@ class Service:
         except NotInjectedError as error:
             by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
             return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
+        except NotYetError as error:
+            return NotYet(order.worker, str(error), error.notes)
         except Exception as error:  # a bug of ours must not leave a fault behind
             log.exception("task %s: internal error", order.task)
             return self._rescue(order.worker, f"internal error: {error!r}")
@@ -263,18 +270,24 @@ class Service:
             healed = self._heal(Heal(worker, Outcome.FAILED, error))
             if isinstance(healed, NotHealed):
                 return NotInjected(worker, f"{error}; {healed.error}", healed.residue, healed.by_hand, stuck=True)
+            if isinstance(healed, NotYet):
+                return NotInjected(worker, f"{error}; {healed.why}", (), self._performer.by_hand(worker), stuck=True)
         return NotInjected(worker, error)
 
-    def _heal(self, effect: Heal) -> Healed | NotHealed:
+    def _heal(self, effect: Heal) -> Healed | NotHealed | NotYet:
+        if not self._journal.knows(effect.worker):
+            return Healed(effect.worker)  # it was stopped before anything was written down
         seen: list[ReadBack] = []
         worker, heal = effect.worker, self._performer.heal
         try:
             notes = heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
             entry = self._journal.entries[worker]
-            return Healed(worker, notes, seen[0] if seen else ReadBack(), entry.outcome, entry.error)
+            return Healed(worker, notes, seen[0] if seen else None, entry.outcome, entry.error)
+        except NotYetError as error:
+            return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
         except CannotHealError as error:
             entry = self._journal.entries[worker]
-            by_hand, last = self._performer.by_hand(worker), seen[0] if seen else ReadBack()
+            by_hand, last = self._performer.by_hand(worker), seen[0] if seen else None
             return NotHealed(worker, str(error), entry.residue, by_hand, last)
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
@@ -358,12 +371,12 @@ def likely_causes(url: str) -> str:
 
 
 def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:
-    """Return the journal's entry as the machine knows it: ended in an earlier life, or stuck."""
-    done = entry.state is JournalState.UNDONE
+    """Return the journal's entry as the machine knows it: ended in an earlier life, stuck, or on its way out."""
+    states = {JournalState.UNDONE: WorkerState.DONE, JournalState.UNKNOWN: WorkerState.STOPPING}
     return Worker(
         id=entry.worker,
         task=entry.task,
-        state=WorkerState.DONE if done else WorkerState.STUCK,
+        state=states.get(entry.state, WorkerState.STUCK),
         texts=entry.texts,
         ends_ms=entry.ends_ms,
         spec=entry.spec,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trogdor_bus.agents.events import ReadBack
+from trogdor_bus.agents.events import Inject, ReadBack
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
 
@@ -14,11 +14,12 @@ UNMET = "no packet met it: nothing was cut that anybody sent"
 
 
 class Worker(msgspec.Struct, kw_only=True):
-    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way.
+    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while nothing is to be asked again.
 
-    `since_ms` is when it took hold, `stopped_ms` when it was told to end. `met_nothing`: why there was nothing to do.
-    `put_back`: how often what was disturbed was put back. `counted` are packets since its rules are there (None: not to
-    be known), `before` those that were counted before its rules were put back.
+    `since_ms` is when it took hold, `stopped_ms` when it was told to end. `inject` is what it began with, `awaits` what
+    its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was
+    put back. `counted` are packets since its rules are there (None: not to be known), `before` those that were counted
+    before its rules were put back.
     """
 
     id: int
@@ -43,17 +44,19 @@ class Worker(msgspec.Struct, kw_only=True):
     stopped_ms: int = 0
     done_counter: int = 0
     retry_ms: int | None = 0
+    inject: Inject | None = None
+    awaits: str = ""
     story: list[str] = msgspec.field(default_factory=list)
 
     def status(self) -> str:
         """Return the status text of the present state."""
         if self.state is WorkerState.STARTING:
-            return self.texts.starting
+            return f"{self.texts.starting}: {self.awaits}" if self.awaits else self.texts.starting
         if self.state is WorkerState.RUNNING:
             return self.texts.running
         if self.state is WorkerState.DONE:
             return self.texts.done if self.outcome is Outcome.DONE else self.error
-        return self.texts.stopping
+        return f"{self.texts.stopping}: {self.awaits}" if self.awaits else self.texts.stopping
 
     def see(self, seen: ReadBack, now_ms: int) -> None:
         """Take in a look while it runs."""
@@ -61,8 +64,10 @@ class Worker(msgspec.Struct, kw_only=True):
         self.dropped = self.dropped or self._total()  # that it drops is news; how much is told at its end
         self._disturb(seen, now_ms)
 
-    def see_last(self, last: ReadBack) -> None:
-        """Take in the look directly before the undo."""
+    def see_last(self, last: ReadBack | None) -> None:
+        """Take in the look directly before the undo; None if there was one before."""
+        if last is None:
+            return
         self._count(last.dropped)
         self.dropped = max(self.dropped, self._total())
         self._disturb(last, self.stopped_ms)
@@ -84,6 +89,11 @@ class Worker(msgspec.Struct, kw_only=True):
         seen = (one for one in self.disturbed if not one.unseen)
         self.outcome, self.error = ended(outcome, error, seen, self.met_nothing)
         self.stopped_ms = now_ms
+
+    def fail(self, error: str, residue: tuple[str, ...], by_hand: tuple[str, ...], retry_ms: int) -> None:
+        """Note that its do or undo failed, what is left, and when that is tried again."""
+        self.error, self.outcome, self.residue, self.by_hand = error, Outcome.FAILED, residue, by_hand
+        self.retry_ms, self.awaits, self.inject = retry_ms, "", None
 
     def told_at_the_end(self) -> tuple[str, ...]:
         """Return what people should know of it once it is undone; who changes rules takes their counts along."""

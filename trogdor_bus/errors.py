@@ -11,6 +11,7 @@ TrogdorBusError
 │   └── TakenError           another coordinator has the place
 ├── HostError            the machine under test refused or failed
 │   └── CannotHealError      an undo did not succeed; the fault may still be there
+├── NotYetError          it goes on without being waited for: ask again soon
 ├── FencedError          another coordinator is in charge
 ├── InvalidTransitionError   an illegal event; carries the story of its id
 └── DuplicateSpecError   two spec classes claim one tag (a programming error)
@@ -69,6 +70,14 @@ class HostError(TrogdorBusError):
 
 class CannotHealError(HostError):
     """An undo did not succeed: the fault may still be there."""
+
+
+class NotYetError(TrogdorBusError):
+    """What was asked of a machine goes on by itself: ask again soon. `notes` tell of what was done already."""
+
+    def __init__(self, text: str, notes: tuple[str, ...] = ()) -> None:
+        self.notes = notes
+        super().__init__(text)
 
 
 class FencedError(TrogdorBusError):

@@ -80,7 +80,8 @@ class Platform(Protocol):
         """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
 
         Returns what is the undo from then on, None if that is still the step's own. It may tell more, but a life that
-        dies before it is written down has the step's own undone.
+        dies before it is written down has the step's own undone. NotYetError: it goes on by itself, and is called again
+        soon, or undone; so does `prepare`.
         """
         ...
 
@@ -89,7 +90,8 @@ class Platform(Protocol):
 
         An undo that starts something hands `note` what a later life must know of it, as the undo from then on; when
         `note` returns, that was written down, as far as it can be. Returns "" or a note for people, such as "gone: the
-        process ended". CannotHealError if it is still there.
+        process ended". CannotHealError if it is still there. NotYetError if it goes on by itself: then it is called
+        again soon, perhaps by another life. It should not wait for long: the undoes of other workers wait meanwhile.
         """
         ...
 
@@ -147,6 +149,15 @@ class CountingPlatform(Protocol):
 
     def look(self, step: Step) -> Seen:
         """Return what `disturbance` returns, and what the step's rules dropped since they are there."""
+        ...
+
+
+@runtime_checkable
+class JudgingPlatform(Protocol):
+    """What a Platform may offer beside: whether a step that is not disturbed has done what it is for."""
+
+    def missed(self, step: Step) -> str:
+        """Return "", or how a step whose time is over has missed what it was meant for."""
         ...
 
 

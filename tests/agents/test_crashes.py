@@ -192,7 +192,7 @@ class EarlyUndone(Performer):
 class Resigned(Performer):
     """Leaves what an earlier life did."""
 
-    def recover(self) -> tuple[str, ...]:
+    def recover(self, *, wait: bool = False) -> tuple[str, ...]:
         return ()
 
 

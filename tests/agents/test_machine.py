@@ -25,6 +25,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    NotYet,
     ReadBack,
     Reapplied,
     Reapply,
@@ -47,13 +48,23 @@ from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Disturbance, Outcome, WorkerState
 
 STATES = [state for state in WorkerState if state is not WorkerState.RECEIVING]
-MOVES: tuple[Move, ...] = ("stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "forget")
+MOVES: tuple[Move, ...] = (
+    "stop",
+    "injected",
+    "not-injected",
+    "half-injected",
+    "healed",
+    "not-healed",
+    "not-yet",
+    "forget",
+)
 EVENTS: dict[Move, Event] = {
     "injected": Injected(1),
     "not-injected": NotInjected(1, "no such device"),
     "half-injected": NotInjected(1, "no such device", ("a rule",), stuck=True),
     "healed": Healed(1),
     "not-healed": NotHealed(1, "device busy", ("a rule",)),
+    "not-yet": NotYet(1, "the service is stopping"),
 }
 
 

@@ -216,7 +216,7 @@ def plant(leak: str, folder: Path) -> None:
         firewall.remove = lambda space, table: None if forgotten(table) else removed(space, table)
         firewall.residue = lambda space, table: () if forgotten(table) else left(space, table)
     elif leak == "thaw":
-        signals.thaw, signals.is_stopped = lambda *_: "", lambda _: False
+        signals.thaw, signals.is_stopped = lambda *_, **__: "", lambda _: False
     else:
         command = {
             "qdisc": "tc qdisc add dev lo root handle 5: tbf rate 1gbit burst 1mb latency 50ms",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from threading import Thread
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,13 +19,15 @@ from trogdor_bus.actions import MoveLeader
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, run
 from trogdor_bus.agents.platforms.linux.operations import Lead, LeadBack, step
 from trogdor_bus.cluster import Move
-from trogdor_bus.errors import CannotHealError, HostError
+from trogdor_bus.errors import CannotHealError, HostError, NotYetError
 from trogdor_bus.platform import Step
 
 LOOK_MS = 10_000
 """How long the cluster may take to say how things are."""
 MOVE_MS = 20_000
-"""How long it may take to make somebody lead: other undoes of this agent wait meanwhile."""
+"""How long it may take to make somebody lead."""
+PAUSE_S = 0.05
+"""How long the agent's thread waits for an answer: other undoes wait meanwhile."""
 START_S = 10.0
 """How much longer the program may take, to start and to end."""
 REST_S = 5.0
@@ -43,18 +48,6 @@ class _Left(msgspec.Struct):
     left: str
 
 
-def prepare(action: MoveLeader) -> Step:
-    """Ask the cluster how things are, and return the step; HostError in the cluster's words if nobody can take over."""
-    order = {"topic": action.topic, "partition": action.partition, "to": action.to}
-    move = _ask("plan", action.bootstrap, action.config, LOOK_MS, Move, **order)
-    return step(Lead(action.bootstrap, action.config, move), LeadBack(action.bootstrap, action.config, move))
-
-
-def move(operation: Lead) -> None:
-    """Make the replica lead; HostError if it does not."""
-    _ask("move", operation.bootstrap, operation.config, MOVE_MS, _Moved, move=operation.move)
-
-
 def typed(operation: LeadBack) -> str:
     """Return what a person would type to restore the order."""
     order = _order(operation.bootstrap, operation.config, move=operation.move)
@@ -62,17 +55,49 @@ def typed(operation: LeadBack) -> str:
 
 
 class Leaders:
-    """Restores, and remembers in this life what failed, so that the undoes of other faults need not wait for it."""
+    """Moves leadership and restores it, each by a thread that asks the cluster, so that no other work waits for that.
+
+    NotYetError of every method: the cluster is being asked, so call it again soon. What failed is remembered in this
+    life, and rests for a while.
+    """
 
     def __init__(self) -> None:
+        self._asked: dict[tuple[object, ...], Future[Any]] = {}
         self._failed: dict[LeadBack, tuple[float, str]] = {}
+        self._left: dict[LeadBack, str] = {}
+
+    def prepare(self, worker: int, action: MoveLeader) -> Step:
+        """Ask how things are, and return the step; HostError in the cluster's words if nobody can take over."""
+        how = (action.bootstrap, action.config)
+        order: dict[str, Any] = {"topic": action.topic, "partition": action.partition, "to": action.to}
+        move = self._answer(
+            ("plan", worker, action), action.bootstrap, lambda: _ask("plan", *how, LOOK_MS, Move, **order)
+        )
+        return step(Lead(*how, move), LeadBack(*how, move))
+
+    def move(self, operation: Lead) -> None:
+        """Make the replica lead; HostError if it does not."""
+        how = (operation.bootstrap, operation.config)
+        self._answer(
+            _moving(operation), operation.bootstrap, lambda: _ask("move", *how, MOVE_MS, _Moved, move=operation.move)
+        )
 
     def restore(self, operation: LeadBack) -> str:
         """Restore the order found; return a note if nothing was to be done. CannotHealError if the cluster does not."""
+        how = (operation.bootstrap, operation.config)
+        moving = self._asked.get(_moving(operation))
+        if moving is not None and not moving.done():  # it could come after what restores
+            raise NotYetError(f"the move of {operation.move.topic}-{operation.move.partition} is not over")
+        self._asked.pop(_moving(operation), None)
         if why := self._rests(operation):
             raise CannotHealError(why)
+
+        def work() -> tuple[_Moved, str]:
+            told = _ask("restore", *how, MOVE_MS, _Moved, move=operation.move)
+            return told, _look(operation)
+
         try:
-            told = _ask("restore", operation.bootstrap, operation.config, MOVE_MS, _Moved, move=operation.move)
+            told, self._left[operation] = self._answer(("restore", operation), operation.bootstrap, work)
         except HostError as error:
             self._failed[operation] = (time.monotonic() + REST_S, str(error))
             raise CannotHealError(str(error)) from error
@@ -80,16 +105,46 @@ class Leaders:
         return "" if told.changed else told.why
 
     def residue(self, operation: LeadBack) -> tuple[str, ...]:
-        """Return what is left of the move: an order on its way when its agent died may arrive later."""
+        """Return what is left of the move: an order on its way when its agent died may arrive later.
+
+        Right after `restore` it is known; else this waits for the cluster.
+        """
         if self._rests(operation):
             return ()  # that it is not restored was told
-        left = _ask("look", operation.bootstrap, operation.config, LOOK_MS, _Left, move=operation.move).left
+        left = self._left.pop(operation) if operation in self._left else _look(operation)
         return (left,) if left else ()
 
     def _rests(self, operation: LeadBack) -> str:
         """Return why it failed a moment ago, "" if it did not."""
         until_s, why = self._failed.get(operation, (0.0, ""))
         return why if time.monotonic() < until_s else ""
+
+    def _answer(self, what: tuple[object, ...], bootstrap: str, work: Callable[[], _T]) -> _T:
+        """Return what `work` returns in a thread of its own, or raise its error; NotYetError while it is at it."""
+        future: Future[_T] | None = self._asked.get(what)
+        if future is None:
+            future = self._asked[what] = Future()
+            Thread(target=_work, args=(work, future), name="leaders", daemon=True).start()  # an end waits for none
+        wait([future], PAUSE_S)
+        if not future.done():
+            raise NotYetError(f"the brokers of {bootstrap} are asked")
+        del self._asked[what]
+        return future.result()
+
+
+def _work(work: Callable[[], _T], future: Future[_T]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _moving(operation: Lead | LeadBack) -> tuple[object, ...]:
+    return ("move", operation.bootstrap, operation.config, operation.move)
+
+
+def _look(operation: LeadBack) -> str:
+    return _ask("look", operation.bootstrap, operation.config, LOOK_MS, _Left, move=operation.move).left
 
 
 def _ask(verb: str, bootstrap: str, config: str, within_ms: int, kind: type[_T], **order: Any) -> _T:

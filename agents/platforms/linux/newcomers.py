@@ -14,8 +14,8 @@ from trogdor_bus.platform import Step, Surroundings
 
 def disturbance(operation: Freeze | Deliver, attachment: Attachment) -> str:
     """Return "" while the fault holds, on those that took the place of its processes as well, else what changed."""
-    if isinstance(operation, Freeze) and processes.thread_states(operation.process):
-        return signals.frozen_disturbance(operation)
+    if isinstance(operation, Freeze) and (states := processes.thread_states(operation.process)):
+        return signals.frozen_disturbance(operation, states)
     found = _find(operation, attachment, Surroundings(force=True))
     running = _running(operation, found)
     who = ", ".join(f"pid {process.pid} ({process.name})" for process in running)
@@ -23,7 +23,7 @@ def disturbance(operation: Freeze | Deliver, attachment: Attachment) -> str:
         return f"started again by somebody: {who}" if running else ""
     if running:
         return f"process {operation.process.pid} ({operation.name}) was replaced: {who} runs"
-    return "" if found else signals.frozen_disturbance(operation)
+    return "" if found else signals.frozen_disturbance(operation, {})
 
 
 def again(operation: Freeze | Deliver, attachment: Attachment, surroundings: Surroundings) -> tuple[Step, ...]:

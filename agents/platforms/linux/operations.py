@@ -169,8 +169,9 @@ class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field
 class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="restart"):
     """Start again what was killed, in the same boot, unless there is a process that `unless` matches.
 
-    `dying`: who was told to end, and may still be at it. `kill_ms`: when they are killed (see `Finish`), which is known
-    as soon as they were told; 0: never. `started`: who was started already, on disk before it ran.
+    `dying`: who was told to end, and may still be at it: they are not what `unless` means. `told_ms` (CLOCK_BOOTTIME):
+    when that was; 0: they may not have been. `kill_ms`: when they are killed (see `Finish`), which is known as soon as
+    they were told; 0: never. `started`: who was started already, on disk before it ran.
     """
 
     boot_id: str
@@ -180,6 +181,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     dying: tuple[ProcessIdentity, ...] = ()
     kill_ms: int = 0
     started: ProcessIdentity | None = None
+    told_ms: int = 0
 
 
 class Lead(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="lead"):
@@ -223,12 +225,29 @@ def plain(operation: AnyOperation) -> Operation:
     return msgspec.json.decode(msgspec.json.encode(operation), type=Operation)
 
 
-def freezes(process: ProcessIdentity, held: Sequence[Step]) -> list[Freeze]:
-    """Return the operations among the held steps that stop this very process; one that cannot be read holds nothing."""
-    found = []
-    for other in held:
-        with contextlib.suppress(HostError):
-            operation = read(other.do)
-            if isinstance(operation, Freeze) and operation.process == process:
-                found.append(operation)
-    return found
+class Stops:
+    """The stops among steps, by process: each step is read once, however many processes are asked about.
+
+    A step that cannot be read stops nothing.
+    """
+
+    def __init__(self, steps: Sequence[Step] = ()) -> None:
+        self._steps = steps
+        self._found: dict[ProcessIdentity, list[Freeze]] = {}
+        for one in steps:
+            with contextlib.suppress(HostError):
+                operation = read(one.do)
+                if isinstance(operation, Freeze):
+                    self._found.setdefault(operation.process, []).append(operation)
+
+    def of(self, process: ProcessIdentity) -> Sequence[Freeze]:
+        """Return the operations that stop this very process."""
+        return self._found.get(process, ())
+
+    def wanted(self, process: ProcessIdentity) -> bool:
+        """Return whether a fault that found the process running wants it stopped."""
+        return any(not freeze.leave for freeze in self.of(process))
+
+    def among(self, steps: Sequence[Step]) -> Stops:
+        """Return the stops among those steps: these if they are the same, which cannot have changed."""
+        return self if steps is self._steps and isinstance(steps, tuple) else Stops(steps)

@@ -13,7 +13,7 @@ from typing import get_args
 import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
-from trogdor_bus.agents.platforms.linux import firewall, leaders, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux import endings, firewall, leaders, locking, newcomers, processes, rules, signals
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
     open_again,
@@ -37,10 +37,10 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Restart,
     Rule,
     Signal,
+    Stops,
     Table,
     Thaw,
     Unblock,
-    freezes,
     plain,
     read,
     step,
@@ -62,8 +62,10 @@ class LinuxPlatform:
 
     def __init__(self, attach: str = "", allow_commands: Sequence[Sequence[str]] = ()) -> None:
         self._attachment = parse_attachment(attach)
-        self._restarts = Restarts(self._attachment)
+        self._endings = endings.Endings()
+        self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
+        self._stops = Stops()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
         self._controller: int | None = None
@@ -97,20 +99,20 @@ class LinuxPlatform:
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         if isinstance(action, MoveLeader):
-            return Prepared((leaders.prepare(action),))
+            return Prepared((self._leaders.prepare(worker, action),))
         with open_attached(self._attachment) as namespace:
             match action:
                 case BlockFrom() | BlockPorts():
                     return _prepare_block(namespace, worker, action, surroundings)
                 case Suspend():
-                    return _prepare_suspend(namespace, action, surroundings, held)
+                    return _prepare_suspend(namespace, action, surroundings, self._held(held))
                 case Kill():
                     return self._prepare_kill(namespace, action, surroundings)
 
     def do(self, step: Step) -> Operation | None:
         """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
 
-        Returns the undo of a process that has a grace from now on: before, it was not told to end, and is not killed.
+        Returns the undo of a process that was told to end: before, it is not waited for, and not killed.
         """
         match read(step.do):
             case Block() as block:
@@ -123,11 +125,12 @@ class LinuxPlatform:
             case Freeze() as freeze:
                 signals.freeze(freeze)
             case Deliver() as deliver:
-                signals.deliver(deliver)
-                if deliver.grace_ms:
-                    return plain(signals.told_to_end(deliver, read(step.undo)))
+                signals.deliver(deliver, self._endings.told)
+                undo = read(step.undo)
+                told = signals.told_to_end(deliver, undo)
+                return plain(told) if told != undo else None
             case Lead() as lead:
-                leaders.move(lead)
+                self._leaders.move(lead)
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
         return None
@@ -139,12 +142,12 @@ class LinuxPlatform:
                 case Unblock() as unblock:
                     return _unblock(unblock)
                 case Thaw() as thaw:
-                    return signals.thaw(thaw, freezes(thaw.process, held))
+                    return signals.thaw(thaw, wanted=self._held(held).wanted(thaw.process))
                 case Finish() as finish:
-                    signals.finish(finish)
+                    self._endings.finish(finish)
                     return ""
                 case Restart() as restart:
-                    return self._restarts.undo(restart, note)
+                    return self._restarts.undo(restart, _signal(step), note)
                 case LeadBack() as back:
                     return self._leaders.restore(back)
                 case Nothing():
@@ -176,6 +179,11 @@ class LinuxPlatform:
             case _:
                 return Seen()
 
+    def missed(self, step: Step) -> str:
+        """Return "", or how a step whose time is over has not done what it is for: a process outlived its signal."""
+        operation = read(step.do)
+        return endings.outlived(operation) if isinstance(operation, Deliver) else ""
+
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.
 
@@ -200,8 +208,9 @@ class LinuxPlatform:
                     return ()
                 with namespace:
                     return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
-            case Thaw(leave=False) as thaw if not _held(thaw, held) and signals.is_stopped(thaw.process):
-                return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
+            case Thaw(process=process, leave=False) as thaw:
+                left = signals.is_stopped(process) and not self._held(held).wanted(process)
+                return (f"process {process.pid} ({thaw.name}) is still stopped",) if left else ()
             case LeadBack() as back:
                 return self._leaders.residue(back)
             case _:
@@ -221,10 +230,10 @@ class LinuxPlatform:
                 return f"kill -CONT {thaw.process.pid}"
             case _, Finish() as finish:
                 return f"kill -KILL {' '.join(str(process.pid) for process in finish.dying)}"
-            case _, Restart(how=Command() as command):
-                return f"{self._typed_prefix()}{typed(command)}"
-            case _, Restart() as restart:
-                return typed(restart.how)
+            case _, Restart(how=how) as restart:
+                inside = self._typed_prefix() if isinstance(how, Command) else ""
+                kill = endings.typed(self._endings.dying(restart.dying, _signal(step)))
+                return f"{kill}{'; ' if kill else ''}{inside}{typed(how)}"
             case _, LeadBack() as back:
                 return leaders.typed(back)
             case _:
@@ -239,6 +248,7 @@ class LinuxPlatform:
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
         """Yield the namespaces that the steps act on; the attached one if a step (or no step at all) names none."""
         attached = not steps
+        seen: set[str] = set()
         for one in steps:
             operation: object = None
             with contextlib.suppress(HostError):  # it cannot be read: its undo says so
@@ -247,13 +257,20 @@ class LinuxPlatform:
                 case object(namespace=NamespaceIdentity() as identity):
                     yield identity
                 case object(process=ProcessIdentity(pid=pid)):
-                    with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
-                        yield namespace.identity
+                    if (place := processes.network_of(pid)) not in seen:  # each is entered once, not for each process
+                        seen.add(place)
+                        with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
+                            yield namespace.identity
                 case _:
                     attached = True
         if attached:
             with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
                 yield namespace.identity
+
+    def _held(self, steps: Sequence[Step]) -> Stops:
+        """Return the stops of other workers; within one prepare or undo they are read once."""
+        self._stops = self._stops.among(steps)
+        return self._stops
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):
@@ -268,6 +285,7 @@ class LinuxPlatform:
         undo: Restart | Nothing = Nothing()
         if action.restart and found.processes:
             undo = prepare(action, found.processes, namespace, self._allowed)
+            self._endings.prepared(undo.dying)
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
@@ -276,9 +294,9 @@ class LinuxPlatform:
         return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
 
 
-def _held(thaw: Thaw, held: Sequence[Step]) -> bool:
-    """Return whether a fault that found the process running still wants it stopped."""
-    return any(not other.leave for other in freezes(thaw.process, held))
+def _signal(step: Step) -> str:
+    operation = read(step.do)
+    return operation.signal if isinstance(operation, Deliver) else "SIGTERM"
 
 
 def _stop_again(freeze: Freeze) -> Step:
@@ -286,16 +304,12 @@ def _stop_again(freeze: Freeze) -> Step:
     return step(msgspec.structs.replace(freeze, leave=False), Thaw(freeze.process, freeze.name, leave=False))
 
 
-def _prepare_suspend(
-    namespace: Namespace, action: Suspend, surroundings: Surroundings, held: Sequence[Step]
-) -> Prepared:
+def _prepare_suspend(namespace: Namespace, action: Suspend, surroundings: Surroundings, stops: Stops) -> Prepared:
     watch = newcomers.watch(action.match)
     found = _find(namespace, action, surroundings)
     steps: list[Step] = []
     for process in found.processes:
-        others = freezes(process.identity, held)
-        already = signals.is_stopped(process.identity)
-        leave = already and all(other.leave for other in others)
+        leave = signals.is_stopped(process.identity) and not stops.wanted(process.identity)
         do = Freeze(process.identity, process.name, leave, watch)
         steps.append(step(do, Thaw(process.identity, process.name, leave)))
     return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())

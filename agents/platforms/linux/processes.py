@@ -36,6 +36,8 @@ DEAD = "ZXx"
 """The states of what has ended (proc(5))."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
+MOST_SPARED = 5
+"""So many of those that match and are not touched are named."""
 LISTEN = "0A"
 """TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)."""
 
@@ -151,6 +153,11 @@ def mounts_of(pid: int) -> str:
     return _link(f"/proc/{pid}/ns/mnt")
 
 
+def network_of(pid: int) -> str:
+    """Return the network namespace of a process, by inode; "" if it is gone."""
+    return _link(f"/proc/{pid}/ns/net")
+
+
 def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) -> Found:
     """Return the processes of the node's namespace that match; RefusedError if the coordinator is among them."""
     if not (match.java or match.command or match.pid_file or match.port):
@@ -175,7 +182,8 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
             chosen.append(process)
     if chosen:
         return Found(tuple(chosen))
-    only = f"; what matches is never touched: {', '.join(spared)}" if spared else ""
+    more = f" and {len(spared) - MOST_SPARED} more" if len(spared) > MOST_SPARED else ""
+    only = f"; what matches is never touched: {', '.join(spared[:MOST_SPARED])}{more}" if spared else ""
     why = privileges.missing("CAP_SYS_PTRACE") if hidden else ""
     blind = f"; {len(hidden)} processes may not be looked at: {why}" if hidden else ""
     return Found((), f"no process matches {match.describe()}{only}{blind}")

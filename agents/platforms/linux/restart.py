@@ -14,7 +14,7 @@ from typing import TypeVar, assert_never
 import msgspec
 
 from trogdor_bus.actions import Kill
-from trogdor_bus.agents.platforms.linux import processes, signals
+from trogdor_bus.agents.platforms.linux import endings, processes
 from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Attachment, Namespace, find_container, open_attached
 from trogdor_bus.agents.platforms.linux.operations import (
@@ -28,18 +28,15 @@ from trogdor_bus.agents.platforms.linux.operations import (
     read,
 )
 from trogdor_bus.agents.platforms.linux.starter import Door, origin, waiting
-from trogdor_bus.errors import CannotHealError, HostError, RefusedError
+from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, Surroundings
 
 _T = TypeVar("_T")
-LOOK_S = 0.05
 REST_S = 10.0
 """How long after a start that brought nothing the next one comes, at the earliest."""
 INSIST_S = 2.0
 """How often a container is told to start: an engine that has not yet seen its end does nothing."""
-ENDING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGSEGV")
-"""Signals that end a process, but perhaps not at once."""
 
 
 def prepare(
@@ -62,7 +59,7 @@ def prepare(
         how=how,
         unless=action.restart.unless or action.match,
         alive_ms=action.restart.alive_ms,
-        dying=tuple(process.identity for process in killed) if action.signal in ENDING else (),
+        dying=tuple(process.identity for process in killed if endings.ends(process.pid, action.signal)),
     )
     read(plain(undo))  # what could not be read back could not be undone
     return undo
@@ -80,47 +77,64 @@ def typed(how: Unit | Container | Command) -> str:
     assert_never(how)
 
 
-class Restarts:
-    """Starts again, on the node that is attached to, and remembers in this life what brought nothing."""
+class _Start(msgspec.Struct, frozen=True):
+    """A start of this life: when it must have brought something, and when it may be told again (CLOCK_MONOTONIC)."""
 
-    def __init__(self, attachment: Attachment) -> None:
+    deadline_s: float
+    insist_s: float
+
+
+class Restarts:
+    """Starts again, on the node that is attached to, and remembers in this life what is starting or brought nothing."""
+
+    def __init__(self, attachment: Attachment, seen_to: endings.Endings) -> None:
         self._attachment = attachment
+        self._endings = seen_to
+        self._starts: dict[Restart, _Start] = {}
         self._rests: dict[Restart, float] = {}
 
-    def undo(self, operation: Restart, note: Callable[[Operation], None]) -> str:
-        """Start what was killed and wait until it is found; return a note if that needed no start.
+    def undo(self, operation: Restart, signal: str, note: Callable[[Operation], None]) -> str:
+        """Start what was killed by that signal; return a note if that needed no start.
 
-        Who was told to end is waited for before, and killed when its grace is over. CannotHealError: it was started,
-        now or before, and is not to be found; or it cannot be started.
+        NotYetError: it is started and not found yet, or who was told to end has not; when its grace is over it is
+        killed. CannotHealError: it was started, now or before, and is not to be found; or it cannot be started.
         """
         if operation.boot_id != boot_id():
             return "gone: the machine was booted since, and started what it starts"
-        within_s = operation.alive_ms / 1000
         if operation.kill_ms:
-            signals.finish(Finish(operation.dying, operation.kill_ms))
+            self._endings.finish(Finish(operation.dying, operation.kill_ms))
         else:
-            _wait(lambda: not any(map(processes.thread_states, operation.dying)), within_s)
-        if self._runs(operation):
-            return f"already running: {operation.unless.describe()}"
-        started = operation.started
-        if started is not None and processes.session_lives(started):  # by an attempt before, perhaps of another life
-            left_s = within_s - processes.age_s(started)
-            _wait(lambda: self._runs(operation) or not processes.session_lives(started), left_s)
-            if self._runs(operation):
-                return ""
-            if processes.session_lives(started):
-                raise _missing(operation)
+            self._endings.wait(operation, signal)
         what = msgspec.structs.replace(operation, started=None)
+        begun = self._starts.get(what)
+        if self._runs(operation):
+            self._starts.pop(what, None)
+            ours = begun is not None or (operation.started is not None and processes.session_lives(operation.started))
+            return "" if ours else f"already running: {operation.unless.describe()}"
+        if begun is None:
+            return self._begin(operation, what, note)
+        now_s = time.monotonic()
+        if now_s > begun.deadline_s:
+            del self._starts[what]
+            self._rests[what] = now_s + REST_S
+            raise _missing(operation)
+        if now_s > begun.insist_s:
+            self._starts[what] = msgspec.structs.replace(begun, insist_s=now_s + INSIST_S)
+            self._start(operation, note)
+        raise _starting(operation)
+
+    def _begin(self, operation: Restart, what: Restart, note: Callable[[Operation], None]) -> str:
+        """Start it, unless somebody did; return a note if that was not to be."""
+        within_s, started = operation.alive_ms / 1000, operation.started
+        if started is not None and processes.session_lives(started):  # by an attempt before, perhaps of another life
+            raise (_starting if processes.age_s(started) < within_s else _missing)(operation)
         if time.monotonic() < self._rests.get(what, 0):
             raise _missing(operation)
-        deadline = time.monotonic() + within_s
-        while (left_s := deadline - time.monotonic()) > 0:
-            if told := self._start(operation, note):
-                return told
-            if _wait(lambda: self._runs(operation), min(left_s, _insist_s(operation))):
-                return ""
-        self._rests[what] = time.monotonic() + REST_S
-        raise _missing(operation)
+        if told := self._start(operation, note):
+            return told
+        again_s = INSIST_S if isinstance(operation.how, Container) else within_s
+        self._starts[what] = _Start(time.monotonic() + within_s, time.monotonic() + again_s)
+        raise _starting(operation)
 
     def _runs(self, operation: Restart) -> bool:
         try:
@@ -177,8 +191,8 @@ def _outside(work: Callable[[], _T]) -> _T:
     return work()
 
 
-def _insist_s(operation: Restart) -> float:
-    return INSIST_S if isinstance(operation.how, Container) else operation.alive_ms / 1000
+def _starting(operation: Restart) -> NotYetError:
+    return NotYetError(f"{typed(operation.how)} was run, and {operation.unless.describe()} is not found yet")
 
 
 def _missing(operation: Restart) -> CannotHealError:
@@ -187,16 +201,6 @@ def _missing(operation: Restart) -> CannotHealError:
         f"ran {typed(operation.how)}, but {operation.unless.describe()} "
         f"did not appear within {operation.alive_ms / 1000:g} s{more}"
     )
-
-
-def _wait(done: Callable[[], bool], within_s: float) -> bool:
-    """Return whether it came true in time; it is asked at least once."""
-    deadline = time.monotonic() + within_s
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOOK_S)
-    return True
 
 
 def _found(killed: Sequence[processes.Process]) -> Unit | Container:

@@ -8,11 +8,10 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
-from trogdor_bus.actions import MOST_GRACE_MS
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.operations import AnyOperation, Deliver, Finish, Freeze, Restart, Thaw
 from trogdor_bus.agents.platforms.linux.processes import (
@@ -44,39 +43,39 @@ def freeze(operation: Freeze) -> None:
     process = operation.process
     with _opened(process, operation.name) as pidfd:
         _send(pidfd, signal.SIGSTOP, operation)
-        if _wait(lambda: is_stopped(process) or not thread_states(process), FREEZE_S):
+        if wait(lambda: is_stopped(process) or not thread_states(process), FREEZE_S):
             if not thread_states(process):
                 raise ProcessGoneError(f"{_called(operation)} ended while it was being stopped")
             return
     raise HostError(f"{_called(operation)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
 
 
-def thaw(operation: Thaw, held: Sequence[Freeze]) -> str:
-    """Let the process run again and see that it does, unless it was stopped before us or others hold it still."""
+def thaw(operation: Thaw, *, wanted: bool) -> str:
+    """Let the process run again and see that it does, unless it was stopped before us, or is `wanted` so by others."""
     process = operation.process
     try:
         with _opened(process, operation.name) as pidfd:
-            if any(not other.leave for other in held):
+            if wanted:
                 return f"{_called(operation)} stays stopped: another fault holds it"
             if operation.leave:
                 return f"{_called(operation)} was already stopped before the fault, and is left so"
             _send(pidfd, signal.SIGCONT, operation)
-            if not _wait(lambda: "T" not in thread_states(process).values(), FREEZE_S):
+            if not wait(lambda: "T" not in thread_states(process).values(), FREEZE_S):
                 raise CannotHealError(f"{_called(operation)} is still stopped {FREEZE_S:g} s after SIGCONT")
             return ""
     except ProcessGoneError:
         return f"gone: {_called(operation)} ended"
 
 
-def frozen_disturbance(operation: Freeze) -> str:
-    """Return "" while the process stands still, else what changed."""
-    if not thread_states(operation.process):
+def frozen_disturbance(operation: Freeze, states: Mapping[int, str]) -> str:
+    """Return "" if the process stands still, by the states of its threads ({} if it ended), else what changed."""
+    if not states:
         return f"{_called(operation)} ended"
-    return "" if is_stopped(operation.process) else f"{_called(operation)} runs again: somebody else let it"
+    return "" if STOPPED.issuperset(states.values()) else f"{_called(operation)} runs again: somebody else let it"
 
 
-def deliver(operation: Deliver) -> None:
-    """Send the signal; SIGKILL is waited for. HostError if the process is deaf to it; if it ended, all is well.
+def deliver(operation: Deliver, told: Callable[[ProcessIdentity], None] = lambda _: None) -> None:
+    """Send the signal and call `told`; SIGKILL is waited for. HostError if it is deaf to it; if it ended, all is well.
 
     With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does
     (see `told_to_end`). Both know the process beyond its pid, and a second SIGKILL changes nothing.
@@ -86,6 +85,7 @@ def deliver(operation: Deliver) -> None:
         if not operation.grace_ms and (why := deaf_to(operation.process.pid, number)):
             raise HostError(f"{_called(operation)} {why}")
         _send(pidfd, number, operation)
+        told(operation.process)
         if number == signal.SIGKILL and not _ends(pidfd, KILL_S):
             raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
         if operation.grace_ms:
@@ -93,20 +93,13 @@ def deliver(operation: Deliver) -> None:
             threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
 
 
-def finish(operation: Finish) -> None:
-    """Wait until all have ended, kill those who have not in time, and see that they end; HostError names one left."""
-    left_s = operation.kill_ms / 1000 - time.clock_gettime(time.CLOCK_BOOTTIME)
-    _wait(lambda: not any(map(thread_states, operation.dying)), min(left_s, MOST_GRACE_MS / 1000))
-    for process in operation.dying:
-        deliver(Deliver(process, "told to end", "SIGKILL"))
-
-
 def told_to_end(operation: Deliver, undo: AnyOperation) -> AnyOperation:
-    """Return the undo of a process whose grace begins now: it is killed when that is over, if it still lives."""
-    kill_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 + operation.grace_ms
+    """Return the undo of a process that was told to end now: when its grace is over, it is killed if it still lives."""
+    told_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+    kill_ms = told_ms + operation.grace_ms if operation.grace_ms else 0
     if isinstance(undo, Restart):
-        return msgspec.structs.replace(undo, kill_ms=kill_ms)
-    return Finish((operation.process,), kill_ms)
+        return msgspec.structs.replace(undo, told_ms=told_ms, kill_ms=kill_ms)
+    return Finish((operation.process,), kill_ms) if kill_ms else undo
 
 
 def _kill_later(pidfd: int, grace_s: float) -> None:
@@ -129,6 +122,12 @@ def deaf_to(pid: int, number: signal.Signals) -> str:
             "use SIGKILL"
         )
     return ""
+
+
+def send(operation: Deliver) -> None:
+    """Send the signal and wait for nothing; ProcessGoneError if it ended, HostError says why it cannot be sent."""
+    with _opened(operation.process, operation.name) as pidfd:
+        _send(pidfd, signal.Signals[operation.signal], operation)
 
 
 @contextlib.contextmanager
@@ -165,7 +164,8 @@ def _ends(pidfd: int, within_s: float) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
-def _wait(done: Callable[[], bool], within_s: float) -> bool:
+def wait(done: Callable[[], bool], within_s: float) -> bool:
+    """Return whether it came true in that short time; it is asked at least once."""
     deadline = time.monotonic() + within_s
     pause_s = 0.0002
     while not done():

@@ -11,7 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +23,9 @@ from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.platforms.linux.processes import identify
-from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
+from trogdor_bus.errors import NotYetError
+from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Step, Surroundings
+from trogdor_bus.testing import unnoted
 
 _numbers = itertools.count(1)
 SLEEP = "import time; time.sleep(600)"
@@ -202,6 +205,31 @@ def prepare(
     node: Node, action: AnyAction, held: list[Step] | None = None, worker: int = 1, **around: Any
 ) -> list[Step]:
     return from_journal(node.platform.prepare(worker, action, Surroundings(**around), held or []))
+
+
+def undone(
+    platform: LinuxPlatform,
+    step: Step,
+    note: Callable[[Operation], None] = unnoted,
+    held: Sequence[Step] = (),
+    within_s: float = 90,
+) -> str:
+    """Undo a step as an agent does: it is asked again, with what was noted, as long as it says "not yet"."""
+    deadline, noted = time.monotonic() + within_s, [step.undo]
+
+    def noting(operation: Operation) -> None:
+        noted.append(operation)
+        note(operation)
+
+    while True:
+        began = time.monotonic()
+        try:
+            return platform.undo(Step(step.do, noted[-1]), held, noting)
+        except NotYetError:
+            assert time.monotonic() < deadline, "the undo does not come to its end"
+            time.sleep(0.02)
+        finally:
+            assert time.monotonic() - began < 5, "an undo kept the thread"
 
 
 def cut(node: Node, *peers: Node, worker: int = 1, **around: Any) -> Step:

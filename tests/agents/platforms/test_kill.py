@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.platforms.nodes import SLEEP, Node, from_journal, inside, known, prepare
+from tests.agents.platforms.nodes import SLEEP, Node, from_journal, inside, known, prepare, undone
 from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
-from trogdor_bus.testing import unnoted
 
 HANDLER = f"""
 import pathlib, signal, sys
@@ -29,7 +28,7 @@ def test_kill_takes_and_without_restart_nothing_comes_back(node: Node) -> None:
     node.platform.do(step)
     assert processes.thread_states(identity) == {}
     assert node.platform.disturbance(step) == ""
-    assert node.platform.undo(step, [], unnoted) == ""
+    assert undone(node.platform, step) == ""
     assert node.platform.residue(step, []) == ()
     node.platform.do(step)  # what is gone is gone: one of several matches may take others with it
 
@@ -100,7 +99,7 @@ def test_who_does_not_end_by_itself_is_killed_when_the_grace_is_over(node: Node)
     assert all(map(processes.thread_states, victims))
     wait_until(lambda: not any(map(processes.thread_states, victims)), what="the end")
     assert 0.69 < time.monotonic() - began < 20
-    assert [node.platform.undo(step, [], unnoted) for step in reversed(steps)] == ["", "", ""]
+    assert [undone(node.platform, step) for step in reversed(steps)] == ["", "", ""]
 
 
 def test_the_undo_waits_for_the_grace_and_kills_for_an_agent_that_died_meanwhile(node: Node) -> None:
@@ -110,11 +109,11 @@ def test_the_undo_waits_for_the_grace_and_kills_for_an_agent_that_died_meanwhile
     step = done_by_one_who_died(node, step, 700)
     another = node.sleeper("stubborn")
     assert node.platform.by_hand(step) == f"kill -KILL {victim.pid}"
-    assert node.platform.undo(step, [], unnoted) == ""
+    assert undone(node.platform, step) == ""
     assert 0.69 < time.monotonic() - began < 20
     assert processes.thread_states(victim) == {}
     assert processes.thread_states(known(another))
-    assert node.platform.undo(step, [], unnoted) == ""
+    assert undone(node.platform, step) == ""
 
 
 def test_who_ends_by_itself_is_not_waited_for_longer(node: Node) -> None:
@@ -122,7 +121,7 @@ def test_who_ends_by_itself_is_not_waited_for_longer(node: Node) -> None:
     (step,) = prepare(node, ask_to_end("willing", 60_000))
     step = perform(node, step)
     began = time.monotonic()
-    assert node.platform.undo(step, [], unnoted) == ""
+    assert undone(node.platform, step) == ""
     assert time.monotonic() - began < 20
     assert processes.thread_states(victim) == {}
 
@@ -130,7 +129,7 @@ def test_who_ends_by_itself_is_not_waited_for_longer(node: Node) -> None:
 def test_who_was_not_told_to_end_is_not_killed(node: Node) -> None:
     victim = deaf(node, "stubborn")
     (step,) = prepare(node, ask_to_end("stubborn", 1))
-    assert node.platform.undo(step, [], unnoted) == ""
+    assert undone(node.platform, step) == ""
     assert processes.thread_states(victim)
 
 
@@ -140,7 +139,7 @@ def test_a_grace_of_another_boot_is_over(node: Node) -> None:
     step = perform(node, step)
     (dying,) = step.undo["dying"]
     began = time.monotonic()
-    assert node.platform.undo(Step(step.do, {**step.undo, "dying": [{**dying, "boot_id": "x"}]}), [], unnoted) == ""
+    assert undone(node.platform, Step(step.do, {**step.undo, "dying": [{**dying, "boot_id": "x"}]})) == ""
     assert time.monotonic() - began < 20
     assert processes.thread_states(victim)
 
@@ -149,12 +148,12 @@ def test_who_is_started_again_by_somebody_has_the_same_grace(node: Node) -> None
     node.sleeper("stubborn")
     (first,) = prepare(node, ask_to_end("stubborn", 700))
     first = perform(node, first)
-    node.platform.undo(first, [], unnoted)
+    undone(node.platform, first)
     risen = deaf(node, "stubborn")
     (again,) = from_journal(Prepared(node.platform.again(first, Surroundings(), [])))
     again = perform(node, again)
     assert processes.thread_states(risen)
-    assert node.platform.undo(again, [], unnoted) == ""
+    assert undone(node.platform, again) == ""
     assert processes.thread_states(risen) == {}
 
 

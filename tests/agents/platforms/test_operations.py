@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trogdor_bus.agents.platforms.linux.operations import Freeze, Thaw, freezes, read, step
+from trogdor_bus.agents.platforms.linux.operations import Freeze, Stops, Thaw, read, step
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity, Step
 
@@ -20,5 +20,13 @@ def test_what_is_not_ours_is_refused_in_words_that_can_be_shown() -> None:
 
 def test_a_step_that_cannot_be_read_does_not_keep_other_processes_from_running_again() -> None:
     strange = Step(do={"op": "of a newer version"}, undo={})
-    assert freezes(PROCESS, (strange, FREEZE)) == [read(FREEZE.do)]
-    assert freezes(ProcessIdentity("boot", 43, 99), (strange, FREEZE)) == []
+    steps = (strange, FREEZE)
+    stops = Stops(steps)
+    assert (stops.of(PROCESS), stops.wanted(PROCESS)) == ([read(FREEZE.do)], True)
+    assert not stops.wanted(ProcessIdentity("boot", 43, 99))
+    assert stops.among(steps) is stops
+    assert not stops.among((strange,)).wanted(PROCESS)
+    changing = [strange]
+    stops = Stops(changing)
+    changing.append(FREEZE)
+    assert stops.among(changing).wanted(PROCESS)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known
+from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known, undone
 from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch, Restart
 from trogdor_bus.agents.platforms.linux import processes, restart
@@ -22,7 +22,6 @@ from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.platform import Operation, ProcessIdentity, Step, Surroundings
-from trogdor_bus.testing import unnoted
 
 SERVICE = """
 import os, socket, sys, time
@@ -34,7 +33,8 @@ time.sleep(600)
 """
 """Notes that it was started, and listens after a while."""
 STARTER = """
-import json, os, signal, sys
+import json, os, signal, sys, time
+from trogdor_bus.errors import NotYetError
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.platform import Step
 attach, argv, undo, noted, dies = json.load(sys.stdin)
@@ -43,7 +43,13 @@ def note(operation):
         json.dump(operation, file)
     if dies:
         os.kill(os.getpid(), signal.SIGKILL)
-LinuxPlatform(attach, [argv]).undo(Step({"op": "nothing"}, undo), [], note)
+platform = LinuxPlatform(attach, [argv])
+while True:
+    try:
+        platform.undo(Step({"op": "nothing"}, undo), [], note)
+        break
+    except NotYetError:
+        time.sleep(0.05)
 """
 """An agent that undoes, and may die when what it starts was noted and is not yet released."""
 DROPPED = f"import os; os.setgroups([1234, 4321]); os.setresgid(*[65533] * 3); os.setresuid(*[65534] * 3); {SLEEP}"
@@ -139,7 +145,7 @@ def test_a_command_runs_as_what_was_killed_and_lives_on_by_itself(
     platform.do(step)
     assert platform.by_hand(step).endswith("sleep 86754.25")
     noted: list[Operation] = []
-    assert platform.undo(step, [], noted.append) == ""
+    assert undone(platform, step, noted.append) == ""
     (identity,) = (known(operation["started"]["pid"]) for operation in noted)
     node.own(identity.pid)
     proc = Path(f"/proc/{identity.pid}")
@@ -159,10 +165,10 @@ def test_a_command_runs_as_what_was_killed_and_lives_on_by_itself(
     assert {str(file.readlink()) for file in proc.joinpath("fd").iterdir()} == {"/dev/null"}
     of_the_c_library = 0b11 << 31  # signals 32 and 33, which no program can set
     assert int(after["SigIgn"], 16) & ~of_the_c_library == int(after["SigBlk"], 16) == 0
-    assert platform.undo(step, [], unnoted).startswith("already running")
+    assert undone(platform, step).startswith("already running")
     end(identity)
     rebooted = Step(do=step.do, undo={**step.undo, "boot_id": "another"})
-    assert platform.undo(rebooted, [], unnoted).startswith("gone: the machine was booted")
+    assert undone(platform, rebooted).startswith("gone: the machine was booted")
 
 
 def test_what_was_killed_under_another_root_is_started_as_the_agent(
@@ -177,7 +183,7 @@ def test_what_was_killed_under_another_root_is_started_as_the_agent(
     platform.do(step)
     monkeypatch.setenv("OF_THE_AGENT", "yes")  # its own environment as it is then, which may say where a daemon is
     noted: list[Operation] = []
-    assert platform.undo(step, [], noted.append) == ""
+    assert undone(platform, step, noted.append) == ""
     reborn = noted[0]["started"]["pid"]
     node.own(reborn)
     assert b"OF_THE_AGENT=yes" in Path(f"/proc/{reborn}/environ").read_bytes().split(b"\0")
@@ -192,7 +198,7 @@ def test_of_several_that_are_killed_one_restart_speaks_for_all(service: Service)
     steps = from_journal(service.platform.prepare(1, action, Surroundings(), []))
     for step in steps:
         service.platform.do(step)
-    assert [service.platform.undo(step, [], unnoted) for step in reversed(steps)] == ["", "", ""]
+    assert [undone(service.platform, step) for step in reversed(steps)] == ["", "", ""]
     wait_until(service.starts, what="the start")
     assert len(service.running()) == len(service.starts()) == 1
 
@@ -218,7 +224,7 @@ def test_if_the_agent_dies_before_the_release_nothing_was_started(service: Servi
     waiting = ProcessIdentity(**step.undo["started"])
     wait_until(lambda: not processes.session_lives(waiting), what="the end of what waited")
     assert (service.starts(), service.running()) == ([], [])
-    assert service.another_life().undo(step, [], unnoted) == ""
+    assert undone(service.another_life(), step) == ""
     wait_until(service.starts, what="the start")
     assert service.starts() == [process.pid for process in service.running()]
     assert len(service.starts()) == 1
@@ -236,13 +242,13 @@ def test_if_the_agent_dies_after_the_release_it_is_not_started_twice(slow: Servi
     (started,) = slow.running()
     assert step.undo["started"] == msgspec.to_builtins(started)
     assert ":9092" not in slow.node.run("ss", "-Hltn")
-    assert slow.another_life().undo(step, [], lambda _: pytest.fail("started again")) == ""
+    assert undone(slow.another_life(), step, lambda _: pytest.fail("started again")) == ""
     assert ":9092" in slow.node.run("ss", "-Hltn")
     assert slow.starts() == [started.pid]
 
 
 def test_a_slow_service_is_waited_for(slow: Service) -> None:
-    assert slow.platform.undo(slow.killed(unless=LISTENING), [], unnoted) == ""
+    assert undone(slow.platform, slow.killed(unless=LISTENING)) == ""
     assert len(slow.running()) == len(slow.starts()) == 1
 
 
@@ -256,13 +262,13 @@ def test_what_never_comes_alive_is_loud_and_started_again_later(
     undos: list[Operation] = [step.undo]
     for _ in range(3):  # as the agent tries, at once
         with pytest.raises(CannotHealError, match=said):
-            service.platform.undo(Step(step.do, undos[-1]), [], undos.append)
+            undone(service.platform, Step(step.do, undos[-1]), undos.append)
     assert len(service.starts()) == len(undos) - 1 == 1
     monkeypatch.setattr(restart, "REST_S", 0)
     for starts in (2, 3):  # another life, and later in the same
         service.platform = service.another_life() if starts == 2 else service.platform
         with pytest.raises(CannotHealError, match=said):
-            service.platform.undo(Step(step.do, undos[-1]), [], undos.append)
+            undone(service.platform, Step(step.do, undos[-1]), undos.append)
         assert len(service.starts()) == starts
 
 
@@ -271,7 +277,7 @@ def test_what_runs_and_is_not_what_is_waited_for_is_loud_and_not_started_again(s
     undos: list[Operation] = [step.undo]
     for platform in (service.platform, service.platform, service.another_life()):
         with pytest.raises(CannotHealError, match="did not appear"):
-            platform.undo(Step(step.do, undos[-1]), [], undos.append)
+            undone(platform, Step(step.do, undos[-1]), undos.append)
     assert len(service.running()) == len(service.starts()) == 1
 
 
@@ -282,11 +288,11 @@ def test_what_goes_on_in_the_background_counts_as_started(service: Service) -> N
     step = service.killed(unless=LISTENING, alive_ms=1000)
     undos: list[Operation] = [step.undo]
     with pytest.raises(CannotHealError):
-        service.platform.undo(step, [], undos.append)
+        undone(service.platform, step, undos.append)
     assert processes.thread_states(ProcessIdentity(**undos[-1]["started"])) == {}
     for platform in (service.platform, service.another_life()):
         with pytest.raises(CannotHealError):
-            platform.undo(Step(step.do, undos[-1]), [], undos.append)
+            undone(platform, Step(step.do, undos[-1]), undos.append)
     assert len(service.running()) == len(service.starts()) == 1
 
 
@@ -299,7 +305,7 @@ def test_a_program_that_cannot_be_run_says_why(service: Service) -> None:
     step = service.killed()
     program.chmod(0o755)
     with pytest.raises(CannotHealError, match=r"program: it cannot be run: /.*program: No such file"):
-        service.platform.undo(step, [], unnoted)
+        undone(service.platform, step)
 
 
 @pytest.mark.parametrize("way", ["match", "pid_file", "port"])
@@ -314,7 +320,7 @@ def test_what_runs_already_is_not_started(service: Service, way: str) -> None:
     code = f"import socket; server = socket.create_server(('', 9092)); {SLEEP}"
     file.write_text(str(service.node.sleeper("the-other-one", code)))
     wait_until(lambda: ":9092" in service.node.run("ss", "-Hltn"), what="the listener")
-    assert service.platform.undo(step, [], unnoted) == f"already running: {matches[way].describe()}"
+    assert undone(service.platform, step) == f"already running: {matches[way].describe()}"
     assert service.starts() == []
 
 
@@ -326,7 +332,7 @@ def test_whether_it_runs_is_looked_at_directly_before_the_start(service: Service
         waiting.append(ProcessIdentity(**operation["started"]))
         service.node.sleeper(str(service.folder))
 
-    assert service.platform.undo(step, [], note).startswith("already running")
+    assert undone(service.platform, step, note).startswith("already running")
     wait_until(lambda: not processes.session_lives(waiting[0]), what="the end of what waited")
     assert service.starts() == []
 
@@ -337,7 +343,7 @@ def test_who_is_still_ending_does_not_run_already(service: Service) -> None:
     wait_until(lambda: processes.signal_mask(pid, "SigCgt") & (1 << signal.SIGTERM - 1), what="the handler")
     step = service.kill(Restart(command=service.argv), signal="SIGTERM")
     assert service.platform.disturbance(step) == ""
-    assert service.platform.undo(step, [], unnoted) == ""
+    assert undone(service.platform, step) == ""
     wait_until(service.starts, what="the start")
     assert [process.pid for process in service.running()] == service.starts()
     assert len(service.starts()) == 1
@@ -350,7 +356,7 @@ def test_who_does_not_end_by_itself_is_killed_before_the_start(service: Service)
     wait_until(lambda: processes.signal_mask(pid, "SigIgn") & (1 << signal.SIGTERM - 1), what="the deafness")
     began, victim = time.monotonic(), known(pid)
     step = service.kill(Restart(command=service.argv), signal="SIGTERM", grace_ms=700)
-    assert service.another_life().undo(step, [], unnoted) == ""
+    assert undone(service.another_life(), step) == ""
     assert 0.69 < time.monotonic() - began < 20
     assert processes.thread_states(victim) == {}
     wait_until(service.starts, what="the start")
@@ -360,7 +366,7 @@ def test_who_does_not_end_by_itself_is_killed_before_the_start(service: Service)
 def test_in_a_node_of_the_same_name_nothing_is_started(service: Service) -> None:
     step = service.killed()
     subprocess.run(["ip", "netns", "del", service.node.name], check=True)
-    assert service.platform.undo(step, [], unnoted).startswith("gone: the node is another one")
+    assert undone(service.platform, step).startswith("gone: the node is another one")
     subprocess.run(["ip", "netns", "add", service.node.name], check=True)
-    assert service.platform.undo(step, [], unnoted).startswith("gone: the node is another one")
+    assert undone(service.platform, step).startswith("gone: the node is another one")
     assert service.starts() == []

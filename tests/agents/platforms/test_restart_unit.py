@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.platforms.nodes import SLEEP, Node, from_journal
+from tests.agents.platforms.nodes import SLEEP, Node, from_journal, undone
 from tests.support import require
 from trogdor_bus.actions import Kill, ProcessMatch, Restart
 from trogdor_bus.agents.platforms.linux import commands, processes
@@ -21,7 +21,6 @@ from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.platform import Step, Surroundings
-from trogdor_bus.testing import unnoted
 
 UNIT = "tbt-service.service"
 SYSTEMCTL = f"""#!/bin/sh
@@ -118,10 +117,10 @@ def test_a_unit_whose_process_was_killed_is_started_unless_it_runs(systemd: Syst
     assert platform.by_hand(step) == f"systemctl start {UNIT}"
     platform.do(step)
     assert systemd.running() == []
-    assert platform.undo(step, [], unnoted) == ""
+    assert undone(platform, step) == ""
     (reborn,) = systemd.running()
     assert reborn != pid
-    assert platform.undo(step, [], unnoted).startswith("already running")
+    assert undone(platform, step).startswith("already running")
     assert systemd.running() == [reborn]
     assert systemd.asked() == [f"show --property=LoadState --value {UNIT}", f"start --no-block {UNIT}"]
 
@@ -147,7 +146,7 @@ def test_what_was_found_in_a_unit_is_started_as_that(systemd: Systemd, path: str
     assert platform.by_hand(step) == f"systemctl start {UNIT}"
     platform.do(step)
     assert systemd.running() == []
-    assert platform.undo(step, [], unnoted) == ""
+    assert undone(platform, step) == ""
     assert len(systemd.running()) == 1
 
 
@@ -207,5 +206,5 @@ def test_a_unit_that_does_not_come_alive_is_loud(systemd: Systemd) -> None:
     said = rf"ran systemctl start {UNIT}, but .*of-the-unit' did not appear within 0.3 s; `systemctl status {UNIT}`"
     for _ in range(2):
         with pytest.raises(CannotHealError, match=said):
-            platform.undo(step, [], unnoted)
+            undone(platform, step)
     assert len(systemd.asked()) == 2  # the second attempt, right after, only looks
