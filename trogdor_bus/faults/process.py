@@ -37,6 +37,7 @@ class TrogdorProcessStopFaultSpec(
     java_process_name: str = ""
 
     aliases = ("java-process-stop",)
+    proven_by = ("process-stopped",)
     node_fields = ("node_names",)
     summary = "Freeze the JVMs whose jcmd line contains a text."
     example = {
@@ -77,6 +78,7 @@ class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
     port: Port | None = None
 
     node_fields = ("nodes",)
+    proven_by = ("process-stopped",)
 
     def check(self) -> None:
         """Raise SpecError unless there are nodes and exactly one way to find the process."""
