@@ -21,6 +21,7 @@ from tests.agents.platforms.nodes import Node, end, known, undone
 from tests.agents.platforms.running import TEXTS, running, until
 from tests.support import require, wait_until
 from trogdor_bus.actions import Kill, MoveLeader, ProcessMatch, Restart, Suspend
+from trogdor_bus.agents import service
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.platforms.linux import endings, leaders, processes, signals
@@ -31,7 +32,7 @@ from trogdor_bus.errors import CannotHealError, HostError, NotYetError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import ProcessIdentity, Step, Surroundings
 from trogdor_bus.states import Outcome
-from trogdor_bus.testing import unnoted
+from trogdor_bus.testing import RecordingPlatform, unnoted
 
 SLOW = """
 import os, signal, socket, sys, time
@@ -54,7 +55,7 @@ while True:
 class Slow:
     """A service that takes its time to end."""
 
-    def __init__(self, node: Node, folder: Path, ends_s: float | None = 1.5) -> None:
+    def __init__(self, node: Node, folder: Path, ends_s: float | None) -> None:
         self.node, self._starts = node, folder / "starts"
         self.argv = (sys.executable, "-c", SLOW, str(self._starts), *([] if ends_s is None else [str(ends_s)]))
         self.platform = LinuxPlatform(f"netns:{node.name}", [self.argv])
@@ -89,17 +90,16 @@ class Slow:
 def test_who_takes_long_to_end_is_waited_for_and_started_again_and_others_are_undone_meanwhile(
     node: Node, tmp_path: Path, how: str
 ) -> None:
-    slow = Slow(node, tmp_path)
+    slow = Slow(node, tmp_path, ends_s=4)
 
     async def scenario() -> None:
         async with running(slow.platform, tmp_path / "state") as agent:
-            agent.order(1, slow.kill(), 400 if how == "at its end" else 60_000)
-            await agent.reports(1, "RUNNING")
+            agent.order(1, slow.kill(), 1_000 if how == "at its end" else 60_000)
             if how != "at its end":
+                await agent.reports(1, "RUNNING")
                 agent.stop(1)
-            report = await agent.reports(1, "STOPPING")
-            await until(lambda: f"process {slow.victim.pid} was told to end" in agent.report(1).status)
-            assert slow.lives()
+            awaited = f"STOPPING: stopping it: process {slow.victim.pid} was told to end"
+            await until(lambda: awaited in agent.says(1))
             other = known(node.sleeper("the-other-one"))
             agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 200)
             await until(lambda: signals.is_stopped(other))
@@ -121,7 +121,10 @@ def test_who_ends_in_time_is_no_disturbance(node: Node, tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with running(slow.platform, tmp_path / "state") as agent:
-            agent.order(1, slow.kill(), 1_000)
+            agent.order(1, slow.kill(), 3_000)
+            await agent.reports(1, "RUNNING")
+            await until(lambda: not slow.lives())
+            agent.stop(1)
             assert (await agent.reports(1, "DONE")).outcome is Outcome.DONE
 
     asyncio.run(scenario())
@@ -253,8 +256,8 @@ def test_an_undo_is_not_held_up_by_a_cluster_that_does_not_answer(
 
         async def scenario() -> None:
             async with running(node.platform, tmp_path / "state") as agent:
-                await until(lambda: "are asked" in agent.report(1).status)
-                assert agent.report(1).state == "STOPPING"
+                await until(lambda: "are asked" in agent.says(1))
+                assert agent.says(1).startswith("STOPPING")
                 agent.order(2, MoveLeader(topic="orders", partition=1, bootstrap=bootstrap), 60_000)
                 other = known(node.sleeper("the-other-one"))
                 agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 300)
@@ -271,3 +274,33 @@ def test_an_undo_is_not_held_up_by_a_cluster_that_does_not_answer(
         for thread in threading.enumerate():
             if thread.name == "leaders":
                 thread.join(deadline - time.monotonic())
+
+
+def test_an_undo_is_not_held_up_by_an_engine_that_does_not_tell_the_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ADDRESSES_S", 0.05)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Hanging(RecordingPlatform):
+        def addresses(self) -> tuple[str, ...]:
+            if agent_runs.is_set():
+                hangs.set()
+                go_on.wait(20)
+            return ()
+
+    agent_runs = threading.Event()
+
+    async def scenario() -> None:
+        platform = Hanging()
+        async with running(platform, tmp_path / "state") as agent:
+            try:
+                agent_runs.set()
+                await until(hangs.is_set)
+                agent.order(1, Suspend(match=ProcessMatch(command="x")), 200)
+                assert (await agent.reports(1, "DONE", within_s=5)).outcome is Outcome.DONE
+                assert (platform.in_force, go_on.is_set()) == ([], False)
+            finally:
+                go_on.set()
+
+    asyncio.run(scenario())
