@@ -146,6 +146,7 @@ class Service:
             attached=bool(settings.attach),
         )
         self._hands = ThreadPoolExecutor(1, "hands")
+        self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
         self._wake = asyncio.Event()
         self._ended = False
         self._epoch = 0
@@ -159,7 +160,7 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        self._handle(await loop.run_in_executor(self._hands, self._read))
+        self._handle(await loop.run_in_executor(self._eyes, self._read))
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
@@ -176,6 +177,7 @@ class Service:
             for chore in chores:
                 chore.cancel()
             self._hands.shutdown()
+            self._eyes.shutdown(wait=False, cancel_futures=True)
         stuck = [w.task for w in self._machine.workers.values() if w.state is WorkerState.STUCK]
         for task in stuck:
             log.error("the undo of task %s is stuck; its journal is in %s", task, self._settings.state_dir)
@@ -326,7 +328,7 @@ class Service:
         while True:
             await asyncio.sleep(ADDRESSES_S)
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._hands, self._read)
+                found = await asyncio.get_running_loop().run_in_executor(self._eyes, self._read)
             except TrogdorBusError as error:
                 log.warning("cannot read this node's addresses: %s", error)
             else:

@@ -55,7 +55,10 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Platform(Protocol):
-    """Performs steps on one node. Every method may block; the agent calls them from one thread, in order."""
+    """Performs steps on one node. Every method may block; the agent calls them from one thread, in order.
+
+    Only `addresses` is called from another one, beside them.
+    """
 
     def addresses(self) -> tuple[str, ...]:
         """Return the node's own IP addresses, loopback and link-local excluded."""

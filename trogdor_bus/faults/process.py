@@ -175,8 +175,11 @@ class ProcessKillFaultSpec(
     and makes the restart needless if it runs already; and with `aliveMs`, how long that may take. The agent runs a
     command only if its own configuration lists it, and starts only the unit or the container that it killed in.
 
-    With SIGTERM or SIGINT, what still lives `graceMs` after the signal gets SIGKILL (0: it may live). An end of the
-    fault before that waits for it, and starts again afterwards.
+    With SIGTERM or SIGINT, what still lives `graceMs` after the signal gets SIGKILL (0: it does not). If the fault ends
+    before that, the agent waits for that end, and only then starts the process again. Without `graceMs`, what was told
+    to end and lives when the fault ends makes it `disturbed`; the agent waits for its end a minute long, counted from
+    the signal, before it starts it again; then the undo is stuck until it is gone. SIGHUP, SIGUSR1 and SIGUSR2, if the
+    process handles them, and SIGQUIT to a JVM, which prints its threads, are not meant to end it.
     """
 
     signal: Signal = "SIGKILL"

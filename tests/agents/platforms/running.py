@@ -12,12 +12,11 @@ from trogdor_bus.actions import AnyAction
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
-from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.service import Service
 from trogdor_bus.bus import OnFrame
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.messages import Beat, Echo, Order, Report, Snapshot, Stamp, decode, encode
-from trogdor_bus.platform import Endpoint
+from trogdor_bus.platform import Endpoint, Platform
 from trogdor_bus.spec import Texts
 
 TEXTS = Texts("starting it", "it runs", "stopping it", "it is over")
@@ -75,6 +74,10 @@ class Running:
     def report(self, worker: int) -> Report:
         return next(report for report in self.bus.beats[-1].reports if report.worker == worker)
 
+    def says(self, worker: int) -> str:
+        """Return its state and status, "" while it says nothing of the worker."""
+        return next((f"{one.state}: {one.status}" for one in self.bus.beats[-1].reports if one.worker == worker), "")
+
     async def reports(self, worker: int, state: str, within_s: float = 20) -> Report:
         """Return what it says of a worker when it is in that state."""
         await until(
@@ -99,7 +102,7 @@ async def until(true: Callable[[], object], within_s: float = 20) -> float:
 
 
 @contextlib.asynccontextmanager
-async def running(platform: LinuxPlatform, state: Path) -> AsyncIterator[Running]:
+async def running(platform: Platform, state: Path) -> AsyncIterator[Running]:
     """Run an agent; it has ended afterwards."""
     made = Running(Performer(Journal(FileDisk(state)), platform))
     made.performer.recover()

@@ -10,7 +10,6 @@ import re
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from tests.agents.platforms.nodes import Node, end, known, undone
 from tests.agents.platforms.running import TEXTS, running, until
 from tests.support import require, wait_until
 from trogdor_bus.actions import Kill, MoveLeader, ProcessMatch, Restart, Suspend
+from trogdor_bus.agents import service
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.platforms.linux import endings, leaders, processes, signals
@@ -31,14 +31,14 @@ from trogdor_bus.errors import CannotHealError, HostError, NotYetError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import ProcessIdentity, Step, Surroundings
 from trogdor_bus.states import Outcome
-from trogdor_bus.testing import unnoted
+from trogdor_bus.testing import RecordingPlatform, unnoted
 
 SLOW = """
 import os, signal, socket, sys, time
 def end(*_):
-    if len(sys.argv) > 2:
-        time.sleep(float(sys.argv[2]))
-        os._exit(0)
+    while not os.path.exists(sys.argv[1] + ".may-end"):
+        time.sleep(0.02)
+    os._exit(0)
 signal.signal(signal.SIGTERM, end)
 signal.signal(signal.SIGHUP, lambda *_: None)
 signal.signal(signal.SIGQUIT, end)
@@ -48,15 +48,22 @@ server = socket.create_server(("", 9092))
 while True:
     time.sleep(600)
 """
-"""Listens, and ends so many seconds after SIGTERM or SIGQUIT, or never."""
+"""Listens; was it told to end by SIGTERM or SIGQUIT, it does as soon as a file is there."""
+HANGING = """
+import json, socket, sys
+host, port = json.load(sys.stdin)["bootstrap"].split(":")
+socket.create_connection((host, int(port))).recv(1)
+
+"""
+"""Asks a cluster, in the place of the program that does, and waits for its answer."""
 
 
 class Slow:
     """A service that takes its time to end."""
 
-    def __init__(self, node: Node, folder: Path, ends_s: float | None = 1.5) -> None:
+    def __init__(self, node: Node, folder: Path) -> None:
         self.node, self._starts = node, folder / "starts"
-        self.argv = (sys.executable, "-c", SLOW, str(self._starts), *([] if ends_s is None else [str(ends_s)]))
+        self.argv = (sys.executable, "-c", SLOW, str(self._starts))
         self.platform = LinuxPlatform(f"netns:{node.name}", [self.argv])
         self.match = ProcessMatch(command=str(self._starts))
         node.spawn(*self.argv)
@@ -74,6 +81,16 @@ class Slow:
     def kill(self, signal: str = "SIGTERM", *, restart: bool = True) -> Kill:
         return Kill(match=self.match, signal=signal, restart=Restart(command=self.argv) if restart else None)
 
+    def may_end(self) -> None:
+        self._starts.with_name("starts.may-end").touch()
+
+    def close(self) -> None:
+        """End whoever was started, also when a test failed in the middle."""
+        for pid in self.starts():
+            with contextlib.suppress(OSError):
+                if os.fsencode(self._starts) in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    end(known(pid))
+
     def lives(self) -> bool:
         return bool(processes.thread_states(self.victim))
 
@@ -85,26 +102,32 @@ class Slow:
         return Step(one.do, undo) if undo else one
 
 
+@pytest.fixture
+def slow(node: Node, tmp_path: Path) -> Iterator[Slow]:
+    made = Slow(node, tmp_path)
+    yield made
+    made.close()
+
+
 @pytest.mark.parametrize("how", ["at its end", "by a stop right after the signal"])
 def test_who_takes_long_to_end_is_waited_for_and_started_again_and_others_are_undone_meanwhile(
-    node: Node, tmp_path: Path, how: str
+    slow: Slow, node: Node, tmp_path: Path, how: str
 ) -> None:
-    slow = Slow(node, tmp_path)
-
     async def scenario() -> None:
         async with running(slow.platform, tmp_path / "state") as agent:
-            agent.order(1, slow.kill(), 400 if how == "at its end" else 60_000)
-            await agent.reports(1, "RUNNING")
+            agent.order(1, slow.kill(), 1_000 if how == "at its end" else 60_000)
             if how != "at its end":
+                await agent.reports(1, "RUNNING")
                 agent.stop(1)
-            report = await agent.reports(1, "STOPPING")
-            await until(lambda: f"process {slow.victim.pid} was told to end" in agent.report(1).status)
-            assert slow.lives()
+            awaited = f"STOPPING: stopping it: process {slow.victim.pid} was told to end"
+            await until(lambda: awaited in agent.says(1))
             other = known(node.sleeper("the-other-one"))
-            agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 200)
-            await until(lambda: signals.is_stopped(other))
-            await until(lambda: not signals.is_stopped(other))
-            assert slow.lives(), "the other undo waited for this one"
+            agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 3_000)
+            await agent.reports(9, "RUNNING")
+            assert (await agent.reports(9, "DONE")).outcome is Outcome.DONE
+            assert (slow.lives(), signals.is_stopped(other)) == (True, False)
+            assert agent.says(1).startswith(awaited)
+            slow.may_end()
             report = await agent.reports(1, "DONE")
             assert report.outcome is Outcome.DISTURBED
             assert "has not ended by SIGTERM" in report.error
@@ -116,12 +139,15 @@ def test_who_takes_long_to_end_is_waited_for_and_started_again_and_others_are_un
     assert ":9092" in node.run("ss", "-Hltn")
 
 
-def test_who_ends_in_time_is_no_disturbance(node: Node, tmp_path: Path) -> None:
-    slow = Slow(node, tmp_path, ends_s=0.1)
+def test_who_ends_in_time_is_no_disturbance(slow: Slow, node: Node, tmp_path: Path) -> None:
+    slow.may_end()
 
     async def scenario() -> None:
         async with running(slow.platform, tmp_path / "state") as agent:
-            agent.order(1, slow.kill(), 1_000)
+            agent.order(1, slow.kill(), 3_000)
+            await agent.reports(1, "RUNNING")
+            await until(lambda: not slow.lives())
+            agent.stop(1)
             assert (await agent.reports(1, "DONE")).outcome is Outcome.DONE
 
     asyncio.run(scenario())
@@ -129,9 +155,8 @@ def test_who_ends_in_time_is_no_disturbance(node: Node, tmp_path: Path) -> None:
 
 
 def test_who_never_ends_is_stuck_with_what_to_type_and_started_again_when_it_is_gone(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(node, tmp_path, ends_s=None)
     done = slow.told(slow.kill())
     monkeypatch.setattr(endings, "DYING_MS", 300)
     for platform in (slow.platform, LinuxPlatform(f"netns:{node.name}", [slow.argv])):  # this life, and another
@@ -148,9 +173,8 @@ def test_who_never_ends_is_stuck_with_what_to_type_and_started_again_when_it_is_
 
 
 def test_of_an_earlier_life_that_did_not_note_the_signal_it_is_not_known_and_waited_for(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(node, tmp_path, ends_s=None)
     (prepared,) = slow.platform.prepare(1, slow.kill(), Surroundings(), []).steps
     assert undone(slow.platform, prepared).startswith("already running"), "this life knows that it sent nothing"
     monkeypatch.setattr(endings, "DYING_MS", 300)
@@ -181,9 +205,9 @@ def frozen(process: ProcessIdentity) -> Iterator[Path]:
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGKILL"])
 def test_a_signal_that_is_pending_on_a_frozen_process_has_killed_nobody(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
+    slow: Slow, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: str
 ) -> None:
-    slow = Slow(node, tmp_path, ends_s=0)
+    slow.may_end()
     monkeypatch.setattr(signals, "KILL_S", 0.3)
     with frozen(slow.victim) as frost:
         (prepared,) = slow.platform.prepare(1, slow.kill(number), Surroundings(), []).steps
@@ -214,9 +238,8 @@ def arrived(slow: Slow, done: Step) -> bool:
 
 
 def test_signals_by_which_a_process_need_not_end_are_not_judged_by_its_death(
-    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    slow: Slow, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    slow = Slow(node, tmp_path, ends_s=None)
     done = slow.told(slow.kill("SIGHUP"))
     wait_until(functools.partial(arrived, slow, done), what="the signal")
     assert slow.platform.missed(done) == ""
@@ -231,8 +254,7 @@ def test_signals_by_which_a_process_need_not_end_are_not_judged_by_its_death(
 def test_an_undo_is_not_held_up_by_a_cluster_that_does_not_answer(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leaders, "MOVE_MS", 3_000)
-    monkeypatch.setattr(leaders, "LOOK_MS", 3_000)
+    monkeypatch.setattr(leaders, "PROGRAM", (sys.executable, "-c", HANGING))
     with socket.create_server(("127.0.0.1", 0)) as hanging:  # it is connected to, and says nothing
         bootstrap = f"127.0.0.1:{hanging.getsockname()[1]}"
         move = Move(topic="orders", partition=1, found=(1, 2, 3), leader=1, to=2)
@@ -253,21 +275,47 @@ def test_an_undo_is_not_held_up_by_a_cluster_that_does_not_answer(
 
         async def scenario() -> None:
             async with running(node.platform, tmp_path / "state") as agent:
-                await until(lambda: "are asked" in agent.report(1).status)
-                assert agent.report(1).state == "STOPPING"
+                await until(lambda: "are asked" in agent.says(1))
+                assert agent.says(1).startswith("STOPPING")
                 agent.order(2, MoveLeader(topic="orders", partition=1, bootstrap=bootstrap), 60_000)
-                other = known(node.sleeper("the-other-one"))
-                agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 300)
-                took_s = await until(lambda: signals.is_stopped(other))
-                took_s += await until(lambda: not signals.is_stopped(other))
-                assert took_s < 2.5, "the other fault waited"
+                node.sleeper("the-other-one")
+                agent.order(9, Suspend(match=ProcessMatch(command="the-other-one")), 3_000)
+                assert (await agent.reports(9, "DONE")).outcome is Outcome.DONE, "the other fault waited"
+                assert ("are asked" in agent.says(1), agent.says(2).startswith("STARTING")) == (True, True)
                 agent.stop(2)
-                assert (await agent.reports(2, "DONE", within_s=1.5)).residue == (), "nothing was begun"
-                assert any(thread.name == "leaders" for thread in threading.enumerate()), "it is still being asked"
-                assert "127.0.0.1" in (await agent.reports(1, "STUCK")).error
+                assert (await agent.reports(2, "DONE")).residue == (), "nothing was begun"
+                assert "are asked" in agent.says(1)
+                hanging.close()
+                assert "Connection reset" in (await agent.reports(1, "STUCK")).error
 
         asyncio.run(scenario())
-        deadline = time.monotonic() + 30
-        for thread in threading.enumerate():
-            if thread.name == "leaders":
-                thread.join(deadline - time.monotonic())
+
+
+def test_an_undo_is_not_held_up_by_an_engine_that_does_not_tell_the_addresses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "ADDRESSES_S", 0.05)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Hanging(RecordingPlatform):
+        def addresses(self) -> tuple[str, ...]:
+            if agent_runs.is_set():
+                hangs.set()
+                go_on.wait(20)
+            return ()
+
+    agent_runs = threading.Event()
+
+    async def scenario() -> None:
+        platform = Hanging()
+        async with running(platform, tmp_path / "state") as agent:
+            try:
+                agent_runs.set()
+                await until(hangs.is_set)
+                agent.order(1, Suspend(match=ProcessMatch(command="x")), 200)
+                assert (await agent.reports(1, "DONE", within_s=5)).outcome is Outcome.DONE
+                assert (platform.in_force, go_on.is_set()) == ([], False)
+            finally:
+                go_on.set()
+
+    asyncio.run(scenario())
