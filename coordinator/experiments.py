@@ -29,8 +29,8 @@ from trogdor_bus.experiment.pipe import (
     pack,
     unpack,
 )
-from trogdor_bus.logs import escape
 from trogdor_bus.messages import ExperimentInfo, ExperimentProgress, GetExperiment, ToldLine
+from trogdor_bus.printable import escape
 from trogdor_bus.spec import wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState
 
