@@ -50,6 +50,11 @@ def test_validate_says_what_it_understood() -> None:
     assert ran.out == "Valid: org.apache.kafka.trogdor.task.NoOpTaskSpec, starts at once, lasts 1h1m1s.\n"
 
 
+def test_validate_says_which_number_counts_instead() -> None:
+    ran = run("validate", '{"class": "noop", "durationMs": -1}')
+    assert ran.out.splitlines()[-1] == "durationMs -1 counts as 0 ms, as in Trogdor."
+
+
 TEN_MEGABYTES = b'{"class": "noop", "x": "' + b"x" * (10 << 20) + b'"}'
 BAD_SPECS = {
     "unknown class": ('{"class": "partitoin"}', "class: unknown class 'partitoin' (did you mean 'partition'?"),

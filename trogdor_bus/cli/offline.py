@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,11 +25,19 @@ def register(app: typer.Typer) -> None:
 
 def read_spec(argument: str) -> TaskSpec:
     """Return the spec that the argument of a command means; SpecError or NotFoundError says what is wrong."""
+    return _decoded(_read(argument))
+
+
+def _read(argument: str) -> Any:
     from trogdor_bus import document
+
+    return document.parse(*document.read_source(argument))
+
+
+def _decoded(data: Any) -> TaskSpec:
     from trogdor_bus.registry import registry
 
-    text, name = document.read_source(argument)
-    return registry().decode(document.parse(text, name))
+    return registry().decode(data)
 
 
 @connected
@@ -51,8 +59,8 @@ def validate(
 
     from trogdor_bus.spec import wire
 
-    found = read_spec(spec)
-    plan = None
+    data = _read(spec)
+    found, plan = _decoded(data), None
     if reach.chosen & {"coordinator", "bootstrap"}:
         from trogdor_bus.cli.asking import ask
 
@@ -65,6 +73,9 @@ def validate(
 
     start = "at once" if found.start_ms <= 0 else f"at {render.date(found.start_ms)}"
     print(f"Valid: {type(found).__struct_config__.tag}, starts {start}, lasts {render.duration(found.duration_ms)}.")
+    given = data.get("durationMs")
+    if given is not None and str(given) != str(found.duration_ms):
+        render.print_line(render.console(), f"durationMs {given} counts as {found.duration_ms} ms, as in Trogdor.")
     if plan:
         render.print_plan(plan)
 
