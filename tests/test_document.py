@@ -161,8 +161,8 @@ def test_a_fifo_with_a_writer_and_the_pipe_of_a_shell_are_read(tmp_path: Path) -
     writer.start()
     assert document.read_file(fifo) == text
     writer.join()
-    shell = "sleep 0.3; echo '{\"class\": \"noop\"}'"
-    argv = ["bash", "-c", f'{sys.executable} -m trogdor_bus validate <({shell})']
+    shell = 'sleep 0.3; echo \'{"class": "noop"}\''
+    argv = ["bash", "-c", f"{sys.executable} -m trogdor_bus validate <({shell})"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("Valid")
 
