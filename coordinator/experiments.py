@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
+import secrets
 import signal
 import sys
 from collections import deque
@@ -16,6 +18,7 @@ import msgspec
 
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
 from trogdor_bus.errors import BusError, HostError
+from trogdor_bus.experiment import marked
 from trogdor_bus.experiment.files import write_whole
 from trogdor_bus.experiment.pipe import (
     Answered,
@@ -29,8 +32,8 @@ from trogdor_bus.experiment.pipe import (
     pack,
     unpack,
 )
-from trogdor_bus.logs import escape
 from trogdor_bus.messages import ExperimentInfo, ExperimentProgress, GetExperiment, ToldLine
+from trogdor_bus.printable import escape
 from trogdor_bus.spec import wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState
 
@@ -200,6 +203,7 @@ class Program:
     def __init__(self, begin: Begin, answer: Callable[[bytes, str], bytes], now_ms: Callable[[], int]) -> None:
         self._begin, self._answer, self._now_ms = begin, answer, now_ms
         self._process: asyncio.subprocess.Process | None = None
+        self._mark = secrets.token_hex(16)
         self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._lines: deque[ToldLine] = deque(maxlen=MAX_LINES)
         self._progress = ExperimentProgress(phase="starting")
@@ -254,7 +258,12 @@ class Program:
         pipe = asyncio.subprocess.PIPE
         try:
             process = self._process = await asyncio.create_subprocess_exec(
-                *PROGRAM, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+                *PROGRAM,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                start_new_session=True,
+                env={**os.environ, marked.VARIABLE: self._mark},
             )
         except OSError as error:
             raise HostError(f"its program cannot be started: {error}") from None
@@ -281,6 +290,8 @@ class Program:
         finally:
             self.kill()
             await process.wait()
+            if killed := await asyncio.to_thread(marked.kill_marked, self._mark):
+                log.warning("experiment %s: %d processes of its probes outlived it: killed", self._begin.id, killed)
             await asyncio.wait([hearing], timeout=1)
             hearing.cancel()
         if ended is not None:

@@ -10,7 +10,7 @@ from trogdor_bus.coordinator.brokers import Seat
 from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
-from trogdor_bus.names import check_name
+from trogdor_bus.names import check_heard_name
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node, Topology
 
@@ -123,7 +123,7 @@ class Fleet:
     def hear(self, beat: Beat, now_ms: int) -> Heard:
         """Take a beat in: a copied name, an unconfigured name or an old frame changes nothing."""
         try:
-            check_name(beat.node, "node name")
+            check_heard_name(beat.node, "node name")
         except SpecError as error:
             return Heard(False, self.once(f"a beat was refused: {error}"))
         if beat.node not in self.nodes and not self._open:

@@ -6,6 +6,9 @@ import asyncio
 import logging
 import secrets
 import threading
+from asyncio import FIRST_COMPLETED
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("trogdor_bus.coordinator")
 DEADLINE_S = 10.0
-MOST_OTHERS = 4
+"""How long a look may take, counted from its turn: those of one cluster come one after the other."""
+MOST_OTHERS, MOST_WAITING = 4, 16
+"""So many other clusters are remembered, and so many looks of one wait in threads; more wait without."""
 
 
 class Lookout:
@@ -29,7 +34,9 @@ class Lookout:
     def __init__(self, bootstrap: str, properties: Path | None = None) -> None:
         self._bootstrap, self._properties = bootstrap, properties
         self._reader: Reader | None = None
-        self._making = threading.Lock()  # looks go on side by side
+        self._turn = threading.Lock()
+        self._threads = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="look")  # nobody else's work waits for it
+        self._under_way, self._counting, self._closing = 0, threading.Lock(), False
         self._others: dict[OtherCluster, Lookout] = {}
 
     async def answer(self, order: LookAtCluster) -> ClusterSeen:
@@ -39,11 +46,17 @@ class Lookout:
         return ClusterSeen(order.task, order.number, await there.look(order.wanted))
 
     async def look(self, wanted: Wanted) -> Sighting:
-        """Return what is seen now, or why nothing is; no later than `DEADLINE_S` from now."""
-        seed = secrets.randbits(63)
+        """Return what is seen now, or why nothing is; no later than `DEADLINE_S` after it is its turn."""
+        seed, loop, begun = secrets.randbits(63), asyncio.get_running_loop(), asyncio.Event()
+        self._begin()
+        job = self._threads.submit(self._read, wanted, lambda: loop.call_soon_threadsafe(begun.set))
+        job.add_done_callback(lambda _: self._end())
+        reading = asyncio.wrap_future(job)
         try:
+            await asyncio.wait((reading, turn := asyncio.create_task(begun.wait())), return_when=FIRST_COMPLETED)
+            turn.cancel()
             async with asyncio.timeout(DEADLINE_S):
-                view, hosts = await asyncio.to_thread(self._read, wanted)
+                view, hosts = await reading
         except TrogdorBusError as error:
             return Sighting(error=str(error), seed=seed)
         except TimeoutError:
@@ -54,11 +67,30 @@ class Lookout:
         return Sighting(view=view, hosts=hosts, seed=seed)
 
     def close(self) -> None:
-        """Close the connections; harmless if there are none."""
+        """Close the connections, once no look is under way; harmless if there are none."""
         for other in self._others.values():
             other.close()
-        if self._reader is not None:
-            self._reader.close()
+        with self._counting:
+            self._closing = True
+        self._close_if_idle()
+
+    def _begin(self) -> None:
+        with self._counting:
+            self._under_way += 1
+
+    def _end(self) -> None:
+        with self._counting:
+            self._under_way -= 1
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
+        with self._counting:
+            idle = self._closing and not self._under_way
+            reader, self._reader = (self._reader, None) if idle else (None, self._reader)
+        if idle:
+            self._threads.shutdown(wait=False)
+        if reader is not None:
+            reader.close()
 
     def _other(self, cluster: OtherCluster) -> Lookout:
         """Return who looks at another cluster; only the newest few are kept."""
@@ -69,15 +101,16 @@ class Lookout:
             self._others[cluster] = Lookout(cluster.bootstrap, properties)
         return self._others[cluster]
 
-    def _read(self, wanted: Wanted) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
+    def _read(self, wanted: Wanted, begin: Callable[[], object]) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
         """Return the view of all topics, as a fault may hit any of them, and the addresses of the hosts in it."""
         from trogdor_bus.kafka.access import Access
         from trogdor_bus.kafka.reader import Reader
 
-        with self._making:
+        with self._turn:
+            begin()
             if self._reader is None:
                 self._reader = Reader(Access(self._bootstrap, self._properties))
-        view = self._reader.read(None, wanted.coordinators, ports=True)
+            view = self._reader.read(None, wanted.coordinators, ports=True)
         hosts = {one.host for one in view.brokers.values()} | {
             one.host for one in (view.quorum.voters if view.quorum else ())
         }

@@ -134,12 +134,12 @@ class CoordinatorMachine:
 
     def _create(self, event: CreateRequested) -> None:
         require_id(event.id, "createTask")
-        check_name(event.id, "task id", "$.id")
         known = self.view.tasks.get(event.id)
         if known is not None:
             if bytes(known.original) == event.wire:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
+        check_name(event.id, "task id", "$.id")
         latches.check_everywhere(self._meta)
         guard.check_allowed(event.allow)
         self._ledger.check_parent(event.parent)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trogdor_bus import document
+from trogdor_bus import document, properties
 from trogdor_bus.errors import NotFoundError, SpecError
 
 
@@ -128,8 +132,39 @@ def test_sources_that_cannot_be_read(tmp_path: Path) -> None:
         document.read_source("x" * 5000)
     with pytest.raises(SpecError, match="not UTF-8"):
         document.parse(*document.read_source('{"a": "\udcff"}'))
-    with pytest.raises(SpecError, match="larger than 1 MiB"):
+    with pytest.raises(SpecError, match="'/dev/zero' is no file"):
         document.read_source("/dev/zero")
+    (tmp_path / "large").write_bytes(b"x" * (document.MAX_BYTES + 1))
+    with pytest.raises(SpecError, match="larger than 1 MiB"):
+        document.read_source(str(tmp_path / "large"))
+
+
+def test_a_fifo_that_nobody_writes_to_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    monkeypatch.setattr(document, "WRITER_S", 0.1)
+    for read in (document.read_source, lambda path: properties.Properties(Path(path))):
+        with pytest.raises(SpecError, match=r"nobody wrote to the pipe .*fifo', or closed it, within 0.1 s"):
+            read(str(fifo))
+    held = os.open(fifo, os.O_RDWR)  # there is a writer, which writes half and nothing more
+    os.write(held, b"{")
+    with pytest.raises(SpecError, match="nobody wrote to the pipe"):
+        document.read_source(str(fifo))
+    os.close(held)
+
+
+def test_a_fifo_with_a_writer_and_the_pipe_of_a_shell_are_read(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    text = b'{"class": "noop"}' + b" " * 200_000  # more than a pipe holds
+    writer = threading.Thread(target=fifo.write_bytes, args=(text,))
+    writer.start()
+    assert document.read_file(fifo) == text
+    writer.join()
+    shell = 'sleep 0.3; echo \'{"class": "noop"}\''
+    argv = ["bash", "-c", f"{sys.executable} -m trogdor_bus validate <({shell})"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("Valid")
 
 
 @settings(max_examples=300, deadline=None)

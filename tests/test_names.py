@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trogdor_bus.errors import SpecError
-from trogdor_bus.names import MAX_NAME_CHARS, check_name
+from trogdor_bus.names import MAX_NAME_CHARS, check_heard_name, check_name, check_tag
 
 
 @pytest.mark.parametrize("name", ["a", "node-1.example.com", "näme", "日本", "a b", "$(reboot)", "x" * MAX_NAME_CHARS])
@@ -28,6 +28,12 @@ def test_ordinary_and_odd_names_are_fine(name: str) -> None:
         ("a\u2029b", "holds the control character U+2029"),
         ("\ud800", "holds the control character U+D800"),
         ("a/b", "holds a slash"),
+        ("a\u202eb", "'a\\u202eb' holds U+202E, which does not print"),
+        ("a\u00a0b", "holds U+00A0, which does not print"),
+        ("\u3164", "holds U+3164, which does not print"),
+        (" ", "the id is blank"),
+        ("a ", "begins or ends with a blank"),
+        ("-x", "begins with '-', as options do"),
     ],
 )
 def test_what_is_wrong_is_said_with_path_and_remedy(name: str, said: str) -> None:
@@ -52,3 +58,16 @@ def test_a_name_is_refused_or_safe(name: str) -> None:
     assert "/" not in name
     assert "\0" not in name
     assert len(name.splitlines()) == 1
+    assert name.isprintable() and name.strip() == name and not name.startswith("-")
+
+
+@pytest.mark.parametrize("name", ["a", "-x", " ", "a\u202eb"])
+def test_what_a_node_of_0_1_may_be_called_is_still_heard(name: str) -> None:
+    assert check_heard_name(name, "node name") == name
+
+
+@pytest.mark.parametrize("tag", ["", " ", "-x", "a\u202eb", "a\nb"])
+def test_a_tag_can_be_seen(tag: str) -> None:
+    with pytest.raises(SpecError, match="the tag"):
+        check_tag(tag, "tag")
+    assert check_tag("zone/a", "tag") == "zone/a"

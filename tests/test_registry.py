@@ -189,6 +189,30 @@ def test_scalars_stand_for_lists_of_one() -> None:
         ),
         ({"class": "zzz"}, "$.class", "unknown class 'zzz'", "`trogdor-bus faults` lists the classes"),
         (
+            {"class": "org.apache.kafka.trogdor.workload.ProduceBenchSpec"},
+            "$.class",
+            "'org.apache.kafka.trogdor.workload.ProduceBenchSpec' is Trogdor's, and not supported yet",
+            "`trogdor-bus faults` lists the classes",
+        ),
+        (
+            {"class": "ConsumeBenchSpec"},
+            "$.class",
+            "'ConsumeBenchSpec' is Trogdor's, and not supported yet",
+            "`trogdor-bus faults` lists the classes",
+        ),
+        (
+            {"class": "org.apache.kafka.trogdor.workload.SomethingElse"},
+            "$.class",
+            "unknown class 'org.apache.kafka.trogdor.workload.SomethingElse'",
+            "`trogdor-bus faults` lists the classes",
+        ),
+        (
+            {"class": "port-block", "nodes": "a", "ports": 1, "durationMs": -1},
+            "$.durationMs",
+            "is -1",
+            "give ms, from 0 to 1000000000000000",
+        ),
+        (
             {"class": "a\x1b[31m" + "z" * 5000},
             "$.class",
             "unknown class 'a\\x1b[31m" + "z" * 111 + "...'",

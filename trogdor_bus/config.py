@@ -13,7 +13,7 @@ import msgspec
 
 from trogdor_bus import document
 from trogdor_bus.errors import NotFoundError, SpecError
-from trogdor_bus.names import check_name, shown
+from trogdor_bus.names import check_name, check_tag, shown
 from trogdor_bus.topology import Node
 
 AGENT_PORT = "trogdor.agent.port"
@@ -292,7 +292,7 @@ def _tags(value: object, path: str, file: str) -> tuple[str, ...]:
         return ()
     if not (isinstance(value, list) and all(isinstance(tag, str) for tag in value)):
         raise _wrong(file, path, "Expected the 'tags' field to be an array of strings.")
-    return tuple(value)
+    return tuple(check_tag(tag, "tag", f"{path}[{index}]") for index, tag in enumerate(value))
 
 
 def _text(value: object, path: str, file: str) -> str:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import select
+import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from trogdor_bus.names import shown
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 100
+WRITER_S = 10.0
+"""How long a named pipe may stay silent; a command in `<(...)` may take its time."""
 STDIN = "standard input"
 INLINE = "the inline text"
 
@@ -47,10 +52,9 @@ def read_source(argument: str) -> tuple[bytes, str]:
 
 
 def read_file(path: Path) -> bytes:
-    """Return the bytes of a file of at most 1 MiB; SpecError or NotFoundError if it cannot be read."""
+    """Return the bytes of a file or of a pipe, at most 1 MiB; SpecError or NotFoundError if it cannot be read."""
     try:
-        with path.open("rb") as file:
-            return _limited(file.read(MAX_BYTES + 1), str(path))
+        return _limited(read_path(path, MAX_BYTES), str(path))
     except FileNotFoundError:
         raise NotFoundError(f"there is no file {str(path)!r}") from None
     except IsADirectoryError:
@@ -58,6 +62,48 @@ def read_file(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise SpecError(f"cannot read {str(path)!r}: {reason}") from None
+
+
+def read_path(path: Path, most_bytes: int) -> bytes:
+    """Return what is in a file, or comes through a pipe, or one byte more than `most_bytes` of it.
+
+    OSError if it cannot be read, SpecError for what might never end: a device, a FIFO that nobody writes to.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)  # a FIFO opens without a writer
+    with os.fdopen(file, "rb", buffering=0) as opened:
+        mode = os.fstat(file).st_mode
+        if stat.S_ISFIFO(mode) and not _is_anonymous(file):
+            return _pieces(file, most_bytes, lambda: _await_writer(file, path))
+        if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode) or opened.isatty() or os.fspath(path) == os.devnull):
+            raise SpecError(f"{str(path)!r} is no file", remedy='name a file, or "-" for standard input')
+        os.set_blocking(file, True)
+        return _pieces(file, most_bytes, lambda: None)
+
+
+def _pieces(file: int, most_bytes: int, wait: Callable[[], None]) -> bytes:
+    found = b""
+    while len(found) <= most_bytes:
+        wait()
+        piece = os.read(file, most_bytes + 1 - len(found))
+        if not piece:
+            break
+        found += piece
+    return found
+
+
+def _is_anonymous(file: int) -> bool:
+    """Return whether a pipe is that of `<(...)`: its writers are known, and its end comes with theirs."""
+    return str(Path(f"/proc/self/fd/{file}").readlink()).startswith("pipe:")
+
+
+def _await_writer(file: int, path: Path) -> None:
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    if not poll.poll(WRITER_S * 1000):
+        raise SpecError(
+            f"nobody wrote to the pipe {str(path)!r}, or closed it, within {WRITER_S:g} s",
+            remedy='start what writes to it first, or name a file, or "-" for standard input',
+        )
 
 
 def parse(text: bytes | str, source: str) -> Any:

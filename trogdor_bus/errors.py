@@ -19,12 +19,14 @@ TrogdorBusError
 
 from __future__ import annotations
 
+from trogdor_bus.printable import escape_lines
+
 
 class TrogdorBusError(Exception):
     """Any error that trogdor-bus raises on purpose; its text is meant for people and steers no terminal."""
 
     def __str__(self) -> str:
-        return "".join(char if char.isprintable() or char == "\n" else repr(char)[1:-1] for char in super().__str__())
+        return escape_lines(super().__str__())
 
 
 class SpecError(TrogdorBusError):

@@ -13,7 +13,7 @@ from trogdor_bus.errors import (
     SpecError,
     TrogdorBusError,
 )
-from trogdor_bus.logs import escape
+from trogdor_bus.printable import escape_lines
 
 _BAD_INPUT = (SpecError, ConflictError, NotFoundError, RefusedError)
 
@@ -30,5 +30,5 @@ def report(error: TrogdorBusError, *, as_json: bool = False) -> int:
         }
         print(json.dumps(fields), file=sys.stderr)
     else:
-        print("error: " + "\n".join(escape(line) for line in str(error).split("\n")), file=sys.stderr)
+        print(f"error: {escape_lines(str(error))}", file=sys.stderr)
     return 4 if isinstance(error, NoCoordinatorError) else 2 if isinstance(error, _BAD_INPUT) else 1

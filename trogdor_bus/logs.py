@@ -8,6 +8,7 @@ import logging
 import sys
 
 from trogdor_bus.errors import SpecError
+from trogdor_bus.printable import escape
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -27,15 +28,6 @@ def check(level: str) -> None:
     """Raise SpecError if there is no such log level."""
     if level.lower() not in LEVELS:
         raise SpecError(f"there is no log level {level!r}", remedy=f"use one of {', '.join(LEVELS)}")
-
-
-def escape(text: str) -> str:
-    """Return `text` with everything that is not printable, line ends included, written as an escape."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
 
 
 class _Human(logging.Formatter):

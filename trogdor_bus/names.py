@@ -5,12 +5,38 @@ from __future__ import annotations
 import unicodedata
 
 from trogdor_bus.errors import SpecError
+from trogdor_bus.printable import escape
 
 MAX_NAME_CHARS = 200
+_INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
+"""What prints as nothing, though Unicode counts it among the letters and symbols."""
 
 
 def check_name(name: str, what: str, path: str = "$") -> str:
     """Return `name` if it may name a task or a node; SpecError says what is wrong otherwise."""
+    return check_tag(check_heard_name(name, what, path), what, path)
+
+
+def check_tag(text: str, what: str, path: str = "$") -> str:
+    """Return `text` if it can be seen, and typed after a command; SpecError says what is wrong otherwise."""
+    if not text.strip():
+        raise SpecError(f"the {what} is {'blank' if text else 'empty'}", path=path, remedy="give it a name")
+    for char in text:
+        if not char.isprintable() or char in _INVISIBLE:
+            raise SpecError(
+                f"the {what} {text!a} holds U+{ord(char):04X}, which does not print", path=path, remedy="remove it"
+            )
+    if text != text.strip():
+        raise SpecError(f"the {what} {text!r} begins or ends with a blank", path=path, remedy="remove the blank")
+    if text.startswith("-"):
+        raise SpecError(
+            f"the {what} {text!r} begins with '-', as options do", path=path, remedy="begin it with a letter or a digit"
+        )
+    return text
+
+
+def check_heard_name(name: str, what: str, path: str = "$") -> str:
+    """Return `name` if an agent may have it: those of 0.1 could begin with "-", be blank, or not print."""
     if not name:
         raise SpecError(f"the {what} is empty", path=path, remedy="give it a name")
     if len(name) > MAX_NAME_CHARS:
@@ -27,5 +53,4 @@ def check_name(name: str, what: str, path: str = "$") -> str:
 
 def shown(text: str) -> str:
     """Return what somebody wrote fit for an error: at most 120 characters of it, none that steers a terminal."""
-    cut = text if len(text) <= 120 else text[:117] + "..."
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in cut)
+    return escape(text if len(text) <= 120 else text[:117] + "...")

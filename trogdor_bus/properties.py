@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from trogdor_bus.document import read_path
 from trogdor_bus.errors import SpecError
 
 MAX_BYTES = 1 << 20
@@ -98,8 +99,7 @@ def _text(path: Path, option: str) -> str:
     try:
         if path.stat().st_mode & 0o022:
             raise SpecError(f"others may write {path}, and it says whom we trust", remedy=f"run `chmod go-w {path}`")
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = read_path(path, MAX_BYTES)
         if len(content) > MAX_BYTES:
             raise SpecError(f"{path} is larger than {MAX_BYTES} bytes", remedy=remedy)
         return content.decode()

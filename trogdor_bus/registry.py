@@ -26,6 +26,24 @@ from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
 MAX_SPEC_BYTES = 1 << 20
+CLOSE = 0.75
+"""How like a known name another must be to be suggested, from 0 to 1 (difflib)."""
+TROGDORS = "org.apache.kafka.trogdor."
+_NOT_YET = frozenset(
+    {
+        "DegradedNetworkFaultSpec",
+        "FilesUnreadableFaultSpec",
+        "ProduceBenchSpec",
+        "ConsumeBenchSpec",
+        "RoundTripWorkloadSpec",
+        "ConnectionStressSpec",
+        "SustainedConnectionSpec",
+        "ConfigurableProducerSpec",
+        "ExternalCommandSpec",
+        "SampleTaskSpec",
+    }
+)
+"""Trogdor's other specs (its packages task, fault and workload, in Kafka 4.0)."""
 
 
 class Registry:
@@ -63,7 +81,12 @@ class Registry:
                 body[key] = _listed(value, fields[key].type) if key in fields else value
         try:
             spec = msgspec.convert(body, cls, strict=False)
-            spec = msgspec.structs.replace(spec, duration_ms=max(0, min(spec.duration_ms, MAX_DURATION_MS)))
+            given_ms, clamped_ms = spec.duration_ms, max(0, min(spec.duration_ms, MAX_DURATION_MS))
+            if clamped_ms != given_ms and not tag_of(cls).startswith(TROGDORS):
+                raise SpecError(
+                    f"is {given_ms}", path="$.durationMs", remedy=f"give ms, from 0 to {MAX_DURATION_MS}"
+                )  # Trogdor takes it, and clamps it
+            spec = msgspec.structs.replace(spec, duration_ms=clamped_ms)
             _check_text(msgspec.to_builtins(spec), "$")
         except msgspec.ValidationError as error:
             raise _spec_error(error, fields) from None
@@ -82,11 +105,13 @@ class Registry:
         tag = self._by_alias.get(name, name)
         if tag in self.by_tag:
             return self.by_tag[tag]
-        near = difflib.get_close_matches(name, [*self._by_alias, *self.by_tag], n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SpecError(
-            f"unknown class '{shown(name)}'", path="$.class", remedy=f"{hint}`trogdor-bus faults` lists the classes"
-        )
+        remedy = "`trogdor-bus faults` lists the classes"
+        if _last(name) in _NOT_YET:
+            raise SpecError(f"'{shown(name)}' is Trogdor's, and not supported yet", path="$.class", remedy=remedy)
+        known = {_last(tag): tag for tag in self.by_tag} | {alias: alias for alias in self._by_alias}
+        near = difflib.get_close_matches(_last(name), known, n=1, cutoff=CLOSE)
+        hint = f"did you mean {known[near[0]]!r}? " if near else ""
+        raise SpecError(f"unknown class '{shown(name)}'", path="$.class", remedy=hint + remedy)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of all specs."""
@@ -113,6 +138,11 @@ def registry() -> Registry:
 @functools.cache
 def _fields(cls: type[TaskSpec]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.encode_name: field for field in msgspec.structs.fields(cls)}
+
+
+def _last(name: str) -> str:
+    """Return the last part of a class's name."""
+    return name.rpartition(".")[2]
 
 
 def tag_of(cls: type[TaskSpec]) -> str:

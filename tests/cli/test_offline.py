@@ -11,6 +11,7 @@ import pytest
 
 from tests.cli.command import clean_environment, run
 from trogdor_bus import __version__
+from trogdor_bus.lab.demo import examples
 from trogdor_bus.registry import registry
 
 PARTITION = (
@@ -48,6 +49,22 @@ def test_validate_says_what_it_understood() -> None:
     assert ran.code == 2  # neither a path nor inline
     ran = run("validate", '{"class": "noop", "durationMs": 3661000}')
     assert ran.out == "Valid: org.apache.kafka.trogdor.task.NoOpTaskSpec, starts at once, lasts 1h1m1s.\n"
+
+
+def test_validate_says_which_number_counts_instead() -> None:
+    ran = run("validate", '{"class": "noop", "durationMs": -1}')
+    assert ran.out.splitlines()[-1] == "durationMs -1 counts as 0 ms, as in Trogdor."
+
+
+def test_validate_knows_chaos_engines() -> None:
+    path = str(examples() / "litmus" / "charts-engine.yaml")
+    ran = run("validate", path)
+    assert ran.code == 0 and ran.out.startswith("Valid: trogdor_bus.faults.experiment.ExperimentSpec, starts at once")
+    assert "not used here: KAFKA_NAMESPACE" in ran.out
+    told = json.loads(run("validate", path, "--json").out)
+    assert told["litmus"]["experiment"] == "kafka-broker-pod-failure"
+    ran = run("submit", path)
+    assert ran.code == 2 and "kind: is a ChaosEngine of Litmus (`trogdor-bus experiment run` takes it)" in ran.err
 
 
 TEN_MEGABYTES = b'{"class": "noop", "x": "' + b"x" * (10 << 20) + b'"}'

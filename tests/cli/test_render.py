@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import time
@@ -13,6 +14,9 @@ import pytest
 from rich.console import Console
 
 from trogdor_bus.cli import live, render, waiting
+from trogdor_bus.experiment import junit, page
+from trogdor_bus.experiment.result import Result
+from trogdor_bus.experiment.result import encode as encode_result
 from trogdor_bus.messages import (
     AnyEvent,
     CoordinatorStatus,
@@ -260,6 +264,22 @@ def test_nothing_is_markup_and_nothing_is_raw() -> None:
     assert shown(render.text("[red]a[/red] \x1b[31m \x07 \u202e :smile:"), 200) == (
         "[red]a[/red] \\x1b[31m \\x07 \\u202e :smile:\n"
     )
+
+
+def test_json_says_the_same_and_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    said = {"id": "a\u202eb\x9b2J\U000e0001é", "two": ["lines\n"]}
+    render.print_json(said)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == said
+    assert all(line.isprintable() for line in printed.split("\n")) and "é" in printed
+
+
+def test_a_page_and_a_junit_file_steer_nothing() -> None:
+    found = Result(id="a\u202eb", name="a\u202eb\x9b", warnings=("\u2066<b>",))
+    for document in (page.document(found), junit.document(found), encode_result(found)):
+        text = document.decode()
+        assert all(line.isprintable() for line in text.split("\n")), text
+        assert "\\u202e" in text
 
 
 def test_task_json_is_trogdors_with_ours_behind() -> None:

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 
 from tests.coordinator.driver import Cluster
+from tests.experiment.speaker import SLEEP_S
 from tests.support import async_wait_until
 from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator import experiments
 from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.experiment import marked
 from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
 from trogdor_bus.states import Outcome, TaskState
 
@@ -264,3 +266,23 @@ def test_tasks_that_are_no_experiments(tmp_path: Path) -> None:
         cluster.api.experiment(GetExperiment(id="t"))
     with pytest.raises(NotFoundError, match='No task with ID "u" exists'):
         cluster.api.experiment(GetExperiment(id="u"))
+
+
+def marked_sleepers(mark: str) -> list[int]:
+    return [pid for pid in marked._marked(mark) if f"sleep\0{SLEEP_S}" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.parametrize("ends", ["killed", "gives up"])
+def test_what_its_probes_have_started_dies_with_it(play: Callable[[Play], Site], ends: str) -> None:
+    async def act(site: Site) -> None:
+        site.run("dies-over-its-probes")
+        program = site.programs._programs["x"]
+        await async_wait_until(lambda: len(marked_sleepers(program._mark)) == 2, 20, "the probe, and what it started")
+        if ends == "killed":
+            program.kill()
+        else:
+            site.stop("x")
+        await site.ended()
+        assert marked_sleepers(program._mark) == []
+
+    play(act)

@@ -128,6 +128,11 @@ def test_a_name_that_no_node_may_have_is_refused(fleet: Fleet, name: str) -> Non
     assert fleet.nodes == {}
 
 
+@pytest.mark.parametrize("name", ["-x", " ", "a\u202eb"])
+def test_an_agent_of_0_1_whose_name_is_refused_today_is_still_heard(fleet: Fleet, name: str) -> None:
+    assert fleet.hear(beat(name), NOW).accepted
+
+
 def test_a_node_that_was_never_heard_has_nothing_to_echo(configured: Fleet) -> None:
     node = configured.nodes["a"]
     assert (node.echo(), node.row.alive, node.row.heard_ms, node.row.configured) == (None, False, -1, True)

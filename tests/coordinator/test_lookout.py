@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from tests.support import async_wait_until
 from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController
 from trogdor_bus.coordinator import lookout
 from trogdor_bus.coordinator.events import LookAtCluster
@@ -82,3 +84,70 @@ def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
         return seen.error
 
     assert asyncio.run(look()) == "kafka1:9092 tells nothing within 0.05 s"
+
+
+class Queue:
+    """A reader whose readings take a while, and that must not be closed while one goes on."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s, self.under_way, self.most = takes_s, 0, 0
+        self.closed_early, self.closed = False, threading.Event()
+
+    def read(self, topics: Any, coordinators: Any, *, ports: bool) -> ClusterView:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        threading.Event().wait(self.takes_s)
+        self.under_way -= 1
+        return ClusterView()
+
+    def close(self) -> None:
+        self.closed_early = self.under_way > 0
+        self.closed.set()
+
+
+def test_the_time_of_those_before_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "DEADLINE_S", 1.0)
+    found, reader = Lookout("kafka1:9092"), Queue(0.25)
+    found._reader = reader  # type: ignore[assignment]
+
+    async def looks() -> list[str]:
+        seen = await asyncio.gather(*(found.look(Wanted()) for _ in range(8)))
+        return [one.error for one in seen]
+
+    assert asyncio.run(looks()) == [""] * 8
+    assert reader.most == 1
+    found.close()
+    assert reader.closed.is_set()
+
+
+def test_connections_are_closed_after_the_looks_on_them() -> None:
+    found, reader = Lookout("kafka1:9092"), Queue(0.2)
+    found._reader = reader  # type: ignore[assignment]
+
+    async def look() -> str:
+        looking = asyncio.create_task(found.look(Wanted()))
+        await async_wait_until(lambda: reader.under_way, 5, "the look")
+        found.close()
+        assert not reader.closed.is_set()
+        return (await looking).error
+
+    assert asyncio.run(look()) == ""
+    assert reader.closed.wait(5) and not reader.closed_early
+
+
+def test_a_look_waits_for_no_thread_of_somebody_else() -> None:
+    found, _ = made(VIEW)
+    release = threading.Event()
+
+    async def look() -> str:
+        loop = asyncio.get_running_loop()
+        loop.set_default_executor(ThreadPoolExecutor(1))
+        blocked = loop.run_in_executor(None, release.wait, 30)
+        try:
+            async with asyncio.timeout(5):
+                return (await found.look(Wanted())).error
+        finally:
+            release.set()
+            await blocked
+
+    assert asyncio.run(look()) == ""

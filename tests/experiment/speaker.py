@@ -13,9 +13,12 @@ import msgspec
 from trogdor_bus.client import Client
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.experiment.pipe import Begin, Ended, Pipe, Progressed, open_pipe
+from trogdor_bus.experiment.probes import Looks
+from trogdor_bus.faults.stream import ProbeSpec
 from trogdor_bus.messages import ExperimentProgress
 from trogdor_bus.states import Outcome
 
+SLEEP_S = 917
 FAULT = b'{"class": "port-block", "durationMs": 60000, "nodes": ["a"], "ports": [9092]}'
 
 
@@ -61,10 +64,21 @@ async def act(name: str, begin: Begin, pipe: Pipe, stop: asyncio.Future[str]) ->
         case "dies-in-a-frame":
             os.write(pipe_fd(), b"\0\0\1\0half")
             return 0
+        case "dies-over-its-probes":
+            script = f"setsid sleep {SLEEP_S} & exec sleep {SLEEP_S}"
+            data = {"name": "p", "type": "command", "command": ["sh", "-c", script], "timeoutMs": 60_000}
+            look = Looks((msgspec.convert(data, ProbeSpec),), asked_nothing, commands=True).before()
+            going = asyncio.create_task(look)
+            await stop
+            going.cancel()
         case "babbles":
             os.write(pipe_fd(), b"Hello, world")
             await asyncio.Event().wait()
     return 0
+
+
+async def asked_nothing(_: ProbeSpec) -> str:
+    return ""
 
 
 def pipe_fd() -> int:

@@ -364,3 +364,27 @@ def test_a_long_interval_one_fault_and_a_polite_signal_are_taken() -> None:
     litmus.refuse_short_interval(killing("SIGKILL", intervalMs=1_000, maxFaults=1), 9_000)
     quiet = msgspec.structs.replace(killing("SIGKILL"), fault={"class": "noop", "durationMs": 1})
     litmus.refuse_short_interval(quiet, 90_000)
+
+
+# --- documents of 2019 and 2020 ---------------------------------------------------------------------------------------
+
+
+def test_components_may_be_the_list_of_variables_itself() -> None:
+    document = engine({"TOTAL_CHAOS_DURATION": "20", "KAFKA_BROKER": "kafka-2"})
+    expected = litmus.specs(copy.deepcopy(document))
+    inside = document["spec"]["experiments"][0]["spec"]
+    inside["components"] = inside["components"]["env"]
+    assert litmus.specs(document) == expected
+    inside["components"] = [{"name": "TOTAL_CHAOS_DURATION", "value": "soon"}]
+    assert refusal(document).path == "$.spec.experiments[0].spec.components[0].value"
+
+
+@pytest.mark.parametrize("mode", [{}, {"mode": ""}, {"mode": None}])
+def test_a_probe_without_a_mode_looks_before_and_after(mode: dict[str, Any]) -> None:
+    document = engine()
+    old = {"name": "p", "type": "httpProbe", "httpProbe/inputs": {"url": "http://a/b", "expectedResponseCode": "204"}}
+    document["spec"]["experiments"][0]["spec"]["probe"] = [{**old, **mode}]
+    (found,) = litmus.specs(document)
+    assert found["probes"] == [{"name": "p", "mode": "edge", "type": "http", "url": "http://a/b", "status": 204}]
+    assert "probe p has no mode, and looks before and after (Edge)" in found["litmus"]["notUsed"]
+    decoded(found)

@@ -102,9 +102,9 @@ def resume(reach: Reach, node: str, as_json: bool) -> int:
     if not names:
         print("Nothing was aborted.")
     else:
-        print(f"Resumed: faults may start again on {', '.join(names)}.")
+        render.print_line(render.console(), f"Resumed: faults may start again on {', '.join(names)}.")
         if shut:
-            print(f"Not confirmed within {RESUMED_S:g} s by {', '.join(shut)}.")
+            render.print_line(render.console(), f"Not confirmed within {RESUMED_S:g} s by {', '.join(shut)}.")
     return 3 if shut else 0
 
 

@@ -14,7 +14,7 @@ DEFAULT_ADDRESS = f"127.0.0.1:{DEFAULT_PORT}"
 
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 _BROKER = re.compile(r"(?:[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
-_PREFIX = re.compile(r"[A-Za-z0-9._-]{1,200}")
+_PREFIX = re.compile(r"(?!-)[A-Za-z0-9._-]{1,200}")
 _REMEDY = f"write HOST or HOST:PORT, such as 10.0.0.1:{DEFAULT_PORT} or [::1]:{DEFAULT_PORT}"
 
 
@@ -67,7 +67,8 @@ def check_brokers(text: str, option: str) -> str:
 def check_prefix(text: str) -> str:
     """Return what the names of topics begin with; SpecError if Kafka knows no such topics."""
     if not _PREFIX.fullmatch(text) or text in (".", ".."):
-        raise SpecError(f"no topic begins with {text!r}", remedy="use letters, digits, '.', '_' and '-', at most 200")
+        remedy = "use at most 200 letters, digits, '.', '_' and '-', not '-' first"
+        raise SpecError(f"no topic begins with {text!r}", remedy=remedy)
     return text
 
 

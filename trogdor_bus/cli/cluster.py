@@ -49,7 +49,7 @@ def status(
     """Say whether the coordinator runs, since when, and what it is."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
-    from trogdor_bus.logs import escape
+    from trogdor_bus.printable import escape
 
     found = ask(reach, lambda client: client.status())
     if as_json:

@@ -155,16 +155,17 @@ def heal(
 ) -> None:
     """Undo what a dead agent left; needs no bus, no coordinator, no configuration."""
     from trogdor_bus import logs
-    from trogdor_bus.names import check_name
+    from trogdor_bus.names import check_heard_name
+    from trogdor_bus.printable import escape
 
     if not node and state_dir is None:
         raise SpecError("whose faults?", path="$.state-dir", remedy="give --node NAME, or --state-dir DIR")
     logs.set_up(log_level, log_json)
     if node:
-        check_name(node, "node name")
+        check_heard_name(node, "node name")
     from trogdor_bus.agents import heal as healing
 
     lines, code = healing.heal(options.state_dir(state_dir, f"agent-{node}"), dry_run=dry_run)
     for line in lines:
-        typer.echo(logs.escape(line))
+        typer.echo(escape(line))
     raise typer.Exit(code)

@@ -20,6 +20,7 @@ from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.errors import BusError
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
+from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
 
@@ -223,5 +224,5 @@ def _print_event(console: Console, event: AnyEvent) -> None:
 
 
 def _print_raw(line: bytes) -> None:
-    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.write(escape_json(line.decode()).encode() + b"\n")
     sys.stdout.buffer.flush()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from trogdor_bus.cli import options
 from trogdor_bus.cli.reach import Reach, connected
+from trogdor_bus.errors import SpecError
 
 if TYPE_CHECKING:
+    from trogdor_bus.messages import Plan
     from trogdor_bus.spec import TaskSpec
 
 SpecArgument = Annotated[str, typer.Argument(metavar="SPEC", help='A file, "-" for standard input, or inline {...}.')]
@@ -25,11 +27,23 @@ def register(app: typer.Typer) -> None:
 
 def read_spec(argument: str) -> TaskSpec:
     """Return the spec that the argument of a command means; SpecError or NotFoundError says what is wrong."""
-    from trogdor_bus import document
     from trogdor_bus.registry import registry
 
+    (data, *_), is_engine = _read(argument)
+    if is_engine:
+        raise SpecError("is a ChaosEngine of Litmus", path="$.kind", remedy="`trogdor-bus experiment run` takes it")
+    return registry().decode(data)
+
+
+def _read(argument: str) -> tuple[list[Any], bool]:
+    """Return the specs that an argument means, and whether they come of a ChaosEngine."""
+    from trogdor_bus import document
+    from trogdor_bus.experiment import litmus
+
     text, name = document.read_source(argument)
-    return registry().decode(document.parse(text, name))
+    if litmus.is_engine(document.parse_all(text, name)):
+        return list(litmus.read(text, name)), True
+    return [document.parse(text, name)], False
 
 
 @connected
@@ -49,22 +63,38 @@ def validate(
     """
     import sys
 
+    from trogdor_bus.registry import registry
     from trogdor_bus.spec import wire
 
-    found = read_spec(spec)
-    plan = None
-    if reach.chosen & {"coordinator", "bootstrap"}:
-        from trogdor_bus.cli.asking import ask
+    for data in _read(spec)[0]:
+        found, plan = registry().decode(data), None
+        if reach.chosen & {"coordinator", "bootstrap"}:
+            plan = _plan(found, reach, force, tuple(allow or ()))
+        if as_json:
+            sys.stdout.buffer.write(wire(found) + b"\n")
+        else:
+            _print_valid(found, data.get("durationMs"), plan)
 
-        permits, looks = tuple(allow or ()), found.needs_cluster(())
-        plan = ask(reach, lambda client: client.validate(wire(found), force, allow=permits, looks=looks))
-    if as_json:
-        sys.stdout.buffer.write(wire(found) + b"\n")
-        return
+
+def _plan(found: TaskSpec, reach: Reach, force: bool, permits: tuple[str, ...]) -> Plan:
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.spec import wire
+
+    looks = found.needs_cluster(())
+    return ask(reach, lambda client: client.validate(wire(found), force, allow=permits, looks=looks))
+
+
+def _print_valid(found: TaskSpec, given_ms: object, plan: Plan | None) -> None:
     from trogdor_bus.cli import render
+    from trogdor_bus.faults.experiment import ExperimentSpec
 
     start = "at once" if found.start_ms <= 0 else f"at {render.date(found.start_ms)}"
-    print(f"Valid: {type(found).__struct_config__.tag}, starts {start}, lasts {render.duration(found.duration_ms)}.")
+    lasts = f"lasts {'at most ' if found.is_experiment else ''}{render.duration(found.longest_ms())}"
+    print(f"Valid: {type(found).__struct_config__.tag}, starts {start}, {lasts}.")
+    if given_ms is not None and str(given_ms) != str(found.duration_ms):
+        render.print_line(render.console(), f"durationMs {given_ms} counts as {found.duration_ms} ms, as in Trogdor.")
+    for key in found.litmus.not_used if isinstance(found, ExperimentSpec) and found.litmus else ():
+        render.print_line(render.console(), f"not used here: {key}")
     if plan:
         render.print_plan(plan)
 

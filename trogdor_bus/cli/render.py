@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trogdor_bus.logs import escape
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
+from trogdor_bus.printable import escape_json, escape_lines
 from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerState, trogdor_json
 
@@ -54,7 +54,7 @@ def console(stderr: bool = False) -> Console:
 def text(value: object, style: str = "") -> Text:
     """Return `value` for showing: control characters escaped, coloured where its word has a colour."""
     shown = str(value)
-    return Text("\n".join(escape(line) for line in shown.split("\n")), style=style or _COLOURS.get(shown, ""))
+    return Text(escape_lines(shown), style=style or _COLOURS.get(shown, ""))
 
 
 def print_line(to: Console, line: str, style: str = "") -> None:
@@ -253,4 +253,4 @@ def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str,
 
 def print_json(value: Any) -> None:
     """Print Structs, or anything made of them, as one JSON document on standard output."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    print(escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))

@@ -10,6 +10,7 @@ import threading
 import msgspec
 
 from trogdor_bus.errors import BusError, TrogdorBusError
+from trogdor_bus.experiment import marked
 from trogdor_bus.experiment.pipe import Ended, open_pipe
 from trogdor_bus.experiment.result import Result
 from trogdor_bus.experiment.runner import Runner
@@ -46,7 +47,7 @@ async def _main() -> int:
             runner.interrupt("stopped", why)
         else:
             runner.abandon()
-            hard_end = threading.Timer(HANG_S, os._exit, (1,))
+            hard_end = threading.Timer(HANG_S, _end_hard)
             hard_end.daemon = True
             hard_end.start()
 
@@ -57,6 +58,13 @@ async def _main() -> int:
     listening.cancel()
     sys.stderr.flush()
     os._exit(0)  # threads that wait for silent brokers are not waited for
+
+
+def _end_hard() -> None:
+    """End at once, with what the probes have started."""
+    if mark := os.environ.get(marked.VARIABLE):
+        marked.kill_marked(mark)
+    os._exit(1)
 
 
 def _ended(result: Result) -> Ended:

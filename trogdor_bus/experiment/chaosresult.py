@@ -10,7 +10,7 @@ from typing import Any
 from trogdor_bus.document import parse
 from trogdor_bus.errors import SpecError
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow, Reason, Result
-from trogdor_bus.logs import escape
+from trogdor_bus.printable import escape
 from trogdor_bus.registry import registry
 
 NOTHING = "N/A"

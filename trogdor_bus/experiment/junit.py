@@ -5,7 +5,6 @@ A broken promise is a failure, a broken experiment an error, and what was not lo
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Literal
@@ -13,9 +12,8 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow, Reason, Result
 from trogdor_bus.experiment.verdict import KINDS
+from trogdor_bus.printable import escape_lines
 
-# What XML 1.0 cannot hold, escaped or not (production 2, "Char").
-_ILLEGAL = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 GAP, AUDIT = ("gap", "producer"), ("lost", "corrupted", "duplicated", "reordered", "not-audited", "no-records")
 Outcome = Literal["passed", "failure", "error", "skipped"]
 
@@ -105,5 +103,5 @@ def _seconds(start_ms: int, end_ms: int) -> float:
 
 
 def legal(text: str) -> str:
-    """Return the text with what XML cannot hold written as an escape."""
-    return _ILLEGAL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    """Return the text fit for XML 1.0 and for a terminal: what is not printable, but for line ends, as an escape."""
+    return escape_lines(text)

@@ -42,7 +42,7 @@ def read(text: bytes, source: str) -> list[dict[str, Any]]:
     SpecError names the field and the remedy. The specs are not checked by the registry.
     """
     values = parse_all(text, source)
-    if not any(isinstance(value, dict) and "kind" in value for value in values):
+    if not is_engine(values):
         value = parse(text, source)
         if not isinstance(value, dict):
             raise SpecError("an experiment is an object", remedy='write {"class": "experiment", ...}')
@@ -54,6 +54,12 @@ def read(text: bytes, source: str) -> list[dict[str, Any]]:
     return [
         spec for engine in engines for spec in specs(engine, not_used=[f"the document of kind {k}" for k in others])
     ]
+
+
+def is_engine(values: Iterable[Any]) -> bool:
+    """Return whether these documents are Litmus', or another's of Kubernetes, and none is a spec of ours."""
+    found = [value for value in values if isinstance(value, dict)]
+    return any("kind" in value for value in found) and not any("class" in value for value in found)
 
 
 def specs(engine: Mapping[str, Any], *, not_used: Iterable[str] = ()) -> list[dict[str, Any]]:
@@ -94,10 +100,13 @@ def _experiment(given: Mapping[str, Any], engine: str, path: str, unused: list[s
         raise SpecError(f"'{name}' is not known here", path=f"{path}.name", remedy=f"only {EXPERIMENT} is")
     body = mapping(given.get("spec"), f"{path}.spec")
     sort_out(body, {"components", "probe"}, set(), f"{path}.spec", unused)
-    components = mapping(body.get("components"), f"{path}.spec.components")
-    inside = f"{path}.spec.components"
+    inside, listed = f"{path}.spec.components", isinstance(body.get("components"), list)
+    components = {} if listed else mapping(body.get("components"), inside)
     sort_out(components, {"env", "statusCheckTimeouts"}, COMPONENTS_UNUSED, inside, unused)
-    env = _Env(sequence(components.get("env"), f"{inside}.env"), f"{inside}.env", unused)
+    if listed:  # of 2019 and 2020: the variables themselves
+        env = _Env(sequence(body["components"], inside), inside, unused)
+    else:
+        env = _Env(sequence(components.get("env"), f"{inside}.env"), f"{inside}.env", unused)
     waits = mapping(components.get("statusCheckTimeouts"), f"{inside}.statusCheckTimeouts")
     sort_out(waits, {"timeout"}, {"delay"}, f"{inside}.statusCheckTimeouts", unused)
     probes = sequence(body.get("probe"), f"{path}.spec.probe")

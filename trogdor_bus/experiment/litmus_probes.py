@@ -11,7 +11,11 @@ from trogdor_bus.experiment.litmus_keys import mapping, sort_out, whole
 from trogdor_bus.names import shown
 
 MODES = {"SOT": "before", "EOT": "after", "Edge": "edge", "Continuous": "continuous", "OnChaos": "during"}
+NO_MODE = "Edge"
+"""That of a probe without a mode, as documents of 2020 have it."""
 HTTP, COMMAND, ELSEWHERE = "httpProbe", "cmdProbe", ("k8sProbe", "promProbe", "sloProbe")
+OLD_STATUS = "expectedResponseCode"
+"""What documents of 2020 have in place of `method`."""
 RUN = {"probeTimeout", "interval", "retry", "attempt", "probePollingInterval", "stopOnFailure"}
 RUN_UNUSED = {"evaluationTimeout", "initialDelay", "initialDelaySeconds", "verbosity"}
 EQUAL = '[ "$(sh -c "$1")" = "$2" ]'
@@ -39,7 +43,9 @@ def translated(given: list[Any], path: str, unused: list[str]) -> list[dict[str,
 def _probe(probe: Mapping[str, Any], kind: str, name: str, path: str, unused: list[str]) -> dict[str, Any]:
     inputs, properties = f"{kind}/inputs", "runProperties"
     sort_out(probe, {"name", "type", "mode", inputs, properties}, {"data"}, path, unused)
-    mode = MODES.get(str(probe.get("mode")))
+    mode = MODES.get(str(probe.get("mode") or NO_MODE))
+    if not probe.get("mode"):
+        unused.append(f"probe {shown(name)} has no mode, and looks before and after (Edge)")
     if mode is None:
         remedy = f"one of {', '.join(MODES)}"
         raise SpecError(f"'{shown(str(probe.get('mode')))}' is no mode", path=f"{path}.mode", remedy=remedy)
@@ -55,10 +61,13 @@ def _probe(probe: Mapping[str, Any], kind: str, name: str, path: str, unused: li
 
 
 def _http(given: Mapping[str, Any], path: str, what: str, unused: list[str]) -> dict[str, Any]:
-    sort_out(given, {"url", "method", "insecureSkipVerify"}, {"responseTimeout"}, path, unused)
+    sort_out(given, {"url", "method", "insecureSkipVerify", OLD_STATUS}, {"responseTimeout"}, path, unused)
     if str(given.get("insecureSkipVerify", False)).lower() != "false":
         message = "asks for a page whose certificate is not checked"
         raise SpecError(message, path=f"{path}.insecureSkipVerify", remedy="use an address that it holds for")
+    if OLD_STATUS in given and "method" not in given:
+        status = whole(given[OLD_STATUS], f"{path}.{OLD_STATUS}")
+        return {"type": "http", "url": str(given.get("url", "")), "status": status}
     method = mapping(given.get("method"), f"{path}.method")
     if set(method) != {"get"}:
         raise SpecError("is not a get alone", path=f"{path}.method", remedy="only get can be asked here")

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from trogdor_bus.experiment.charts import charts, shown_ms
 from trogdor_bus.experiment.result import UNKNOWN, Result
 from trogdor_bus.experiment.verdict import gap_words, since
+from trogdor_bus.printable import escape_lines
 
 MOST_ROWS = 200
 """So many rows of a table are shown; result.json has all."""
@@ -38,8 +39,18 @@ def document(result: Result) -> bytes:
 def _template() -> Template:
     loader = PackageLoader("trogdor_bus.experiment", "")
     return Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        finalize=_printable,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     ).get_template("page.html")
+
+
+def _printable(value: Any) -> Any:
+    """Return a text with what would steer a reader's eyes, such as U+202E, written as an escape."""
+    return escape_lines(value) if type(value) is str else value
 
 
 def _when(at_ms: int) -> str:

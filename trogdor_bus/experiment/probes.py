@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 
 from trogdor_bus.experiment.result import ProbeResult
 from trogdor_bus.faults.stream import ProbeSpec
-from trogdor_bus.logs import escape
+from trogdor_bus.printable import escape
 
 MOST_BODY = 1 << 20
 """So much of a page, or of what a program prints, is looked at."""

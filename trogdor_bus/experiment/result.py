@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from trogdor_bus.faults.experiment import ExperimentSpec
+from trogdor_bus.printable import escape_json
 
 Verdict = Literal["Pass", "Fail", "Error", "Stopped"]
 Phase = Literal["before", "during", "after"]
@@ -238,7 +239,7 @@ class Result(_Part, frozen=True, kw_only=True):
 
 def encode(result: Result) -> bytes:
     """Return the result as JSON, indented for people."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    return escape_json(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n").encode()
 
 
 def decode(data: bytes) -> Result:

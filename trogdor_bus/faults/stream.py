@@ -70,10 +70,10 @@ class StreamSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forb
         )
         longest = MAX_TOPIC_CHARS - RUN_CHARS
         require(
-            re.fullmatch(r"(?!_)[A-Za-z0-9._-]+", self.topic_prefix) is not None and len(self.topic_prefix) <= longest,
+            re.fullmatch(rf"(?![_-])[A-Za-z0-9._-]{{1,{longest}}}", self.topic_prefix) is not None,
             "cannot begin the name of a topic",
             f"{path}.topicPrefix",
-            f"use at most {longest} of a-z A-Z 0-9 . _ and -, not _ first",
+            f"use at most {longest} of a-z A-Z 0-9 . _ and -, neither _ nor - first",
         )
         require(
             self.request_timeout_ms <= self.delivery_timeout_ms,

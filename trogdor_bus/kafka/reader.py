@@ -58,9 +58,8 @@ class Reader:
         wanted = _Wanted(None if topics is None else tuple(dict.fromkeys(topics)), tuple(coordinators), quorum, ports)
         for text in wanted.coordinators:
             answers.coordinator(text)
-        deadline_s = time.monotonic() + timeout_s
-        with self._lock:
-            return _Reading(self.brokers, self._clock, wanted, deadline_s).view()
+        with self._lock:  # the time of those before is not its own
+            return _Reading(self.brokers, self._clock, wanted, time.monotonic() + timeout_s).view()
 
     def settings(self, broker_id: int, timeout_s: float = TIMEOUT_S) -> dict[str, str]:
         """Return a broker's settings in force, without secrets; NotFoundError if there is none, HostError if silent."""
@@ -84,8 +83,9 @@ class Reader:
             time.sleep(AGAIN_S)
 
     def close(self) -> None:
-        """Close all connections; harmless the second time."""
-        self.brokers.close()
+        """Close all connections once nobody reads any more; harmless the second time."""
+        with self._lock:
+            self.brokers.close()
 
     def __enter__(self) -> Self:
         return self
