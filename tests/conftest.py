@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from confluent_kafka.admin import AdminClient
+from hypothesis import HealthCheck, settings
 
 from tests.support import require
 from trogdor_bus.errors import HostError, RefusedError
@@ -31,6 +32,9 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
         containers.close()
     require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
 
+
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("here")  # how fast this machine is says nothing of what is tested
 
 _made: list[KafkaCluster] = []
 

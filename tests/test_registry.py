@@ -307,8 +307,8 @@ FREE = Registry([FreeSpec])
 
 
 def test_deep_nesting_in_a_free_field_is_a_spec_error() -> None:
-    with pytest.raises(SpecError, match="nested too deeply"):
-        FREE.decode({"class": "example.Free", "workload": nested(100_000, lambda value: [value])})
+    with pytest.raises(SpecError, match="nested deeper than 100"):
+        FREE.decode({"class": "example.Free", "workload": nested(200, lambda value: [value])})
 
 
 def test_half_characters_and_nul_in_a_free_field_are_spec_errors() -> None:

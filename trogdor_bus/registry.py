@@ -20,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from trogdor_bus.document import MAX_DEPTH
 from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.names import shown
 from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
@@ -69,6 +70,7 @@ class Registry:
         As Trogdor: a scalar stands for a list of one, null for a default, and "12" for 12. `checked` False leaves out
         what only the spec's own `check` finds.
         """
+        _check_depth(data)
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec is a JSON object, not {_json_type(data)}", remedy='write {"class": ..., ...}')
         if "class" not in data:
@@ -92,8 +94,6 @@ class Registry:
             raise _spec_error(error, fields) from None
         except UnicodeEncodeError:
             raise SpecError("the spec holds half a character (a lone surrogate)", remedy="write it in UTF-8") from None
-        except RecursionError:
-            raise SpecError("the spec is nested too deeply", remedy="make it flatter") from None
         if checked:
             spec.check()
         return spec
@@ -181,6 +181,21 @@ def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
         ours = isinstance(value, type) and issubclass(value, TaskSpec) and value.__module__ == module.__name__
         if ours and not value.__name__.startswith("_"):
             yield value
+
+
+def _check_depth(data: object) -> None:
+    """Raise SpecError for a spec that is nested too deeply, whatever the interpreter could bear."""
+    layer = [data]
+    for _ in range(MAX_DEPTH + 1):
+        layer = [
+            item
+            for value in layer
+            if isinstance(value, Mapping | list | tuple)
+            for item in (value.values() if isinstance(value, Mapping) else value)
+        ]
+        if not layer:
+            return
+    raise SpecError(f"the spec is nested deeper than {MAX_DEPTH}", remedy="make it flatter")
 
 
 def _listed(value: Any, annotation: Any) -> Any:

@@ -239,6 +239,10 @@ def test_the_world_leaves_out_what_ended_long_ago(filled: tuple[Cluster, int]) -
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
+DEEP = b"[" * 200 + b"]" * 200
+"""Nothing for an interpreter, and too much for a spec."""
+
+
 @pytest.mark.parametrize(
     ("frame", "error"),
     [
@@ -259,7 +263,9 @@ def test_the_world_leaves_out_what_ended_long_ago(filled: tuple[Cluster, int]) -
         (b'{"request":"create","id":"a/b","spec":{"class":"noop"}}', "SpecError"),
         (b'{"request":"create","id":"\\ud800","spec":{"class":"noop"}}', "BusError"),
         (b'{"request":"validate","spec":{"class":"port-block","nodes":["a"],"ports":[0]}}', "SpecError"),
-        (b'{"request":"create","id":"t","spec":' + b"[" * 5_000 + b"]" * 5_000 + b"}", "BusError"),
+        (b'{"request":"create","id":"t","spec":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "BusError"),
+        (b'{"request":"create","id":"t","spec":{"class":"noop","x":' + b"[" * 100 + b"]" * 100 + b"}}", "SpecError"),
+        (b'{"request":"validate","spec":{"class":"experiment","fault":{"class":"noop","x":%s}}}' % DEEP, "SpecError"),
         (b'{"request":"create","id":"t","spec":{"class":"' + b"x" * MAX_SPEC_BYTES + b'"}}', "SpecError"),
     ],
 )

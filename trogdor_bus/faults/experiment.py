@@ -207,8 +207,6 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
             spec = registry().decode(self.fault_on(f"{self.stream.topic_prefix}0"))
         except SpecError as error:
             raise SpecError(error.message, path=f"$.fault{error.path[1:]}", remedy=error.remedy) from None
-        except RecursionError:
-            raise SpecError("is nested too deeply", path="$.fault", remedy="make it flatter") from None
         uses = STREAM in repr(self.fault) or any(STREAM in probe.topic for probe in self.probes)
         require(not (uses and self.stream.off), f"{STREAM} stands for no topic", "$.stream.off", "name a topic")
         return spec
