@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import wait_until
 from trogdor_bus import logs
 from trogdor_bus.errors import SpecError
 from trogdor_bus.linewriter import MAX_BYTES, MAX_LINES, LineWriter
