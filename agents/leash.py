@@ -41,6 +41,11 @@ class Leash:
         if not self._served:
             self._say(HOPELESS)
 
+    def close(self) -> None:
+        """Let go of it."""
+        if self._socket is not None:
+            self._socket.close()
+
     def _hear(self, lost: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):
             if self._socket is not None and self._socket.recv(64) == b"":

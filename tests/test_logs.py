@@ -148,13 +148,13 @@ def test_a_line_without_end_is_cut() -> None:
 
 def test_where_no_thread_can_be_had_the_line_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, fd = os.pipe()
-    writer = LineWriter(fd, lambda text: text.encode())
 
     def refused(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patch:
         patch.setattr("_thread.start_new_thread", refused)
+        writer = LineWriter(fd, lambda text: text.encode())
         writer.put(b"one\n")
         assert not writer.flush(0.05)
     writer.put(b"two\n")

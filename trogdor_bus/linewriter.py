@@ -38,6 +38,7 @@ class LineWriter:
         self._wake = _thread.allocate_lock()  # held while there is nothing to do
         self._wake.acquire()
         self._running = False
+        self._nudge()  # now: when something goes wrong, there may be no thread to be had
 
     def put(self, line: bytes) -> None:
         """Have a line written soon, or drop it; never waits, also not in a signal handler."""
