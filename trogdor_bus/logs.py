@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+from typing import TextIO
 
 from trogdor_bus.errors import SpecError
 from trogdor_bus.linewriter import LineWriter
@@ -27,9 +28,17 @@ def set_up(level: str = "info", as_json: bool = False, *, daemon: bool = True) -
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
-    if daemon and sys.stderr is sys.__stderr__:
+    if daemon and _is_ours(sys.stderr):
         sys.stderr = _Stderr(handler.writer)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else a terminal may stop who writes to it in the background
+
+
+def _is_ours(stream: TextIO) -> bool:
+    """Return whether it writes to standard error itself; a test has another one."""
+    try:
+        return stream.fileno() == 2
+    except (AttributeError, OSError, ValueError):
+        return False
 
 
 def check(level: str) -> None:
