@@ -19,7 +19,7 @@ from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.title import set_title
-from trogdor_bus.errors import HostError, NotFoundError, TrogdorBusError
+from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.exits import report
 
 log = logging.getLogger("trogdor_bus.heal")
@@ -117,15 +117,30 @@ def _alone(directory: Path) -> Iterator[None]:
         held.close()
 
 
+def _holds_something(directory: Path) -> bool:
+    """Return whether something may be left that the journal tells of, or cannot tell of."""
+    try:
+        journal = Journal.read_only(FileDisk(directory, make=False))
+    except TrogdorBusError:
+        return False
+    return bool(journal.live() or journal.broken)
+
+
 def main(text: str) -> int:
-    """Heal for the guard, which gives the agent's START; return the exit code."""
+    """Heal for the guard, which gives the agent's START; return the exit code.
+
+    0 nothing is left, 1 something is, 2 nothing can be read there, or an agent runs there.
+    """
     start = msgspec.json.decode(text, type=_Start)
     set_title("trogdor-bus", "heal", "--node", start.settings.node)
     logs.set_up(start.log_level, start.log_json)
     try:
         lines, code = heal(Path(start.settings.state_dir))
-    except TrogdorBusError as error:
+    except ConflictError as error:
         return report(error)
+    except TrogdorBusError as error:
+        report(error)
+        return 1 if _holds_something(Path(start.settings.state_dir)) else 2
     for line in lines:
         log.warning("%s", line)
     return code

@@ -178,10 +178,10 @@ class Journal:
         return ""
 
     def task_of(self, worker: int) -> str:
-        """Return which task an `unreadable` worker is of, as far as its file tells; else a name made of its id."""
+        """Return which task an `unreadable` worker is of, as far as its file tells; else a name made of that one."""
         with contextlib.suppress(HostError, NotFoundError, *_UNREADABLE):
             return msgspec.json.decode(self._disk.read(self.unreadable[worker]), type=_OnlyTask).task
-        return f"of-worker-{worker}"
+        return f"of-{self.unreadable[worker].removesuffix('.json')}"
 
     def live(self) -> tuple[Entry, ...]:
         """Return the entries that may still hold the machine, by worker id."""

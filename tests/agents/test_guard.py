@@ -216,6 +216,11 @@ def test_an_agent_that_cannot_start_ends_its_guard_the_first_time_only_and_only_
     with guarded(tmp_path, platform="nosuch") as guard:
         assert guard.process.wait(30) == 2
         assert guard.log().count("unknown platform 'nosuch'") == 1
+    (tmp_path / "state").chmod(0o777)
+    with guarded(tmp_path) as guard:
+        assert guard.process.wait(30) == 1
+        assert "can be written by other users" in guard.log()
+    (tmp_path / "state").chmod(0o700)
     (tmp_path / "state" / "worker-7.json").write_text("?")
     with guarded(tmp_path, platform="nosuch") as guard:
         wait_until(lambda: guard.log().count("the undo did not succeed") == 2, 30, "a second attempt")

@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
     NotInjected,
     Reapplied,
     Reapply,
+    SendBeat,
     Ticked,
 )
 from trogdor_bus.agents.machine import (
@@ -425,3 +426,9 @@ def test_an_idle_agent_ends_at_once_and_a_stuck_worker_does_not_hold_it() -> Non
     agent.give(NotHealed(1, "device busy"))
     assert agent.give(EndRequested()) == [Exit()]
     assert agent.report().state is WorkerState.STUCK
+
+
+def test_a_life_that_is_not_on_disk_counts_on_from_what_it_may_have_sent() -> None:
+    """Its number may be that of the life before: who counts from the beginning again is taken for an old frame."""
+    effects = AgentMachine("n1", "j1", 3, now_ms=5, counted=70).handle(Ticked(), 5)
+    assert [effect.beat.counter for effect in effects if isinstance(effect, SendBeat)] == [(3 << 32) + 71]
