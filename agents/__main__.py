@@ -1,8 +1,14 @@
-"""`python -m trogdor_bus.agents run START [FD]`: the agent as its guard spawns it, without the command line."""
+"""The agent as its guard spawns it, without the command line: what it must know stands in its environment.
+
+    TROGDOR_BUS_AGENT_START=... python -m trogdor_bus.agents --node NAME
+
+A guard of an older version gives it as `run START FD`.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,7 +16,9 @@ from typing import Any, NoReturn
 import msgspec
 
 from trogdor_bus import logs
+from trogdor_bus.agents.guard import GUARD_FD, START
 from trogdor_bus.agents.leash import Leash
+from trogdor_bus.agents.title import set_title
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
@@ -27,13 +35,16 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 def become_guard(start: Start) -> NoReturn:
     """Replace this process by a guard with an agent under it: the same pid, a smaller memory."""
     text = msgspec.json.encode(start, enc_hook=str).decode()
-    form = "json" if start.log_json else "text"
-    os.execv(sys.executable, [sys.executable, "-m", "trogdor_bus.agents.guard", text, form])  # noqa: S606 (no shell)
+    argv = [sys.executable, "-m", "trogdor_bus.agents.guard", "--node", start.settings.node]
+    argv += ["--state-dir", str(start.settings.state_dir), "--log", "json" if start.log_json else "text"]
+    os.execve(sys.executable, argv, {**os.environ, START: text})  # noqa: S606 (no shell)
 
 
 def main(text: str, guard_fd: str = "-1") -> int:
     """Run the agent; return the exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop hears it
     start = msgspec.json.decode(text, type=Start, dec_hook=_path)
+    set_title("trogdor-bus", "agent", "--node", start.settings.node)
     logs.set_up(start.log_level, start.log_json)
     leash = Leash(int(guard_fd))
     try:
@@ -42,7 +53,9 @@ def main(text: str, guard_fd: str = "-1") -> int:
         code = run(start.settings, leash)
     except TrogdorBusError as error:
         code = report(error)
-    leash.farewell()
+        leash.hopeless()
+    else:
+        leash.farewell()
     return code
 
 
@@ -51,4 +64,6 @@ def _path(kind: type[Any], value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[2:]))
+    if sys.argv[1:2] == ["run"]:
+        sys.exit(main(*sys.argv[2:]))
+    sys.exit(main(os.environ.pop(START), os.environ.pop(GUARD_FD, "-1")))

@@ -163,8 +163,9 @@ def lock(directory: Path) -> Lock:
                     f"{directory} belongs to a running agent (pid {holder}): "
                     "stop that one, or give this one a state directory of its own"
                 ) from None
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            with contextlib.suppress(OSError):  # a full disk: it is locked all the same
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
     except BaseException:
         os.close(fd)
         raise

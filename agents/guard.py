@@ -4,6 +4,9 @@ It imports no library, talks to no bus, and is pid 1 in a container and systemd'
 hears a byte each half second over a socket pair, and passes signals on. When the agent dies, or says nothing for
 `SILENCE_S`, the guard kills it and everything that it started, waits until all of them are gone, has the journal
 healed, and only then starts the agent again. An agent whose guard dies reads the end of the socket and ends itself.
+
+Only two things end a guard: a signal, and an agent that cannot even start the first time, if no fault is left. What
+the machine refuses (processes, memory, descriptors) is tried again for ever, and what is told never holds it up.
 """
 
 from __future__ import annotations
@@ -17,6 +20,17 @@ import socket
 import sys
 import time
 
+from trogdor_bus.agents.title import set_title
+from trogdor_bus.linewriter import LineWriter
+from trogdor_bus.stacks import take
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # typing itself would be a tenth of its memory
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    T = TypeVar("T")
+
 SILENCE_S = 4.0
 FIRST_BEAT_S = 30.0
 """How long a starting agent may be silent: it may have much to undo."""
@@ -27,127 +41,199 @@ HEAL_S = 120.0
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
 """An agent that lived so long is started again at once when it dies."""
+INSIST_S = (0.05, 2.0)
+"""The first and the longest pause between two attempts at what the machine refuses."""
+SAY_AGAIN_S = 30.0
 FAREWELL = b"X"
-"""The byte by which an agent says that it ends on purpose."""
+"""The byte by which an agent says that it ends as it was told to."""
+HOPELESS = b"N"
+"""The byte by which an agent says that it cannot start: settings, or its state directory."""
+START = "TROGDOR_BUS_AGENT_START"
+"""The variable that has the agent's START, the JSON that `trogdor_bus.agents` and its `heal` understand."""
+GUARD_FD = "TROGDOR_BUS_AGENT_GUARD_FD"
+"""The variable that names the agent's end of the socket pair."""
 PR_SET_CHILD_SUBREAPER = 36
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SOMETHING_LEFT = 1
+"""The exit code of a healer that could not undo everything."""
 
 
 class Guard:
-    """One guard and the agent under it. `start` is the JSON that `trogdor_bus.agents` and its `heal` understand."""
+    """One guard and the agent under it. `start` is the agent's START, `node` and `state_dir` are of its settings."""
 
-    def __init__(self, start: str, *, log_json: bool = False) -> None:
-        self._start, self._log_json = start, log_json
-        self._agent = 0
+    def __init__(self, start: str, *, log_json: bool = False, node: str = "", state_dir: str = "") -> None:
+        self._start, self._log_json, self._node, self._state_dir = start, log_json, node, state_dir
+        self._lines = LineWriter(2, self._line)
+        self._leader = self._agent = 0
         self._ending = 0.0
+        self._asked = signal.SIGTERM
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # as of nohup
 
     def run(self) -> int:
         """Keep an agent alive until told to end, or until it ends on purpose; return its exit code."""
+        code = self._run()
+        self._lines.flush()
+        return code
+
+    def _run(self) -> int:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # helpers of a dead agent become ours to reap
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else a terminal may stop who writes to it in the background
+        for number in self._heard:
             signal.signal(number, self._pass_on)
-        deaths = 0
+        deaths, first = 0, True
         while True:
             began = time.monotonic()
-            code, why = self._life()
-            if not why:
+            code, why, said = self._live()
+            if FAREWELL in said:
                 return code
-            self._say(f"{why}; killing what it started, then undoing")
-            session, self._agent = self._agent, 0  # its pid may be somebody else's once it is reaped
-            self._kill_session(session)
-            healed = self._heal()
+            if HOPELESS in said and first:
+                why = ""  # it has said why
+            elif not why:
+                why = f"the agent ended by itself with exit code {code}"
+            if why:
+                self._say(f"{why}; killing what it started, then undoing")
+            self._clear_away()
+            left = self._heal()
             if self._ending:
-                return 0 if healed else 1
+                return int(left != 0)
+            if HOPELESS in said and first and left != _SOMETHING_LEFT:
+                return code
+            first = False
             deaths = 0 if time.monotonic() - began > STEADY_S else min(deaths + 1, len(BACKOFF_S) - 1)
             self._pause(BACKOFF_S[deaths])
             if self._ending:
-                return 0 if healed else 1
+                return int(left != 0)
 
-    def _life(self) -> tuple[int, str]:
-        """Spawn an agent and watch it; return its exit code, and "" or why it needs the guard's help."""
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            self._agent = self._spawn("run", theirs.fileno())
-            theirs.close()
-            silent_at, farewell, looked = time.monotonic() + FIRST_BEAT_S, False, time.monotonic()
-            while True:
-                ready, _, _ = select.select([ours.fileno(), self._wake_r], [], [], 0.5)
-                if self._wake_r in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake_r, 4096)
-                now = time.monotonic()
-                if now - looked > SILENCE_S / 2:  # we were frozen ourselves: give the agent its time again
-                    silent_at = max(silent_at, now + SILENCE_S)
-                looked = now
-                if ours.fileno() in ready and (said := _receive(ours)):
-                    farewell = farewell or FAREWELL in said
-                    silent_at = now + SILENCE_S
-                status = self._reap()
-                if status is not None:
-                    farewell = farewell or FAREWELL in _receive(ours)
-                    code = os.waitstatus_to_exitcode(status)
-                    return (code, "") if farewell else (1, f"the agent (pid {self._agent}) died: {_how(code)}")
-                if now > silent_at:
-                    return 1, f"the agent (pid {self._agent}) was silent for {SILENCE_S:g} s"
-                if self._ending and now - self._ending > END_S:
-                    return 1, f"the agent (pid {self._agent}) did not end within {END_S:g} s"
+    def _live(self) -> tuple[int, str, bytes]:
+        """Spawn an agent and watch it; return its exit code, why it needs the guard's help, and its last words."""
+        try:
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                self._leader = self._agent = self._spawn("run", theirs.fileno())
+                theirs.close()
+                if self._ending:
+                    self._tell()
+                return self._watch(ours)
+        except (OSError, MemoryError) as error:
+            return 1, f"the agent cannot be started: {_words(error)}", b""
 
-    def _command(self, verb: str, fd: int) -> list[str]:
-        if verb == "heal":
-            return [sys.executable, "-m", "trogdor_bus.agents.heal", self._start]
-        return [sys.executable, "-m", "trogdor_bus.agents", verb, self._start, str(fd)]
+    def _watch(self, ours: socket.socket) -> tuple[int, str, bytes]:
+        silent_at, said, looked = time.monotonic() + FIRST_BEAT_S, b"", time.monotonic()
+        while True:
+            ready, _, _ = select.select([ours.fileno(), self._wake_r], [], [], 0.5)
+            self._awake()
+            now = time.monotonic()
+            if now - looked > SILENCE_S / 2:  # we were frozen ourselves: give the agent its time again
+                silent_at = max(silent_at, now + SILENCE_S)
+            looked = now
+            if ours.fileno() in ready and (word := _receive(ours)):
+                said += word.strip(b".")
+                silent_at = now + SILENCE_S
+            code = self._reap()
+            if code is not None:
+                said += _receive(ours).strip(b".")
+                if said:
+                    self._bury()
+                    return code, "", said
+                return 1, f"the agent (pid {self._agent}) died: {_how(code)}", b""
+            if now > silent_at:
+                return 1, f"the agent (pid {self._agent}) was silent for {SILENCE_S:g} s", b""
+            if self._ending and now - self._ending > END_S:
+                return 1, f"the agent (pid {self._agent}) did not end within {END_S:g} s", b""
+
+    def _command(self, verb: str, fd: int) -> list[str]:  # the crash matrix has another
+        module = "trogdor_bus.agents" if verb == "run" else "trogdor_bus.agents.heal"
+        return [sys.executable, "-m", module, "--node", self._node]
 
     def _spawn(self, verb: str, fd: int = -1) -> int:
-        """Start an agent or a healer in a session of its own and return its pid."""
+        """Start an agent or a healer in a session of its own and return its pid; OSError if the machine refuses."""
         argv = self._command(verb, fd)
-        pid = os.fork()
-        if pid == 0:  # the child: nothing but system calls until exec
+        environment = {**os.environ, START: self._start, GUARD_FD: str(fd)}
+        if fd >= 0:
+            os.set_inheritable(fd, True)
+        default = [*self._heard, signal.SIGCHLD, signal.SIGTTOU]
+        return os.posix_spawn(argv[0], argv, environment, setsid=True, setsigdef=default)  # a fork needs more memory
+
+    def _insist(self, what: str, work: Callable[[], T]) -> T | None:
+        """Return what `work` returns, however often the machine refuses it before; None if the end cannot wait."""
+        pause, said = INSIST_S[0], 0.0
+        while True:
             try:
-                os.setsid()
-                if fd >= 0:
-                    os.set_inheritable(fd, True)
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                    signal.signal(number, signal.SIG_DFL)
-                os.execv(argv[0], argv)  # noqa: S606 (no shell is wanted)
-            finally:
-                os._exit(127)
-        return pid
+                return work()
+            except (OSError, MemoryError) as error:
+                now = time.monotonic()
+                if self._ending and now - self._ending > END_S + HEAL_S:
+                    self._say(f"cannot {what}: {_words(error)}; it is left to the next start")
+                    return None
+                if not said or now - said > SAY_AGAIN_S:
+                    said = now
+                    self._say(f"cannot {what}: {_words(error)}; trying on until it can be done")
+            self._reap()  # the dead count as processes as well
+            time.sleep(pause)
+            pause = min(2 * pause, INSIST_S[1])
+
+    # --- words --------------------------------------------------------------------------------------------------------
 
     def _say(self, text: str) -> None:
+        self._lines.put(self._line(text))
+
+    def _line(self, text: str) -> bytes:
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        line = f"{now} GUARD   {text}\n"
         if self._log_json:
-            line = f'{{"time": "{now}", "level": "warning", "logger": "trogdor_bus.guard", "message": "{text}"}}\n'
-        with contextlib.suppress(OSError):
-            os.write(2, line.encode())
+            fields = {"time": now, "level": "warning", "logger": "trogdor_bus.guard", "message": text}
+            line = "{" + ", ".join(f'"{name}": {_quoted(value)}' for name, value in fields.items()) + "}"
+        else:
+            line = f"{now} GUARD   " + "".join(c if c.isprintable() else _escaped(c) for c in text)
+        return f"{line}\n".encode("utf-8", "backslashreplace")
+
+    # --- the dead, and the living -------------------------------------------------------------------------------------
 
     def _reap(self) -> int | None:
-        """Reap whoever has died; return the wait status of the agent if it is among them."""
-        found = None
+        """Reap whoever has died, but not the leader of the session, so that its number stays taken.
+
+        Return the leader's exit code if it has died; a negative one is the signal that killed it.
+        """
         with contextlib.suppress(ChildProcessError):
-            while True:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-                if pid == 0:
-                    break
-                if pid == self._agent:
-                    found = status
-        return found
+            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                if dead.si_pid == self._leader:
+                    return dead.si_status if dead.si_code == os.CLD_EXITED else -dead.si_status
+                os.waitpid(dead.si_pid, os.WNOHANG)
+        return None
+
+    def _bury(self) -> None:
+        """Reap the leader of a session in which nobody is left; from now on its number may be anybody's."""
+        leader, self._leader, self._agent = self._leader, 0, 0
+        if leader:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(leader, os.WNOHANG)
+
+    def _clear_away(self) -> None:
+        """Kill what the agent left, reap it, and report the stack that it may have left."""
+        if self._leader:
+            self._kill_session(self._leader)
+            self._bury()
+        for line in take(self._state_dir) if self._state_dir else ():
+            self._say(f"stack: {line}")
 
     def _pass_on(self, number: int, _frame: object) -> None:
         """Tell the agent to end: it undoes everything first. A second signal changes nothing."""
         if not self._ending:
-            self._ending = time.monotonic()
-            self._say(f"{signal.Signals(number).name} received, telling the agent to end")
+            self._ending, self._asked = time.monotonic(), signal.Signals(number)
+            self._say(f"Terminating process due to signal {self._asked.name}: telling the agent to end")
+        self._tell()
+
+    def _tell(self) -> None:
         if self._agent:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._agent, signal.SIGTERM)
+                os.kill(self._agent, self._asked)
 
     def _kill_session(self, session: int) -> None:
         """Kill the agent and all that it started (they share its session), and wait until every one is gone."""
         deadline = time.monotonic() + GONE_S
-        while left := _members(session):
+        while left := self._insist("look for what is left of the agent", lambda: _members(session)):
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -159,40 +245,49 @@ class Guard:
                 return
             time.sleep(0.005)
 
-    def _heal(self) -> bool:
-        """Have a process of its own heal the journal, killed if it takes too long; return whether nothing is left."""
-        healer = self._spawn("heal")
+    def _heal(self) -> int:
+        """Have a process of its own heal the journal, killed if it takes too long; return its exit code."""
+        healer = self._insist("start the undo", lambda: self._spawn("heal"))
+        if healer is None:
+            return _SOMETHING_LEFT
+        self._leader = healer
         deadline = time.monotonic() + HEAL_S
-        while True:
-            pid, status = os.waitpid(healer, os.WNOHANG)
-            if pid:
-                if code := os.waitstatus_to_exitcode(status):
-                    self._say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
-                return code == 0
-            if time.monotonic() > deadline:
-                self._say(f"the undo took more than {HEAL_S:g} s and is ended")
-                self._kill_session(healer)
-                return False
+        while (code := self._reap()) is None and time.monotonic() < deadline:
             time.sleep(0.005)
+        if code is None:
+            self._say(f"the undo took more than {HEAL_S:g} s and is ended")
+        elif code:
+            self._say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
+        if code != 0:
+            self._kill_session(healer)
+        self._bury()
+        return _SOMETHING_LEFT if code is None or code < 0 else code
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not through a signal to end."""
         deadline = time.monotonic() + seconds
         while not self._ending and (left := deadline - time.monotonic()) > 0:
             select.select([self._wake_r], [], [], min(left, 0.5))
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_r, 4096)
+            self._awake()
+            self._reap()
+
+    def _awake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_r, 4096)
 
 
 def _members(session: int) -> list[int]:
-    """Return the living processes of a session (proc(5), stat field 6); zombies only wait to be reaped."""
+    """Return the living processes of a session (proc(5), stat field 6); zombies only wait to be reaped.
+
+    OSError if the machine does not tell.
+    """
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
             try:
                 with open(f"/proc/{name}/stat", "rb") as file:
                     fields = file.read().rpartition(b")")[2].split()
-            except OSError:
+            except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or not ours
                 continue
             if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
                 found.append(int(name))
@@ -226,8 +321,35 @@ def _receive(sock: socket.socket) -> bytes:
 
 
 def _how(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    with contextlib.suppress(ValueError):
+        return f"killed by {signal.Signals(-code).name}"
+    return f"killed by signal {-code}"
+
+
+def _words(error: BaseException) -> str:
+    return (error.strerror if isinstance(error, OSError) else "") or str(error) or "no memory"
+
+
+def _quoted(text: str) -> str:
+    """Return the text as a JSON string; importing json would cost a megabyte."""
+    return '"' + "".join(c if c.isprintable() and c not in '"\\' else _escaped(c, long=True) for c in text) + '"'
+
+
+def _escaped(char: str, *, long: bool = False) -> str:
+    units = char.encode("utf-16-be", "surrogatepass")
+    codes = [int.from_bytes(units[index : index + 2], "big") for index in range(0, len(units), 2)]
+    return "".join(f"\\u{code:04x}" if long or code > 255 else f"\\x{code:02x}" for code in codes)
+
+
+def main(argv: list[str]) -> int:
+    """Be the guard that `trogdor-bus agent` becomes; return the exit code."""
+    given = dict(zip(argv[::2], argv[1::2], strict=True))
+    start, node = os.environ.pop(START), given["--node"]
+    set_title("trogdor-bus", "watchdog", "--node", node)
+    return Guard(start, log_json=given["--log"] == "json", node=node, state_dir=given["--state-dir"]).run()
 
 
 if __name__ == "__main__":
-    sys.exit(Guard(sys.argv[1], log_json=sys.argv[2] == "json").run())
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ import msgspec
 
 from trogdor_bus import logs
 from trogdor_bus.agents.disk import FileDisk, lock
+from trogdor_bus.agents.guard import START
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.errors import HostError, NotFoundError, TrogdorBusError
+from trogdor_bus.agents.title import set_title
+from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.exits import report
 
 log = logging.getLogger("trogdor_bus.heal")
@@ -34,6 +37,7 @@ class AgentNote(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Settings(msgspec.Struct, frozen=True):
     state_dir: str
+    node: str = ""
 
 
 class _Start(msgspec.Struct, frozen=True):
@@ -45,7 +49,9 @@ class _Start(msgspec.Struct, frozen=True):
 
 
 def leave_note(disk: FileDisk, note: AgentNote) -> None:
-    """Write the note into the state directory."""
+    """Write the note into the state directory, unless it is there already."""
+    if _note(disk) == note and SURROUNDINGS in disk.names():
+        return
     disk.create(f"{SURROUNDINGS}.tmp", msgspec.json.encode(note))
     disk.sync(f"{SURROUNDINGS}.tmp")
     disk.rename(f"{SURROUNDINGS}.tmp", SURROUNDINGS)
@@ -111,18 +117,35 @@ def _alone(directory: Path) -> Iterator[None]:
         held.close()
 
 
+def _holds_something(directory: Path) -> bool:
+    """Return whether something may be left that the journal tells of, or cannot tell of."""
+    try:
+        journal = Journal.read_only(FileDisk(directory, make=False))
+    except TrogdorBusError:
+        return False
+    return bool(journal.live() or journal.broken)
+
+
 def main(text: str) -> int:
-    """Heal for the guard, which gives the agent's START; return the exit code."""
+    """Heal for the guard, which gives the agent's START; return the exit code.
+
+    0 nothing is left, 1 something is, 2 nothing can be read there, or an agent runs there.
+    """
     start = msgspec.json.decode(text, type=_Start)
+    set_title("trogdor-bus", "heal", "--node", start.settings.node)
     logs.set_up(start.log_level, start.log_json)
     try:
         lines, code = heal(Path(start.settings.state_dir))
-    except TrogdorBusError as error:
+    except ConflictError as error:
         return report(error)
+    except TrogdorBusError as error:
+        report(error)
+        return 1 if _holds_something(Path(start.settings.state_dir)) else 2
     for line in lines:
         log.warning("%s", line)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    old = len(sys.argv) == 2  # a guard of an older version gives START there
+    sys.exit(main(sys.argv[1] if old else os.environ.pop(START)))

@@ -25,6 +25,7 @@ VERSION = 1
 _IDENTITY = "journal.json"
 _LATCH = "latch.json"
 _ENTRY = re.compile(r"worker-.*\.json")
+_NUMBERED = re.compile(r"worker-(0|[1-9][0-9]{0,17})\.json")
 _TEMPORARY = re.compile(r"(journal|latch|worker-.*)\.json\.tmp")
 _SET_ASIDE = re.compile(r"journal\.json\..*\.broken")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -66,6 +67,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
 
 
+class _OnlyTask(msgspec.Struct, frozen=True):
+    task: Annotated[str, msgspec.Meta(min_length=1, max_length=250)]
+
+
 class _Identity(msgspec.Struct, frozen=True):
     id: Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9._-]{1,100}\Z")]
     life: Annotated[int, msgspec.Meta(ge=1, le=2**30)]  # the counter of beats is made of it
@@ -79,8 +84,9 @@ class Journal:
     """The undo log of one agent.
 
     `id` names it for ever, `life` counts its openings, `entries` are its workers by id, and `broken` the files that
-    cannot be read (they are kept: somebody must look whether their faults are gone). `latch` is the id of the abort
-    under which nothing may start, "" for none.
+    cannot be read (they are kept: somebody must look whether their faults are gone); `unreadable` are those of them
+    that are a worker's, by its id (a negative one where the name tells none). `latch` is the id of the abort under
+    which nothing may start, "" for none. `begun`: this life is on disk.
     """
 
     def __init__(
@@ -89,7 +95,7 @@ class Journal:
         """Load every entry and begin a new life; HostError if that cannot be made durable."""
         self._disk = disk
         self._writable = writable
-        self.id, self.life, self.latch = "", 0, ""
+        self.id, self.life, self.latch, self.begun = "", 0, "", False
         self.entries: dict[int, Entry] = {}
         broken: list[str] = []
         names = disk.names()
@@ -105,6 +111,11 @@ class Journal:
         if writable:
             self._begin(names, broken, new_id)
         self.broken = tuple(broken)
+        self.unreadable = {
+            int(found[1]) if (found := _NUMBERED.fullmatch(name)) else -index: name
+            for index, name in enumerate(self.broken, 1)
+            if _ENTRY.fullmatch(name)
+        }
 
     @classmethod
     def read_only(cls, disk: Disk) -> Journal:
@@ -113,6 +124,24 @@ class Journal:
         No life begins, nothing is written, `put` and `forget` raise HostError; `id` is "" if there is none yet.
         """
         return cls(disk, writable=False)
+
+    @classmethod
+    def to_begin(cls, disk: Disk) -> Journal:
+        """Return the journal as it is, in a life that begins on disk as soon as that can be written (see `begin`).
+
+        HostError if there is no journal yet: without an id on disk nothing that it does could be proven later.
+        """
+        journal = cls(disk, writable=False)
+        if not journal.id:
+            raise HostError("there is no journal yet, and none can be begun")
+        journal.life += 1
+        journal._writable = True
+        return journal
+
+    def begin(self) -> None:
+        """Have this life on disk; HostError if it cannot be written yet."""
+        if not self.begun:
+            self._begin(self._disk.names(), list(self.broken), lambda: self.id, grown=0)
 
     def put(self, entry: Entry) -> None:
         """Write an entry; it is durable when this returns. After a HostError the memory is as before."""
@@ -144,6 +173,22 @@ class Journal:
     def knows(self, worker: int) -> bool:
         """Return whether the worker was here before, even if its file can no longer be read."""
         return worker in self.entries or _name(worker) in self.broken
+
+    def read_again(self, worker: int) -> str:
+        """Read the file of an `unreadable` worker once more; return "" if it is readable now or gone, else its name."""
+        name, broken = self.unreadable[worker], list[str]()
+        self._load(name, broken)
+        if broken:
+            return name
+        del self.unreadable[worker]
+        self.broken = tuple(other for other in self.broken if other != name)
+        return ""
+
+    def task_of(self, worker: int) -> str:
+        """Return which task an `unreadable` worker is of, as far as its file tells; else a name made of that one."""
+        with contextlib.suppress(HostError, NotFoundError, *_UNREADABLE):
+            return msgspec.json.decode(self._disk.read(self.unreadable[worker]), type=_OnlyTask).task
+        return f"of-{self.unreadable[worker].removesuffix('.json')}"
 
     def live(self) -> tuple[Entry, ...]:
         """Return the entries that may still hold the machine, by worker id."""
@@ -182,7 +227,7 @@ class Journal:
         except (HostError, *_UNREADABLE):
             self.latch = "unreadable"  # an abort of unknown id is one all the same
 
-    def _begin(self, names: tuple[str, ...], broken: list[str], new_id: Callable[[], str]) -> None:
+    def _begin(self, names: tuple[str, ...], broken: list[str], new_id: Callable[[], str], *, grown: int = 1) -> None:
         for name in names:
             if _TEMPORARY.fullmatch(name):
                 self._disk.remove(name)
@@ -191,12 +236,16 @@ class Journal:
             aside = f"{_IDENTITY}.{self.id}.broken"
             self._disk.rename(_IDENTITY, aside)
             broken[broken.index(_IDENTITY)] = aside
-        self.life += 1
+        self.life += grown
         data = msgspec.json.encode(_Identity(self.id, self.life))
-        self._write(_IDENTITY, msgspec.json.format(data, indent=2))
+        self._replace(_IDENTITY, msgspec.json.format(data, indent=2))
+        self.begun = True
 
     def _write(self, name: str, data: bytes) -> None:
         self._check_writable()
+        self._replace(name, data)
+
+    def _replace(self, name: str, data: bytes) -> None:
         temporary = f"{name}.tmp"
         try:
             self._disk.create(temporary, data)
@@ -211,6 +260,7 @@ class Journal:
     def _check_writable(self) -> None:
         if not self._writable:
             raise HostError("the journal was opened for reading only")
+        self.begin()
 
 
 def _name(worker: int) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from trogdor_bus.agents.guard import FAREWELL
+from trogdor_bus.agents.guard import FAREWELL, HOPELESS
 
 BEAT_S = 0.5
 
@@ -17,12 +17,14 @@ class Leash:
 
     def __init__(self, fd: int = -1) -> None:
         self._socket = socket.socket(fileno=fd) if fd >= 0 else None
+        self._served = False
         if self._socket is not None:
             self._socket.setblocking(False)
             self._socket.set_inheritable(False)
 
     async def hold(self, lost: Callable[[], None]) -> None:
         """Beat until cancelled, from the loop, so that a hanging loop falls silent; call `lost` if the guard dies."""
+        self._served = True
         if self._socket is None:
             return
         asyncio.get_running_loop().add_reader(self._socket, self._hear, lost)
@@ -31,8 +33,18 @@ class Leash:
             await asyncio.sleep(BEAT_S)
 
     def farewell(self) -> None:
-        """Say that this end is on purpose: nothing is left to undo, or a restart would not help."""
+        """Say that this end is the one that was asked for."""
         self._say(FAREWELL)
+
+    def hopeless(self) -> None:
+        """Say that this agent could not start, unless it had: what then ended it is for the guard to repair."""
+        if not self._served:
+            self._say(HOPELESS)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._socket is not None:
+            self._socket.close()
 
     def _hear(self, lost: Callable[[], None]) -> None:
         with contextlib.suppress(OSError):

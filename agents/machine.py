@@ -113,7 +113,9 @@ class AgentMachine:
         now_ms: int = 0,
         latch: str = "",
         attached: bool = False,
+        counted: int = 0,
     ) -> None:
+        """Begin a life with the workers of earlier ones; `counted`: so many beats may have been sent in it already."""
         self.node, self.journal, self.limits = node, journal, limits
         self.workers = {worker.id: worker for worker in workers}
         self.stamp: Stamp | None = None
@@ -123,7 +125,7 @@ class AgentMachine:
         self.latch = self._kept = latch
         self.taken: set[tuple[WorkerState, Move]] = set()
         self._version, self._pid, self._attached = version, pid, attached
-        self._counter = life << 32
+        self._counter = (life << 32) + counted
         self._sent: dict[int, int] = {}
         self._past: dict[int, Worker] = {}
         self._addresses: tuple[str, ...] = ()

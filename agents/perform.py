@@ -35,6 +35,7 @@ from trogdor_bus.platform import (
 from trogdor_bus.states import Outcome, ended
 
 RESTARTED = "agent restarted, fault undone"
+UNREADABLE = "the fault may still be there: {} in the journal cannot be read by this version"
 _PAUSES_S = (0.05, 0.2)
 """Between the three attempts at one undo."""
 AGAIN_S = 0.1
@@ -144,7 +145,12 @@ class Performer:
         steps were tried, so try again later. NotYetError: what is left goes on by itself, so try again soon.
         """
         self._begun.pop(worker, None)
+        unreadable = worker in self.journal.unreadable
+        if unreadable and (name := self.journal.read_again(worker)):
+            raise CannotHealError(UNREADABLE.format(name))
         entry = self.journal.entries.get(worker)
+        if entry is None and unreadable:
+            return ("somebody removed its file from the journal",)
         if entry is None:
             raise NotFoundError(f"worker {worker} is unknown here")
         if entry.state is JournalState.UNDONE:
@@ -253,7 +259,14 @@ class Performer:
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is JournalState.UNDONE:
             return ()
-        return tuple(filter(None, map(self.platform.by_hand, reversed(entry.steps))))
+        return tuple(filter(None, (self._typed(step) for step in reversed(entry.steps))))
+
+    def _typed(self, step: Step) -> str:
+        try:
+            return self.platform.by_hand(step)
+        except Exception as error:  # such as an operation of a newer version
+            undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
+            return f"# {_words(error)}; look what it left and undo it: {undo}"
 
     def forget(self, worker: int) -> None:
         """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""

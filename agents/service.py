@@ -7,12 +7,12 @@ import contextlib
 import functools
 import logging
 import os
-import signal
+import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from trogdor_bus import __version__
+from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.disk import FileDisk, lock
 from trogdor_bus.agents.events import (
     AddressesRead,
@@ -43,7 +43,7 @@ from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits
-from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.perform import UNREADABLE, NotInjectedError, Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
@@ -52,13 +52,18 @@ from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, NotYetError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, Surroundings
+from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
 
 log = logging.getLogger("trogdor_bus.agents")
 ADDRESSES_S = 5.0
 LONELY_FIRST_S, LONELY_AGAIN_S = 3.0, 30.0
+WRITE_AGAIN_S = 15.0
+COUNTED_MS = 100
+"""In a life that is not on disk beats are counted on from the time in this unit: its last one may have sent some."""
+UNTOLD = "cannot be read in the journal"
 
 
 def run(settings: AgentSettings, leash: Leash | None = None) -> int:
@@ -66,26 +71,32 @@ def run(settings: AgentSettings, leash: Leash | None = None) -> int:
     check_name(settings.node, "node name", "$.node")
     held = lock(settings.state_dir)
     try:
+        for line in stacks.keep(str(settings.state_dir)):
+            log.error("stack of an earlier life: %s", line)
         disk = FileDisk(settings.state_dir)
         platform = open_platform(
             settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
         )
-        try:
-            journal = Journal(disk)
-        except HostError:  # a disk that cannot be written must not keep an earlier life's fault in force
-            _recover(Performer(Journal.read_only(disk), platform))
-            raise
-        performer = Performer(journal, platform)
+        performer = Performer(_journal(disk, platform), platform)
         _recover(performer)
-        if unread := [name for name in journal.broken if name.startswith("worker-")]:
-            raise HostError(
-                f"{settings.state_dir}: cannot read {', '.join(unread)}; a fault of an earlier life may still be "
-                "there: look at the file, undo it by hand, then delete it"
-            )
-        leave_note(disk, AgentNote(platform=settings.platform, attach=settings.attach))
-        return asyncio.run(_run(settings, performer, leash or Leash()))
+        note = AgentNote(platform=settings.platform, attach=settings.attach)
+        return asyncio.run(_run(settings, performer, leash or Leash(), functools.partial(leave_note, disk, note)))
     finally:
         held.close()
+
+
+def _journal(disk: FileDisk, platform: Platform) -> Journal:
+    """Return the journal; on a disk that cannot be written now the one of an earlier life, which must be undone."""
+    try:
+        return Journal(disk)
+    except HostError as error:
+        try:
+            journal = Journal.to_begin(disk)
+        except HostError:
+            _recover(Performer(Journal.read_only(disk), platform))  # whatever is there must not stay in force
+            raise error from None
+        log.error("%s; what an earlier life left is undone, and nothing is begun until that is mended", error)
+        return journal
 
 
 def _recover(performer: Performer) -> None:
@@ -93,21 +104,21 @@ def _recover(performer: Performer) -> None:
         log.warning("%s", line)
 
 
-async def _run(settings: AgentSettings, performer: Performer, leash: Leash) -> int:
+async def _run(settings: AgentSettings, performer: Performer, leash: Leash, note: Callable[[], None]) -> int:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
     def end(why: str) -> None:
         log.info("%s: undoing everything, then ending", why)
         ending.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, end, f"{number.name} received")
+    for number in logs.ending_signals():
+        loop.add_signal_handler(number, end, logs.terminating(number))
     held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
     try:
-        return await Service(settings, performer, bus).run(ending)
+        return await Service(settings, performer, bus, note).run(ending)
     finally:
         held.cancel()
         bus.close()
@@ -129,41 +140,46 @@ async def _open_bus(settings: AgentSettings, ending: asyncio.Event) -> AgentBus 
 class Service:
     """One running agent on an open journal, platform and bus."""
 
-    def __init__(self, settings: AgentSettings, performer: Performer, bus: AgentBus) -> None:
-        self._settings, self._performer, self._bus = settings, performer, bus
+    def __init__(
+        self, settings: AgentSettings, performer: Performer, bus: AgentBus, note: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take what was opened; `note` writes down what healers must know, if that is not there yet."""
+        self._settings, self._performer, self._bus, self._note = settings, performer, bus, note
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
         self._machine = AgentMachine(
             settings.node,
             self._journal.id,
             self._journal.life,
-            tuple(remembered(entry, performer.by_hand(entry.worker)) for entry in self._journal.entries.values()),
+            self._remembered(),
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
             version=__version__,
             pid=os.getpid(),
             now_ms=self._clock.now_ms(),
             latch=self._journal.latch,
             attached=bool(settings.attach),
+            counted=0 if self._journal.begun else self._clock.now_ms() // COUNTED_MS,
         )
         self._hands = ThreadPoolExecutor(1, "hands")
         self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
         self._wake = asyncio.Event()
         self._ended = False
         self._epoch = 0
+        self._unread, self._unread_ms = "", 0
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
-        loop = asyncio.get_running_loop()
         log.info("Starting agent process.")
         log.info(
             "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        self._handle(await loop.run_in_executor(self._eyes, self._read))
+        await self._read_once()
         self._bus.receive(self._on_snapshot)
         chores = [
-            asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
+            asyncio.create_task(chore)
+            for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
         ]
         try:
             while not self._ended:
@@ -183,6 +199,29 @@ class Service:
             log.error("the undo of task %s is stuck; its journal is in %s", task, self._settings.state_dir)
         log.info("agent ended, %s", "faults are left" if stuck else "nothing is left")
         return 1 if stuck else 0
+
+    def _remembered(self) -> tuple[Worker, ...]:
+        """Return what the journal tells of earlier lives; what it cannot tell is stuck, and so tried again."""
+        known = [remembered(entry, self._performer.by_hand(entry.worker)) for entry in self._journal.entries.values()]
+        unreadable = [
+            Worker(
+                id=worker,
+                task=self._journal.task_of(worker),
+                state=WorkerState.STUCK,
+                texts=Texts(UNTOLD, UNTOLD, UNTOLD, UNTOLD),
+                ends_ms=0,
+                error=UNREADABLE.format(name),
+                outcome=Outcome.FAILED,
+                residue=(f"{name} cannot be read",),
+                by_hand=self._look_at(name),
+            )
+            for worker, name in self._journal.unreadable.items()
+        ]
+        return (*known, *unreadable)
+
+    def _look_at(self, name: str) -> tuple[str, ...]:
+        path = shlex.quote(str(self._settings.state_dir / name))
+        return (f"cat {path}  # look whether its fault is gone, or undo it; then: rm {path}",)
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -278,19 +317,22 @@ class Service:
 
     def _heal(self, effect: Heal) -> Healed | NotHealed | NotYet:
         if not self._journal.knows(effect.worker):
-            return Healed(effect.worker)  # it was stopped before anything was written down
+            return Healed(effect.worker, last=None)  # it was stopped before anything was written down
         seen: list[ReadBack] = []
         worker, heal = effect.worker, self._performer.heal
         try:
             notes = heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
-            entry = self._journal.entries[worker]
-            return Healed(worker, notes, seen[0] if seen else None, entry.outcome, entry.error)
+            entry = self._journal.entries.get(worker)
+            how = (entry.outcome, entry.error) if entry else (Outcome.NONE, "")
+            return Healed(worker, notes, seen[0] if seen else None, *how)
         except NotYetError as error:
             return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
         except CannotHealError as error:
-            entry = self._journal.entries[worker]
-            by_hand, last = self._performer.by_hand(worker), seen[0] if seen else None
-            return NotHealed(worker, str(error), entry.residue, by_hand, last)
+            entry = self._journal.entries.get(worker)
+            residue, by_hand = entry.residue if entry else (), self._performer.by_hand(worker)
+            if name := self._journal.unreadable.get(worker):
+                residue, by_hand = (f"{name} cannot be read",), self._look_at(name)
+            return NotHealed(worker, str(error), residue, by_hand, seen[0] if seen else None)
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
             return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
@@ -327,12 +369,35 @@ class Service:
     async def _read_addresses(self) -> None:
         while True:
             await asyncio.sleep(ADDRESSES_S)
+            await self._read_once()
+
+    async def _read_once(self) -> None:
+        """Take in the node's addresses, or say why that cannot be: again when it changes, and now and then."""
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._eyes, self._read)
+        except TrogdorBusError as error:
+            text, now_ms = str(error), self._clock.now_ms()
+            if text != self._unread or now_ms - self._unread_ms > LONELY_AGAIN_S * 1_000:
+                log.warning("cannot read this node's addresses, so no fault can hit it; trying on: %s", text)
+                self._unread, self._unread_ms = text, now_ms
+        else:
+            self._unread = ""
+            self._handle(found)
+
+    async def _write_down(self) -> None:
+        """Write what could not be written at the start, as soon as it can be."""
+        while True:
             try:
-                found = await asyncio.get_running_loop().run_in_executor(self._eyes, self._read)
-            except TrogdorBusError as error:
-                log.warning("cannot read this node's addresses: %s", error)
+                await asyncio.get_running_loop().run_in_executor(self._hands, self._written)
+            except HostError as error:
+                log.error("nothing can be begun here: %s", error)
             else:
-                self._handle(found)
+                return
+            await asyncio.sleep(WRITE_AGAIN_S)
+
+    def _written(self) -> None:
+        self._journal.begin()
+        self._note()
 
     def _read(self) -> AddressesRead:
         addresses = self._platform.addresses()

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import resource
-import signal
 import socket
 import uuid
 from collections.abc import Coroutine, Sequence
 
 import msgspec
 
+from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
@@ -71,6 +71,8 @@ async def _run(settings: CoordinatorSettings) -> int:
         )
     with contextlib.ExitStack() as opened:
         store = opened.enter_context(contextlib.closing(Store(settings.state_dir)))
+        for line in stacks.keep(str(settings.state_dir)):
+            log.error("stack of an earlier life: %s", line)
         kept_in = open_log(settings.url, settings.keys)
         if kept_in is None:
             return (await _lead(settings, store, None))[0]
@@ -177,8 +179,8 @@ class Service:
     async def run(self) -> int:
         """Serve until told to end; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.end, f"{number.name} received")
+        for number in logs.ending_signals():
+            loop.add_signal_handler(number, self.end, logs.terminating(number))
         self._greet()
         self._bus.receive(self._on_beat, self._on_request)
         beside = [asyncio.create_task(self._resolve())]

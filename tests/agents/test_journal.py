@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -296,3 +297,61 @@ def test_that_test_can_fail(broken: type[SimDisk]) -> None:
     with pytest.raises((AssertionError, HostError)):
         for seed in range(50):
             lives_after_power_cuts(broken, seed)
+
+
+def test_a_journal_that_cannot_be_begun_begins_as_soon_as_it_can_be_written(disk: Disk, tmp_path: Path) -> None:
+    first = Journal(disk)
+    first.put(entry(1))
+    disk = Full(disk)
+    with pytest.raises(HostError, match="full"):
+        Journal(disk)
+    journal = Journal.to_begin(disk)
+    assert (journal.id, journal.life, journal.begun) == (first.id, 2, False)
+    assert journal.entries == first.entries
+    for write in (journal.begin, lambda: journal.put(entry(2)), lambda: journal.forget(1)):
+        with pytest.raises(HostError, match="full"):
+            write()
+    assert journal.entries == first.entries
+    disk.full = False
+    journal.put(entry(2))
+    assert (journal.life, journal.begun) == (2, True)
+    again = Journal(disk)
+    assert (again.id, again.life, sorted(again.entries)) == (first.id, 3, [1, 2])
+
+
+def test_without_an_id_on_disk_there_is_nothing_to_begin(disk: Disk) -> None:
+    with pytest.raises(HostError, match="there is no journal yet"):
+        Journal.to_begin(disk)
+
+
+class Full:
+    """A disk that takes nothing while it is full."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.full, self._disk = True, disk
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+    def create(self, name: str, data: bytes) -> None:
+        if self.full:
+            raise HostError("the disk is full")
+        self._disk.create(name, data)
+
+
+def test_what_cannot_be_read_is_read_again(disk: Disk) -> None:
+    Journal(disk).put(entry(7))
+    good = disk.read("worker-7.json")
+    for name, data in (("worker-7.json", b'{"task":"mine","state":"of tomorrow"}'), ("worker-x.json", b"?")):
+        disk.create(name, data)
+    journal = Journal(disk)
+    assert {name: journal.task_of(worker) for worker, name in journal.unreadable.items()} == {
+        "worker-7.json": "mine",
+        "worker-x.json": "of-worker-x",
+    }
+    assert [journal.read_again(worker) for worker in sorted(journal.unreadable)] == ["worker-x.json", "worker-7.json"]
+    assert journal.knows(7)
+    disk.create("worker-7.json", good)
+    disk.remove("worker-x.json")
+    assert [journal.read_again(worker) for worker in sorted(journal.unreadable)] == ["", ""]
+    assert (journal.unreadable, journal.broken, journal.entries) == ({}, (), {7: entry(7)})

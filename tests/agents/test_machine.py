@@ -29,6 +29,7 @@ from trogdor_bus.agents.events import (
     ReadBack,
     Reapplied,
     Reapply,
+    SendBeat,
     Ticked,
 )
 from trogdor_bus.agents.machine import (
@@ -618,12 +619,12 @@ def test_an_idle_agent_ends_at_once_and_a_stuck_worker_does_not_hold_it() -> Non
 def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awaits_is_told() -> None:
     agent = Agent()
     agent.run()
-    assert agent.hear() == [Heal(1, Outcome.DONE, "")]
+    assert agent.hear() == [Heal(1, Outcome.DONE, "", 0)]
     assert agent.pass_(10 * AGAIN_MS) == [], "a second undo while the first is under way"
-    agent.give(NotYet(1, "the service is ending", ("a note",), dropped=3, missed=("it lives",)))
+    agent.give(NotYet(1, "the service is ending", ("a note",), ReadBack(("it lives",), dropped=3)))
     assert agent.pass_(AGAIN_MS - 1) == []
     (again,) = agent.pass_(1)
-    assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (1.0 s in)")
+    assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (0.0 s in)")
     agent.pass_(2_000)
     assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it: the service is ending")
     agent.give(Healed(1, ("another",)))
@@ -651,3 +652,9 @@ def test_an_undo_of_an_earlier_life_that_goes_on_is_asked_for_at_once() -> None:
     agent = Agent()
     agent.machine.workers[1] = worker
     assert agent.after(0) == [Heal(1, Outcome.RESTARTED, "")]
+
+
+def test_a_life_that_is_not_on_disk_counts_on_from_what_it_may_have_sent() -> None:
+    """Its number may be that of the life before: who counts from the beginning again is taken for an old frame."""
+    effects = AgentMachine("n1", "j1", 3, now_ms=5, counted=70).handle(Ticked(), 5)
+    assert [effect.beat.counter for effect in effects if isinstance(effect, SendBeat)] == [(3 << 32) + 71]

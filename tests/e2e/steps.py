@@ -79,7 +79,7 @@ def _children(pid: int) -> list[int]:
     found = []
     for child in psutil.Process(pid).children():
         with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            if "trogdor_bus.agents" in child.cmdline():
+            if child.cmdline()[:2] == ["trogdor-bus", "agent"]:
                 found.append(child.pid)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -50,13 +51,13 @@ def _nothing_left() -> Iterator[None]:
 
 
 def command_lines() -> list[str]:
+    """Return what every process was started with: agents have it in their environment."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
-            try:
-                found.append((entry / "cmdline").read_text(errors="replace").replace("\0", " "))
-            except OSError:
-                continue
+            for file in ("cmdline", "environ"):
+                with contextlib.suppress(OSError):
+                    found.append((entry / file).read_text(errors="replace").replace("\0", " "))
     return found
 
 

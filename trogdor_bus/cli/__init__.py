@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -10,6 +11,9 @@ from trogdor_bus import __version__
 from trogdor_bus.cli import aborts, cluster, daemons, experiment, keys, lab, monitor, offline, tasks
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
+
+UNREAD_EXIT = 141
+"""As a shell tells of SIGPIPE."""
 
 app = typer.Typer(
     name="trogdor-bus",
@@ -31,6 +35,8 @@ def main() -> int:
     except TrogdorBusError as error:
         return report(error, as_json="--json" in sys.argv)
     except SystemExit as end:
+        if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
+            return UNREAD_EXIT  # whatever the libraries make of it
         return end.code if isinstance(end.code, int) else 0
     return 0
 

@@ -65,7 +65,7 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
         silence = error
     settings = _in_its_place(reach, state_dir, silence)
     teller.say(f"No coordinator answers at {reach.where()}: taking its place at {settings.url}.")
-    logs.set_up("warning", False)
+    logs.set_up("warning", daemon=False)
 
     async def errand() -> int:
         from trogdor_bus.coordinator.oneshot import take_place

@@ -160,7 +160,7 @@ def heal(
 
     if not node and state_dir is None:
         raise SpecError("whose faults?", path="$.state-dir", remedy="give --node NAME, or --state-dir DIR")
-    logs.set_up(log_level, log_json)
+    logs.set_up(log_level, log_json, daemon=False)
     if node:
         check_heard_name(node, "node name")
     from trogdor_bus.agents import heal as healing

@@ -17,8 +17,11 @@ from trogdor_bus.errors import HostError
 from trogdor_bus.host import boot_id
 
 log = logging.getLogger("trogdor_bus.agents")
-DIRECTORY = Path("/run/lock/trogdor-bus")
-"""Where root's locks are; a user who is not root has a directory beside it."""
+DIRECTORY = Path("/run/trogdor-bus-locks")
+"""Where root's locks are: nobody else can make it. Those of a user who is not root are in its `USERS` directory."""
+USERS = Path("/run/user")
+OLD = Path("/run/lock/trogdor-bus")
+"""Where the first versions have theirs, whose agents may still run; it counts nothing if somebody else made it."""
 WAIT_S = 20.0
 PAUSE_S = 0.02
 
@@ -33,13 +36,18 @@ def hold(identities: Iterable[NamespaceIdentity], wait_s: float = WAIT_S) -> Ite
     boot = boot_id()
     names = sorted({_name(identity) for identity in identities if identity.boot_id == boot})
     with contextlib.ExitStack() as held:
-        try:
-            directory = _open_directory()
-            held.callback(os.close, directory)
-            for name in names:
-                held.callback(_free, directory, name, _take(directory, name, deadline))
-        except OSError as error:
-            log.warning("going on without the lock of the network namespace (%s: %s)", DIRECTORY, error.strerror)
+        refused: list[str] = []
+        paths = _directories()
+        for path in paths:
+            try:
+                directory = _open_directory(path)
+                held.callback(os.close, directory)
+                for name in names:
+                    held.callback(_free, directory, name, _take(directory, name, deadline))
+            except OSError as error:
+                refused.append(f"{path}: {error.strerror}")
+        if len(refused) == len(paths):
+            log.warning("going on without the lock of the network namespace (%s)", "; ".join(refused))
         yield
 
 
@@ -47,11 +55,18 @@ def _name(identity: NamespaceIdentity) -> str:
     return hashlib.sha256(f"{identity.boot_id} {identity.cookie}".encode()).hexdigest()[:32]
 
 
-def _open_directory() -> int:
-    """Return the directory of the locks; OSError if it cannot be made or belongs to somebody else."""
+def _directories() -> tuple[Path, ...]:
+    """Return where the locks are, in the order in which everybody takes them: all that can be had are held."""
     user = os.geteuid()
-    path = DIRECTORY.with_name(f"{DIRECTORY.name}-{user}") if user else DIRECTORY
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not user:
+        return DIRECTORY, OLD
+    return USERS / str(user) / DIRECTORY.name, OLD.with_name(f"{OLD.name}-{user}")
+
+
+def _open_directory(path: Path) -> int:
+    """Return a directory of locks; OSError if it cannot be made, or belongs to somebody else."""
+    user = os.geteuid()
+    path.mkdir(mode=0o700, parents=path.parent == OLD.parent, exist_ok=True)
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     status = os.fstat(directory)
     if status.st_uid != user or stat.S_IMODE(status.st_mode) & 0o077:

@@ -93,7 +93,8 @@ def test_what_is_freed_is_gone_and_nothing_is_lost_between_many(tmp_path: Path) 
     counting = [subprocess.Popen(argv) for _ in range(4)]
     assert [one.wait(60) for one in counting] == [0] * 4
     assert count.read_text() == "200"
-    assert not (locking.DIRECTORY / locking._name(named("a"))).exists()
+    for directory in (locking.DIRECTORY, locking.OLD):
+        assert not (directory / locking._name(named("a"))).exists()
 
 
 def test_a_lock_that_was_freed_between_opening_and_locking_is_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,18 +134,70 @@ def test_one_of_an_earlier_boot_needs_none() -> None:
         pass
 
 
-@pytest.mark.parametrize("mode", [0o777, 0o770, 0o704])
-def test_a_directory_that_others_may_enter_is_not_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: int
-) -> None:
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """The directories of the locks, in one of the test."""
     require(os.geteuid() == 0, "needs root", "run it with sudo")
     monkeypatch.setattr(locking, "DIRECTORY", tmp_path / "locks")
+    monkeypatch.setattr(locking, "OLD", tmp_path / "lock" / "trogdor-bus")
+    (tmp_path / "lock").mkdir()
+    return locking.DIRECTORY, locking.OLD
+
+
+def taken_over(path: Path, how: str) -> None:
+    """Make a directory of locks before root does, as any user may."""
+    if how == "symlink":
+        path.with_name("elsewhere").mkdir(mode=0o700)
+        path.symlink_to(path.with_name("elsewhere"))
+    elif how == "file":
+        path.touch()
+    else:
+        path.mkdir(mode=0o700)
+        os.chown(path, 65534, 65534)
+
+
+@pytest.mark.parametrize("how", ["directory", "symlink", "file"])
+def test_who_made_the_old_directory_first_switches_no_lock_off(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    taken_over(places[1], how)
+    with hold([named("a")]), pytest.raises(HostError, match=f"^process {os.getpid()} injects"), hold([named("a")], 0):
+        pass
+    assert caplog.text == ""
+    assert places[1].is_file() or list(places[1].iterdir()) == []
+
+
+def test_an_agent_of_the_first_versions_is_waited_for_and_waits(places: tuple[Path, Path]) -> None:
+    file = places[1] / locking._name(named("a"))
     with hold([named("a")]):
-        assert (tmp_path / "locks").stat().st_mode & 0o777 == 0o700
-        assert len(list((tmp_path / "locks").iterdir())) == 1
-    (tmp_path / "locks").chmod(mode)
+        assert places[1].stat().st_mode & 0o777 == 0o700
+        assert file.exists()
+    with file.open("w") as theirs:
+        flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(HostError, match="injects or undoes a fault"), hold([named("a")], 0):
+            pass
+        with hold([named("b")], 0):
+            pass
+
+
+def test_only_root_can_make_the_directory_of_its_locks() -> None:
+    require(os.geteuid() == 0, "needs root", "run it with sudo")
+    status = locking.DIRECTORY.parent.stat()
+    assert (status.st_uid, status.st_mode & 0o022) == (0, 0)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o704])
+def test_a_directory_that_others_may_enter_is_not_used(
+    places: tuple[Path, Path], caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
     with hold([named("a")]):
-        assert list((tmp_path / "locks").iterdir()) == []
+        for path in places:
+            assert path.stat().st_mode & 0o777 == 0o700
+            assert len(list(path.iterdir())) == 1
+    for path in places:
+        path.chmod(mode)
+    with hold([named("a")]):
+        assert [list(path.iterdir()) for path in places] == [[], []]
     assert f"with mode {mode:04o}" in caplog.text and "going on without the lock" in caplog.text
 
 
