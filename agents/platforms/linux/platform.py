@@ -324,7 +324,8 @@ def _prepare_block(
     warnings: list[str] = []
     tables: list[Table] = []
     for family in FAMILIES:
-        chains = tuple(_chains(action, names, own, surroundings, family, local=namespace.own))
+        tracked = firewall.tracks(namespace, family)
+        chains = tuple(_chains(action, names, own, surroundings, family, local=namespace.own, tracked=tracked))
         if not chains:
             continue
         if family == 6 and not firewall.knows_ipv6(namespace):
@@ -360,13 +361,14 @@ def _chains(
     family: rules.Family,
     *,
     local: bool,
+    tracked: bool,
 ) -> Iterator[Chain]:
     for hook, name in names.items():
         drops: tuple[Rule, ...]
         if isinstance(action, BlockFrom):
-            drops = rules.drop_sources(action.peers, family)
+            drops = rules.drop_sources(action.peers, family, tracked=tracked)
         else:
-            drops = rules.drop_ports(action, hook)
+            drops = rules.drop_ports(action, hook, tracked=tracked)
         spared: tuple[Rule, ...] = ()
         if isinstance(action, BlockFrom) or not surroundings.force:
             spared = rules.spare_control(surroundings.control, own, local=local, hook=hook, family=family)
