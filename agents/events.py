@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trogdor_bus.actions import Peer
 from trogdor_bus.messages import Beat, Order, Snapshot
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Outcome
@@ -59,10 +60,14 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 class Reapplied(msgspec.Struct, frozen=True):
-    """What no longer held of a running worker was done again; `error` says why not."""
+    """What no longer held of a running worker was done again, and the peers' new addresses are in `blocked`, too.
+
+    `error` says why not all of it.
+    """
 
     worker: int
     error: str = ""
+    blocked: tuple[Peer, ...] = ()
 
 
 class LatchKept(msgspec.Struct, frozen=True):
@@ -127,9 +132,10 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Reapply(msgspec.Struct, frozen=True):
-    """Do again what no longer holds of a running worker; answer with Reapplied."""
+    """Do again what no longer holds of a running worker, and block the `drift` beside it; answer with Reapplied."""
 
     worker: int
+    drift: tuple[Peer, ...] = ()
 
 
 class KeepLatch(msgspec.Struct, frozen=True):

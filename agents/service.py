@@ -218,8 +218,8 @@ class Service:
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
                 self._by_hand(functools.partial(self._look, workers))
-            case Reapply(worker=worker):
-                self._by_hand(functools.partial(self._reapply, worker))
+            case Reapply():
+                self._by_hand(functools.partial(self._reapply, effect))
             case KeepLatch(id=latch):
                 log.warning("aborted: nothing starts here until it is resumed" if latch else "resumed")
                 self._by_hand(functools.partial(self._keep_latch, latch))
@@ -279,15 +279,15 @@ class Service:
         found = {worker: performer.disturbances(worker) for worker in workers}
         return Looked(found, {worker: performer.dropped(worker) for worker in workers})
 
-    def _reapply(self, worker: int) -> Reapplied:
+    def _reapply(self, effect: Reapply) -> Reapplied:
+        worker = effect.worker
         try:
-            self._performer.reapply(worker)
+            return Reapplied(worker, blocked=self._performer.reapply(worker, effect.drift))
         except TrogdorBusError as error:
             return Reapplied(worker, str(error))
         except Exception as error:
             log.exception("worker %d: internal error while putting it back", worker)
             return Reapplied(worker, f"internal error: {error!r}")
-        return Reapplied(worker)
 
     def _keep_latch(self, latch: str) -> LatchKept:
         try:

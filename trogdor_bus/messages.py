@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import AnyAction, Peer
 from trogdor_bus.errors import BusError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
@@ -48,7 +48,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One worker that a node should have.
 
     It is addressed to one journal and performed at most once. `actions` None: keep it if you have it, never start it.
-    `reapply`: what somebody changes of it is put back.
+    `reapply`: what somebody changes of it is put back. `drift`: what the peers of its blocks announce beside the
+    addresses that the actions name.
     """
 
     worker: Number
@@ -61,6 +62,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     texts: Texts = Texts("starting", "active", "stopping", "done")
     force: bool = False
     reapply: bool = False
+    drift: tuple[Peer, ...] = ()
 
 
 class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):

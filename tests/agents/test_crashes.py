@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import Crash, CrashPoints, NeverSyncs, NeverSyncsDirectory, SimDisk
+from trogdor_bus.actions import BlockFrom, Peer
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, TrogdorBusError
@@ -22,6 +23,7 @@ Script = tuple[tuple[str, int], ...]
 Cuts = tuple[bool, bool, bool]
 
 ONE: Script = (("inject", 1), ("heal", 1), ("forget", 1))
+FOLLOWED: Script = (("inject", 1), ("drift", 1), ("heal", 1), ("forget", 1))
 TWO: Script = (("inject", 1), ("inject", 2), ("heal", 1), ("forget", 1), ("heal", 2), ("forget", 2))
 
 
@@ -61,6 +63,8 @@ class World:
             self.performer.inject(order(worker), 99, Surroundings())
             expected = {f"rule-{worker}", "stopped-7"}
             assert expected <= self.machine.effects, "what was injected is not there"
+        elif verb == "drift":
+            self.performer.reapply(worker, (Peer("n2", ("10.90.0.2",)), Peer("n3", ("10.90.0.3",))))
         elif verb == "heal":
             self.performer.heal(worker, Outcome.DONE, "")
         else:
@@ -140,6 +144,10 @@ def test_one_worker_and_two_deaths_anywhere() -> None:
     assert explore(World, ONE, range(3)) > 5_000
 
 
+def test_one_worker_that_follows_the_addresses_of_its_peers_and_two_deaths_anywhere() -> None:
+    assert explore(World, FOLLOWED, range(1)) > 2_000
+
+
 def test_two_overlapping_workers_and_two_deaths_anywhere() -> None:
     assert explore(World, TWO, range(1)) > 10_000
 
@@ -187,6 +195,15 @@ class EarlyUndone(Performer):
         return super().heal(worker, outcome, error)
 
 
+class LateStep(Performer):
+    """Blocks what is new without writing its undo down first."""
+
+    def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
+        held = self.journal.held(excluding=worker)
+        for step in self.platform.prepare(worker, BlockFrom(peers=drift), Surroundings(), held).steps:
+            self.platform.do(step)
+
+
 class Resigned(Performer):
     """Leaves what an earlier life did."""
 
@@ -195,7 +212,7 @@ class Resigned(Performer):
 
 
 @pytest.mark.parametrize(
-    "broken", [NeverSyncs, NeverSyncsDirectory, LateIntent, Amnesia, Selfish, Volatile, EarlyUndone, Resigned]
+    "broken", [NeverSyncs, NeverSyncsDirectory, LateIntent, LateStep, Amnesia, Selfish, Volatile, EarlyUndone, Resigned]
 )
 def test_that_these_tests_can_fail(broken: type[SimDisk] | type[Journal] | type[Performer]) -> None:
     class BrokenWorld(World):
@@ -204,7 +221,7 @@ def test_that_these_tests_can_fail(broken: type[SimDisk] | type[Journal] | type[
         performer_class = broken if issubclass(broken, Performer) else Performer
 
     with pytest.raises(AssertionError):
-        explore(BrokenWorld, TWO, range(3))
+        explore(BrokenWorld, FOLLOWED if broken is LateStep else TWO, range(3))
 
 
 WORKERS = st.integers(1, 3)

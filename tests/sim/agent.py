@@ -359,15 +359,14 @@ class SimAgent:
                     return event
             case Look(workers=workers):
                 return Looked({worker: self._performer.disturbances(worker) for worker in workers})
-            case Reapply(worker=worker):
+            case Reapply(worker=worker, drift=drift):
                 self._again = True
                 try:
-                    self._performer.reapply(worker)
+                    return Reapplied(worker, blocked=self._performer.reapply(worker, drift))
                 except TrogdorBusError as error:
                     return Reapplied(worker, str(error))
                 finally:
                     self._again = False
-                return Reapplied(worker)
             case KeepLatch(id=latch):
                 try:
                     self._performer.journal.keep_latch(latch)

@@ -12,7 +12,7 @@ from typing import get_args
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
 from trogdor_bus.agents.platforms.linux import firewall, leaders, locking, newcomers, processes, rules, signals
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
@@ -322,6 +322,8 @@ def _prepare_block(
     names = {hook: _chain_name(worker, hook) for hook in _hooks(action)}
     own = namespace.addresses()
     warnings: list[str] = []
+    if isinstance(action, BlockFrom):
+        action = _but_own(action, own, warnings)
     tables: list[Table] = []
     for family in FAMILIES:
         tracked = firewall.tracks(namespace, family)
@@ -344,6 +346,17 @@ def _prepare_block(
         tuple(OwnedChains(table.tool, tuple(chain.name for chain in table.chains)) for table in tables),
     )
     return Prepared((step(Block(namespace.identity, tuple(tables)), undo),), tuple(warnings))
+
+
+def _but_own(action: BlockFrom, own: Sequence[str], warnings: list[str]) -> BlockFrom:
+    """Return the block without addresses that this node has itself by now: it would cut itself off."""
+    mine = set(map(rules.address, own))
+    kept = []
+    for peer in action.peers:
+        held = [text for text in peer.addresses if rules.address(text) in mine]
+        warnings += [f"{text} of {peer.node} is left out: this node has it itself" for text in held]
+        kept.append(Peer(peer.node, tuple(text for text in peer.addresses if text not in held)))
+    return BlockFrom(peers=tuple(kept))
 
 
 def _hooks(action: BlockFrom | BlockPorts) -> tuple[Hook, ...]:
