@@ -77,11 +77,15 @@ class LatchKept(msgspec.Struct, frozen=True):
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
-    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known."""
+    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known.
+
+    `trouble`: why there is nothing that a fault could hit, "" while there is.
+    """
 
     addresses: tuple[str, ...]
     broker: int | None = None
     controller: int | None = None
+    trouble: str = ""
 
 
 class EndRequested(msgspec.Struct, frozen=True):

@@ -157,9 +157,7 @@ class AgentMachine:
         self._counter = life << 32
         self._sent: dict[int, int] = {}
         self._past: dict[int, Worker] = {}
-        self._addresses: tuple[str, ...] = ()
-        self._broker: int | None = None
-        self._controller: int | None = None
+        self._place = AddressesRead(())
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
         self._looking = False
@@ -203,8 +201,8 @@ class AgentMachine:
                 self._reapplied(event, now_ms)
             case LatchKept(id=latch):
                 self._kept = latch
-            case AddressesRead(addresses=addresses, broker=broker, controller=controller):
-                self._addresses, self._broker, self._controller = addresses, broker, controller
+            case AddressesRead():
+                self._place = event
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -416,14 +414,15 @@ class AgentMachine:
             counter=self._counter,
             stamp=self.stamp,
             reports=tuple(self._report(worker, now_ms) for worker in self._all()),
-            addresses=self._addresses,
+            addresses=self._place.addresses,
             version=self._version,
             pid=self._pid,
             clash=self.clash,
             latch=self._kept,
             leaving=leaving,
-            broker=self._broker,
-            controller=self._controller,
+            broker=self._place.broker,
+            controller=self._place.controller,
+            trouble=self._place.trouble,
             attached=self._attached,
         )
 
@@ -473,8 +472,7 @@ class AgentMachine:
             (w.id, w.state, w.error, w.warnings, w.disturbed, w.residue, w.dropped) for w in workers if not _moving(w)
         )
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        place = (self._addresses, self._broker, self._controller)
-        return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)
+        return (self.clash, self._place, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

@@ -46,7 +46,7 @@ from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
-from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
+from trogdor_bus.errors import BusError, CannotHealError, GoneError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
@@ -146,6 +146,7 @@ class Service:
         self._wake = asyncio.Event()
         self._ended = False
         self._epoch = 0
+        self._trouble = ""
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -316,13 +317,20 @@ class Service:
                 self._handle(found)
 
     def _read(self) -> AddressesRead:
-        addresses = self._platform.addresses()
+        addresses, trouble = tuple[str, ...](), ""
+        try:
+            addresses = self._platform.addresses()
+        except GoneError as error:
+            trouble = str(error)
+        if trouble != self._trouble:
+            log.warning("%s", trouble or "what this agent acts on is there again")
+        self._trouble = trouble
         broker, controller = self._settings.broker, self._settings.controller
         if broker is None and isinstance(self._platform, BrokerPlatform):
             broker = self._platform.broker()
         if controller is None and isinstance(self._platform, ControllerPlatform):
             controller = self._platform.controller()
-        return AddressesRead(addresses, broker, controller)
+        return AddressesRead(addresses, broker, controller, trouble)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""

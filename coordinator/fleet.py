@@ -158,7 +158,7 @@ class Fleet:
             heard_ms=now_ms,
             version=beat.version,
             addresses=_together(node.resolved, node.announced),
-            note="its agent ended" if beat.leaving else "",
+            note="its agent ended" if beat.leaving else beat.trouble,
             left=beat.leaving,
             broker=node.row.broker if node.claim is None else node.claim,
             controller=node.controller_seat().claim,

@@ -10,6 +10,7 @@ TrogdorBusError
 │   ├── NoCoordinatorError   nobody answered
 │   └── TakenError           another coordinator has the place
 ├── HostError            the machine under test refused or failed
+│   ├── GoneError            what is acted on is not there any more
 │   └── CannotHealError      an undo did not succeed; the fault may still be there
 ├── FencedError          another coordinator is in charge
 ├── InvalidTransitionError   an illegal event; carries the story of its id
@@ -65,6 +66,10 @@ class TakenError(BusError):
 
 class HostError(TrogdorBusError):
     """The machine under test refused or failed; the text carries its own words."""
+
+
+class GoneError(HostError):
+    """The process, container or network namespace that is acted on is not there any more."""
 
 
 class CannotHealError(HostError):

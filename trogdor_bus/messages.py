@@ -113,7 +113,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     `counter` grows with each beat and over restarts, `latch` is the id of the latch that it keeps on disk, `leaving`
     says that the agent ends on purpose. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
     controller that its node is, `attached` says that it acts on another network namespace than its own: then what cuts
-    the node does not cut the agent.
+    the node does not cut the agent. `trouble` says why no fault can hit the node now: it has lost what it acts on.
     """
 
     node: str
@@ -130,6 +130,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     broker: Number | None = None
     controller: Number | None = None
     attached: bool = False
+    trouble: str = ""
 
 
 # --- requests of clients, and their replies ---------------------------------------------------------------------------

@@ -330,6 +330,14 @@ def test_an_old_word_adds_no_rule() -> None:
     assert agent.report().disturbed == ()
 
 
+def test_what_is_not_there_any_more_is_told_at_once_and_announced_no_more() -> None:
+    agent = Agent()
+    agent.give(AddressesRead(("10.0.0.1",), broker=1))
+    agent.give(AddressesRead((), broker=1, trouble="process 7 has ended"))
+    beat = decode(encode(agent.beats[-1]), Beat)
+    assert (beat.addresses, beat.broker, beat.trouble) == ((), 1, "process 7 has ended")
+
+
 # --- aborts -----------------------------------------------------------------------------------------------------------
 
 

@@ -112,6 +112,14 @@ def test_a_silent_agent_keeps_its_addresses(fleet: Fleet) -> None:
     assert fleet.topology((), ()).nodes["a"].addresses == ("10.0.0.1",)
 
 
+def test_a_node_that_has_lost_what_it_acts_on_says_so_and_has_no_address(fleet: Fleet) -> None:
+    fleet.hear(beat(counter=1), NOW)
+    fleet.hear(beat(counter=2, addresses=(), trouble="process 7 has ended"), NOW)
+    assert (fleet.nodes["a"].row.note, fleet.nodes["a"].addresses) == ("process 7 has ended", ())
+    fleet.hear(beat(counter=3), NOW)
+    assert fleet.nodes["a"].row.note == ""
+
+
 def test_only_configured_names_may_join(configured: Fleet) -> None:
     ignored = configured.hear(beat("z"), NOW)
     assert ignored == Heard(False, "node z is not in the configuration, its agent is ignored")

@@ -14,6 +14,7 @@ import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
 from trogdor_bus.agents.platforms.linux import firewall, leaders, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux.holders import Held, open_held
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
     open_again,
@@ -50,6 +51,10 @@ from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Step, Surroundings
 
+LOST = (
+    "gone: no name, process, open file or mount of this machine leads to the network namespace any more; whether "
+    "something else still holds it, with the rules in it, cannot be known"
+)
 FAMILIES: tuple[rules.Family, ...] = (4, 6)
 
 
@@ -64,6 +69,7 @@ class LinuxPlatform:
         self._attachment = parse_attachment(attach)
         self._restarts = Restarts(self._attachment)
         self._leaders = leaders.Leaders()
+        self._held = Held()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
         self._controller: int | None = None
@@ -118,6 +124,7 @@ class LinuxPlatform:
                 if namespace is None:
                     raise HostError("the network namespace is gone since the fault was prepared")
                 with namespace:
+                    self._held.keep(block.namespace, _chains_of(block))
                     for table in block.tables:
                         firewall.install(namespace, table)
             case Freeze() as freeze:
@@ -137,7 +144,7 @@ class LinuxPlatform:
         try:
             match read(step.undo):
                 case Unblock() as unblock:
-                    return _unblock(unblock)
+                    return self._unblock(unblock)
                 case Thaw() as thaw:
                     return signals.thaw(thaw, freezes(thaw.process, held))
                 case Finish() as finish:
@@ -162,7 +169,7 @@ class LinuxPlatform:
             case Block() as block:
                 namespace = open_again(block.namespace)
                 if namespace is None:
-                    return "the network namespace is gone"
+                    return "the network namespace is gone: it has no name and no process any more"
                 with namespace:
                     found = (firewall.disturbance(namespace, table) for table in block.tables)
                     return next(filter(None, found), "")
@@ -174,7 +181,7 @@ class LinuxPlatform:
     def dropped(self, step: Step) -> int:
         """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
         operation = read(step.do)
-        namespace = open_again(operation.namespace) if isinstance(operation, Block) else None
+        namespace = self._reach(operation.namespace) if isinstance(operation, Block) else None
         if not isinstance(operation, Block) or namespace is None:
             return 0
         with namespace:
@@ -199,11 +206,14 @@ class LinuxPlatform:
         """Return what is left of an undone step; () is what everybody wants."""
         match read(step.undo):
             case Unblock() as unblock:
-                namespace = open_again(unblock.namespace)
+                namespace = self._reach(unblock.namespace)
                 if namespace is None:
                     return ()
                 with namespace:
-                    return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
+                    found = (left for table in unblock.tables for left in firewall.residue(namespace, table))
+                    if not (left := tuple(found)):
+                        self._held.release(unblock.namespace, _chains_of(unblock))
+                    return left
             case Thaw(leave=False) as thaw if not _held(thaw, held) and signals.is_stopped(thaw.process):
                 return (f"process {thaw.process.pid} ({thaw.name}) is still stopped",)
             case LeadBack() as back:
@@ -215,7 +225,7 @@ class LinuxPlatform:
         """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
         match read(step.do), read(step.undo):
             case Block() as block, _:
-                inside = typed_prefix(block.namespace)
+                inside = self._inside(block.namespace)
                 chains = [(f"{inside}{table.tool}", chain) for table in block.tables for chain in table.chains]
                 return "; ".join(
                     f"{tool} -D {chain.hook} -j {chain.name} -w; {tool} -F {chain.name} -w; {tool} -X {chain.name} -w"
@@ -237,7 +247,35 @@ class LinuxPlatform:
     def _typed_prefix(self) -> str:
         """Return the words before a command of the node; "" if its container is down, which the command brings back."""
         with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
-            return typed_prefix(namespace.identity) or ""
+            return typed_prefix(namespace)
+        return ""
+
+    def _inside(self, identity: NamespaceIdentity) -> str | None:
+        """Return the words before a command in that namespace; None if it is not to be found."""
+        namespace = self._reach(identity)
+        if namespace is None:
+            return None
+        with namespace:
+            return typed_prefix(namespace)
+
+    def _reach(self, identity: NamespaceIdentity) -> Namespace | None:
+        """Return that very namespace, however it can be reached, None if that is not known: see `open_held`."""
+        return self._held.open(identity) or open_again(identity) or open_held(identity)
+
+    def _unblock(self, operation: Unblock) -> str:
+        if operation.namespace.boot_id != boot_id():
+            return "gone: the machine was booted since, and the rules went with it"
+        namespace = self._reach(operation.namespace)
+        if namespace is None:
+            return LOST
+        with namespace:
+            failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
+        if failures:
+            raise HostError("; ".join(failures))
+        named = open_again(operation.namespace)
+        if named is None:
+            return "gone: the network namespace has no name and no process any more; the rules were taken out of it"
+        named.close()
         return ""
 
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
@@ -393,15 +431,11 @@ def _chain_name(worker: int, hook: Hook) -> str:
     return "TB-" + hashlib.sha256(f"{worker}/{hook}/{uuid.uuid4()}".encode()).hexdigest()[:16]
 
 
-def _unblock(operation: Unblock) -> str:
-    namespace = open_again(operation.namespace)
-    if namespace is None:
-        return "gone: the network namespace is no more, and the rules went with it"
-    with namespace:
-        failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
-    if failures:
-        raise HostError("; ".join(failures))
-    return ""
+def _chains_of(operation: Block | Unblock) -> set[str]:
+    """Return the names of the chains that it makes or removes."""
+    if isinstance(operation, Block):
+        return {chain.name for table in operation.tables for chain in table.chains}
+    return {name for owned in operation.tables for name in owned.chains}
 
 
 def _remove(namespace: Namespace, table: OwnedChains) -> str:
