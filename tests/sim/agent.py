@@ -168,6 +168,12 @@ class SimAgent:
         if self.machine is not None and self._suspended_ms is None:
             self._awake(lambda: self.handle(EndRequested()))
 
+    def announce(self, address: str) -> None:
+        """Let the machine get another address, which the process sees if it runs."""
+        self.platform.more += (address,)
+        if self.machine is not None and self._suspended_ms is None:
+            self._awake(lambda: self.handle(AddressesRead(self.platform.addresses())))
+
     def freeze(self) -> None:
         """Stop the process where it is; what comes in waits."""
         self.frozen = self.machine is not None
@@ -362,7 +368,9 @@ class SimAgent:
             case Reapply(worker=worker, drift=drift):
                 self._again = True
                 try:
-                    return Reapplied(worker, blocked=self._performer.reapply(worker, drift))
+                    blocked = self._performer.reapply(worker, drift)
+                    self.promises.check_blocked(worker, blocked)
+                    return Reapplied(worker, blocked=blocked)
                 except TrogdorBusError as error:
                     return Reapplied(worker, str(error))
                 finally:
