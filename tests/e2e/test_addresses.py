@@ -103,13 +103,7 @@ def _restart(lab: Lab, *options: str) -> None:
 def test_with_a_configured_address_the_others_are_cut_too_and_what_is_left_out_is_told(configured: Lab) -> None:
     lab, groups = configured, (["node1", "node2"], ["node3"])
     with with_addresses(lab, {"node2": f"{SHARED}/32", "node3": f"{SHARED}/32"}, "dev", "lo"):
-        wait_until(
-            lambda: (
-                [name for name, node in lab.ask("nodes").items() if SHARED in node["addresses"]] == ["node2", "node3"]
-            ),
-            FOLLOWED_S,
-            "the shared address to be announced",
-        )
+        wait_until(lambda: announcing(lab, SHARED) == {"node2", "node3"}, FOLLOWED_S, f"{SHARED} to be announced")
         task = new_id("configured")
         told = lab.trogdor("submit", "-", "--dry-run", "--json", given=json.dumps(partition(*groups)))
         plan: dict[str, Any] = json.loads(told.stdout)
