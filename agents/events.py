@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from trogdor_bus.actions import Peer
 from trogdor_bus.messages import Beat, Order, Snapshot
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Disturbance, Outcome
@@ -94,11 +95,15 @@ class Looked(msgspec.Struct, frozen=True):
 
 
 class Reapplied(msgspec.Struct, frozen=True):
-    """What no longer held of a running worker was done again; `error` says why not, `after` how it is now."""
+    """What no longer held of a running worker was done again, and the peers' new addresses are in `blocked`, too.
+
+    `error` says why not all of it, `after` how it is now.
+    """
 
     worker: int
     error: str = ""
     after: ReadBack = ReadBack()
+    blocked: tuple[Peer, ...] = ()
 
 
 class LatchKept(msgspec.Struct, frozen=True):
@@ -108,11 +113,15 @@ class LatchKept(msgspec.Struct, frozen=True):
 
 
 class AddressesRead(msgspec.Struct, frozen=True):
-    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known."""
+    """The node's own addresses, and the ids of the Kafka broker and of the controller that it is, if they are known.
+
+    `trouble`: why there is nothing that a fault could hit, "" while there is.
+    """
 
     addresses: tuple[str, ...]
     broker: int | None = None
     controller: int | None = None
+    trouble: str = ""
 
 
 class EndRequested(msgspec.Struct, frozen=True):
@@ -165,9 +174,10 @@ class Look(msgspec.Struct, frozen=True):
 
 
 class Reapply(msgspec.Struct, frozen=True):
-    """Do again what no longer holds of a running worker; answer with Reapplied."""
+    """Do again what no longer holds of a running worker, and block the `drift` beside it; answer with Reapplied."""
 
     worker: int
+    drift: tuple[Peer, ...] = ()
 
 
 class KeepLatch(msgspec.Struct, frozen=True):

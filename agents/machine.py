@@ -128,9 +128,7 @@ class AgentMachine:
         self._counter = (life << 32) + counted
         self._sent: dict[int, int] = {}
         self._past: dict[int, Worker] = {}
-        self._addresses: tuple[str, ...] = ()
-        self._broker: int | None = None
-        self._controller: int | None = None
+        self._place = AddressesRead(())
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
         self._looking = False
@@ -162,8 +160,8 @@ class AgentMachine:
                 self._reapplied(event, now_ms)
             case LatchKept(id=latch):
                 self._kept = latch
-            case AddressesRead(addresses=addresses, broker=broker, controller=controller):
-                self._addresses, self._broker, self._controller = addresses, broker, controller
+            case AddressesRead():
+                self._place = event
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -272,6 +270,13 @@ class AgentMachine:
                 if order.worker not in self.workers and order.actions is not None:
                     ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
                     self._start(order, ends_ms, now_ms, effects)
+                self._heed_drift(order, now_ms)
+
+    def _heed_drift(self, order: Order, now_ms: int) -> None:
+        """Keep, and tell, what the peers of a running worker announce beside what its rules name."""
+        worker = self.workers.get(order.worker)
+        if order.drift and worker and worker.state is WorkerState.RUNNING:
+            worker.see_drift(order.drift, now_ms)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
@@ -369,13 +374,13 @@ class AgentMachine:
             worker = self.workers.get(worker_id)
             if worker and worker.state is WorkerState.RUNNING:
                 worker.see(seen, now_ms)
-                if worker.reapply and (seen.found or seen.unseen):
-                    effects.append(Reapply(worker_id))
+                if worker.reapply and (seen.found or seen.unseen or worker.drift):
+                    effects.append(Reapply(worker_id, worker.drift))
 
     def _reapplied(self, event: Reapplied, now_ms: int) -> None:
         worker = self.workers.get(event.worker)
         if worker is not None and worker.state is WorkerState.RUNNING:
-            worker.see_put_back(event.error, event.after, now_ms)
+            worker.see_put_back(event.error, event.after, event.blocked, now_ms)
 
     # --- beats ------------------------------------------------------------------------------------------------------
 
@@ -393,14 +398,15 @@ class AgentMachine:
             counter=self._counter,
             stamp=self.stamp,
             reports=tuple(self._report(worker, now_ms) for worker in self._all()),
-            addresses=self._addresses,
+            addresses=self._place.addresses,
             version=self._version,
             pid=self._pid,
             clash=self.clash,
             latch=self._kept,
             leaving=leaving,
-            broker=self._broker,
-            controller=self._controller,
+            broker=self._place.broker,
+            controller=self._place.controller,
+            trouble=self._place.trouble,
             attached=self._attached,
         )
 
@@ -450,8 +456,7 @@ class AgentMachine:
             (w.id, w.state, w.error, w.warnings, w.disturbed, w.residue, w.dropped) for w in workers if not _moving(w)
         )
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        place = (self._addresses, self._broker, self._controller)
-        return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)
+        return (self.clash, self._place, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import msgspec
 
+from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.errors import (
@@ -75,6 +77,7 @@ class Performer:
         self._sleep = sleep
         self._surroundings: dict[int, Surroundings] = {}
         self._begun: dict[int, Callable[[str], tuple[str, ...]]] = {}
+        self._followed: dict[int, tuple[Peer, ...]] = {}
 
     def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
         """Perform a new worker and return warnings; NotInjectedError says why not, and whether anything is left.
@@ -224,10 +227,11 @@ class Performer:
                 counts += [seen.dropped] if seen.dropped is not None else []
         return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
 
-    def reapply(self, worker: int) -> ReadBack:
-        """Do again what no longer holds of an applied worker, and return how it is then; HostError if it cannot be.
+    def reapply(self, worker: int, drift: tuple[Peer, ...] = ()) -> ReadBack:
+        """Do again what no longer holds of an applied worker, block the `drift` of its peers; return how it is then.
 
-        A step that is new (for a process that somebody started again) is on disk before it is done, as ever.
+        A step that is new (for a process that somebody started again, for addresses) is on disk before it is done, as
+        ever. HostError says why something cannot be; the rest is done.
         """
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
@@ -235,8 +239,29 @@ class Performer:
         with self._alone(entry.steps) as barred:
             if barred:
                 raise HostError(barred)
-            self._reapply(entry)
+            try:
+                self._reapply(entry)
+            finally:
+                self._follow(worker, drift)
             return self.look(worker)
+
+    def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
+        """Block what is new; what was begun before and did not hold is a step of the worker, and done again as one."""
+        known = self._followed.get(worker, ())
+        new = beyond(drift, known)
+        if not new:
+            return
+        entry = self.journal.entries[worker]
+        held = self.journal.held(excluding=worker)
+        prepared = self.platform.prepare(worker, BlockFrom(peers=new), self._surroundings[worker], held)
+        if len(entry.steps) + len(prepared.steps) > MAX_STEPS:
+            raise HostError(f"it was put back {MAX_STEPS} times; whose addresses change so often?")
+        self.journal.put(msgspec.structs.replace(entry, steps=(*entry.steps, *prepared.steps)))
+        self._followed[worker] = together(known, new)
+        for step in prepared.steps:
+            self.platform.do(step)
+        if prepared.warnings:
+            raise HostError("; ".join(prepared.warnings))
 
     def _reapply(self, entry: Entry) -> None:
         held = self.journal.held(excluding=entry.worker)
@@ -276,6 +301,7 @@ class Performer:
         if entry.state is not JournalState.UNDONE:
             raise InvalidTransitionError(f"worker {worker} of task {entry.task}", entry.state, "forget")
         self._surroundings.pop(worker, None)
+        self._followed.pop(worker, None)
         self.journal.forget(worker)
 
     @contextlib.contextmanager

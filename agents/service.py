@@ -49,7 +49,15 @@ from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
-from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, NotYetError, TrogdorBusError
+from trogdor_bus.errors import (
+    BusError,
+    CannotHealError,
+    GoneError,
+    HostError,
+    NotFoundError,
+    NotYetError,
+    TrogdorBusError,
+)
 from trogdor_bus.messages import Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, Surroundings
@@ -166,6 +174,7 @@ class Service:
         self._ended = False
         self._epoch = 0
         self._unread, self._unread_ms = "", 0
+        self._trouble = ""
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -264,8 +273,8 @@ class Service:
                 self._by_hand(functools.partial(self._heal, effect))
             case Look(workers=workers):
                 self._by_hand(functools.partial(self._look, workers))
-            case Reapply(worker=worker):
-                self._by_hand(functools.partial(self._reapply, worker))
+            case Reapply():
+                self._by_hand(functools.partial(self._reapply, effect))
             case KeepLatch(id=latch):
                 log.warning("aborted: nothing starts here until it is resumed" if latch else "resumed")
                 self._by_hand(functools.partial(self._keep_latch, latch))
@@ -340,15 +349,16 @@ class Service:
     def _look(self, workers: tuple[int, ...]) -> Looked:
         return Looked({worker: self._performer.look(worker) for worker in workers})
 
-    def _reapply(self, worker: int) -> Reapplied:
+    def _reapply(self, effect: Reapply) -> Reapplied:
+        worker = effect.worker
         try:
-            after = self._performer.reapply(worker)
+            after = self._performer.reapply(worker, effect.drift)
+            return Reapplied(worker, after=after, blocked=effect.drift)
         except TrogdorBusError as error:
             return Reapplied(worker, str(error))
         except Exception as error:
             log.exception("worker %d: internal error while putting it back", worker)
             return Reapplied(worker, f"internal error: {error!r}")
-        return Reapplied(worker, after=after)
 
     def _keep_latch(self, latch: str) -> LatchKept:
         try:
@@ -400,13 +410,20 @@ class Service:
         self._note()
 
     def _read(self) -> AddressesRead:
-        addresses = self._platform.addresses()
+        addresses, trouble = tuple[str, ...](), ""
+        try:
+            addresses = self._platform.addresses()
+        except GoneError as error:
+            trouble = str(error)
+        if trouble != self._trouble:
+            log.warning("%s", trouble or "what this agent acts on is there again")
+        self._trouble = trouble
         broker, controller = self._settings.broker, self._settings.controller
         if broker is None and isinstance(self._platform, BrokerPlatform):
             broker = self._platform.broker()
         if controller is None and isinstance(self._platform, ControllerPlatform):
             controller = self._platform.controller()
-        return AddressesRead(addresses, broker, controller)
+        return AddressesRead(addresses, broker, controller, trouble)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""

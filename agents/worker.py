@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trogdor_bus.actions import Peer
+from trogdor_bus.agents.drift import beyond, together, told
 from trogdor_bus.agents.events import Inject, ReadBack
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
@@ -19,7 +21,8 @@ class Worker(msgspec.Struct, kw_only=True):
     `since_ms` is when it took hold, `stopped_ms` when it was told to end. `inject` is what it began with, `awaits` what
     its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was
     put back. `counted` are packets since its rules are there (None: not to be known), `before` those that were counted
-    before its rules were put back.
+    before its rules were put back. `drift` are addresses of its peers that no rule names, `blocked` those that some do
+    since.
     """
 
     id: int
@@ -38,6 +41,8 @@ class Worker(msgspec.Struct, kw_only=True):
     counted: int | None = None
     before: int = 0
     reapply: bool = False
+    drift: tuple[Peer, ...] = ()
+    blocked: tuple[Peer, ...] = ()
     put_back: int = 0
     met_nothing: str = ""
     since_ms: int = 0
@@ -62,7 +67,7 @@ class Worker(msgspec.Struct, kw_only=True):
         """Take in a look while it runs."""
         self._count(seen.dropped)
         self.dropped = self.dropped or self._total()  # that it drops is news; how much is told at its end
-        self._disturb(seen, now_ms)
+        self._look(seen, now_ms)
 
     def see_last(self, last: ReadBack | None) -> None:
         """Take in the look directly before the undo; None if there was one before."""
@@ -70,19 +75,24 @@ class Worker(msgspec.Struct, kw_only=True):
             return
         self._count(last.dropped)
         self.dropped = max(self.dropped, self._total())
-        self._disturb(last, self.stopped_ms)
+        self._look(last, self.stopped_ms)
 
-    def see_put_back(self, error: str, after: ReadBack, now_ms: int) -> None:
+    def see_drift(self, drift: tuple[Peer, ...], now_ms: int) -> None:
+        """Take in what its peers announce and no rule named when it was ordered."""
+        self.drift = beyond(together(self.drift, drift), self.blocked)
+        self._disturb(told(self.drift), now_ms)
+
+    def see_put_back(self, error: str, after: ReadBack, blocked: tuple[Peer, ...], now_ms: int) -> None:
         """Take in that what no longer held was done again, or why not, and what a look found afterwards."""
         if error:
-            after = ReadBack(found=(f"cannot be put back: {error}",))
-        else:
-            known, left = self.disturbed, (*after.found, *after.unseen)
-            self.disturbed = tuple(
-                one if one.text in left else msgspec.structs.replace(one, mended=True) for one in known
-            )
-            self.put_back += self.disturbed != known
-        self._disturb(after, now_ms)
+            self._disturb((f"cannot be put back: {error}",), now_ms)
+            return
+        self.blocked = together(self.blocked, blocked)
+        self.drift = beyond(self.drift, blocked)
+        known, left = self.disturbed, (*after.found, *after.unseen, *told(self.drift))
+        self.disturbed = tuple(one if one.text in left else msgspec.structs.replace(one, mended=True) for one in known)
+        self.put_back += self.disturbed != known
+        self._look(after, now_ms)
 
     def stop(self, outcome: Outcome, error: str, now_ms: int) -> None:
         """Note why it ends; of what is not known the last look decides."""
@@ -102,20 +112,27 @@ class Worker(msgspec.Struct, kw_only=True):
         unmet = self.counted == 0 and not self.before and not self.disturbed
         return (*mended, UNMET) if unmet else mended
 
-    def _disturb(self, seen: ReadBack, now_ms: int) -> None:
-        """Note what is not known yet; what could not be looked at before, and can be now, is told by this look."""
+    def _look(self, seen: ReadBack, now_ms: int) -> None:
+        """Note what a look found; what could not be looked at before, and can be now, is told by this look."""
         if not seen.unseen:
             self.disturbed = tuple(
                 msgspec.structs.replace(one, mended=True) if one.unseen else one for one in self.disturbed
             )
+        self._note(seen.disturbances(now_ms - self.since_ms))
+
+    def _disturb(self, found: tuple[str, ...], now_ms: int) -> None:
+        self._note(ReadBack(found).disturbances(now_ms - self.since_ms))
+
+    def _note(self, found: tuple[Disturbance, ...]) -> None:
+        """Note what is not known yet."""
         known = {one.text for one in self.disturbed if not one.mended}
-        new = [one for one in seen.disturbances(now_ms - self.since_ms) if one.text not in known]
+        new = [one for one in found if one.text not in known]
         every = (*self.disturbed, *new)
-        told = every[:DISTURBANCES]
+        shown = every[:DISTURBANCES]
         left = [one for one in every[DISTURBANCES:] if not one.mended]
-        if left and all(one.mended for one in told):
-            told = (*told[:-1], left[0])
-        self.disturbed = told
+        if left and all(one.mended for one in shown):
+            shown = (*shown[:-1], left[0])
+        self.disturbed = shown
 
     def _count(self, dropped: int | None) -> None:
         """Take in a count of packets; one that is lower than before began anew, when the rules were put back."""

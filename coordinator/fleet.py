@@ -12,7 +12,7 @@ from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_heard_name
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
-from trogdor_bus.topology import Node, Topology
+from trogdor_bus.topology import Node, Topology, canonical
 
 GRACE_MS = 5_000
 """How long past end and lease a silent worker is waited for before it is called unknown."""
@@ -54,8 +54,15 @@ class NodeState(msgspec.Struct, kw_only=True):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Return what counts: what an agent announced, until it says that it ends; another may have it by now."""
-        return () if self.row.left and not self.resolved else self.row.addresses
+        """Return all by which others may know its packets: those that the configuration gives, and those that its agent
+        announces, until it says that it ends; another may have these by now.
+        """
+        return self.resolved if self.row.left else self.row.addresses
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Return where it is: what the configuration gives, else what its agent announces."""
+        return self.resolved or self.addresses
 
     @property
     def claim(self) -> int | None:
@@ -68,7 +75,7 @@ class NodeState(msgspec.Struct, kw_only=True):
             configured=self.broker,
             announced=self.announced_broker,
             hostname=self.row.hostname,
-            addresses=self.addresses,
+            addresses=self.place,
         )
 
     def controller_seat(self) -> Seat:
@@ -77,7 +84,7 @@ class NodeState(msgspec.Struct, kw_only=True):
             configured=self.controller,
             announced=self.announced_controller,
             hostname=self.row.hostname,
-            addresses=self.addresses,
+            addresses=self.place,
         )
 
     def echo(self) -> Echo | None:
@@ -150,8 +157,8 @@ class Fleet:
             journal=beat.journal,
             heard_ms=now_ms,
             version=beat.version,
-            addresses=node.resolved or node.announced,
-            note="its agent ended" if beat.leaving else "",
+            addresses=_together(node.resolved, node.announced),
+            note="its agent ended" if beat.leaving else beat.trouble,
             left=beat.leaving,
             broker=node.row.broker if node.claim is None else node.claim,
             controller=node.controller_seat().claim,
@@ -174,7 +181,7 @@ class Fleet:
             node = self.nodes.get(name)
             if node and node.resolved != found:
                 node.resolved = found
-                node.row = msgspec.structs.replace(node.row, addresses=found or node.announced)
+                node.row = msgspec.structs.replace(node.row, addresses=_together(found, node.announced))
                 changed.append(node)
         return changed
 
@@ -223,12 +230,13 @@ class Fleet:
         text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
         return Outcome.UNKNOWN, text
 
-    def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...]) -> Topology:
-        """Return the nodes as a spec sees them, and the coordinator's own addresses and ports."""
+    def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...], machine: tuple[str, ...] = ()) -> Topology:
+        """Return the nodes as a spec sees them, the coordinator's own addresses and ports, and those of its machine."""
         nodes = {
             name: Node(
                 name=name,
                 addresses=state.addresses,
+                given=state.resolved,
                 hostname=state.row.hostname,
                 tags=state.row.tags,
                 agent=state.agent,
@@ -238,7 +246,9 @@ class Fleet:
             )
             for name, state in self.nodes.items()
         }
-        return Topology(nodes=nodes, coordinator_addresses=addresses, coordinator_ports=ports)
+        return Topology(
+            nodes=nodes, coordinator_addresses=addresses, coordinator_ports=ports, coordinator_machine=machine
+        )
 
     def once(self, note: str) -> str:
         """Return a note for people the first time, "" from then on."""
@@ -246,6 +256,12 @@ class Fleet:
             return ""
         self._noted.add(note)
         return note
+
+
+def _together(given: tuple[str, ...], announced: tuple[str, ...]) -> tuple[str, ...]:
+    """Return both, each address once, those that are given first."""
+    known = set(map(canonical, given))
+    return (*given, *(address for address in announced if canonical(address) not in known))
 
 
 def _dirt(report: Report) -> str:

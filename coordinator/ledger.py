@@ -6,7 +6,7 @@ The state is `view`, the fold of the events recorded here; there is no second co
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,6 +21,7 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
+from trogdor_bus.coordinator.drift import Drift
 from trogdor_bus.coordinator.events import CreateRequested
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.moves import OVER
@@ -30,6 +31,7 @@ from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChang
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
+from trogdor_bus.topology import Topology
 from trogdor_bus.view import View
 
 ENDED = (WorkerState.DONE, WorkerState.STUCK)
@@ -48,6 +50,7 @@ class Ledger:
     def __init__(self, loaded: Loaded, fleet: Fleet) -> None:
         self.view, self.now_ms = View(), 0
         self.changes: list[Change] = []
+        self.drift = Drift(fleet)
         self._fleet = fleet
         self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
         self._task_of: dict[int, str] = {}
@@ -167,6 +170,7 @@ class Ledger:
         touched = []
         for row in self.view.workers[task_id].values():
             del self._task_of[row.id], self._actions[row.id]
+            self.drift.forget(row.id)
             node = self._fleet.ensure(row.node)
             if node.open.pop(row.id, None) is not None:
                 touched.append(node)
@@ -187,6 +191,11 @@ class Ledger:
                     msgspec.structs.replace(task, start_ms=start_ms, stop_ms=stop_ms),
                     f"task {task.id} counts from now: the clock went back",
                 )
+
+    def keep_up(self, topology: Callable[[], Topology], since_start_ms: int) -> set[str]:
+        """Forget what is old, and follow the addresses of nodes; return the nodes that must be told of theirs."""
+        self.prune()
+        return self.drift.follow(self, topology, since_start_ms)
 
     def prune(self) -> None:
         """Forget ended tasks that are too many or too old."""
@@ -236,6 +245,7 @@ class Ledger:
         node = self._fleet.ensure(row.node)
         if row.state is WorkerState.DONE:
             node.open.pop(row.id, None)
+            self.drift.forget(row.id)
         else:
             node.open[row.id] = task_id
 

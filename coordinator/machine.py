@@ -343,7 +343,7 @@ class CoordinatorMachine:
                 self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
                 self._answer.add(node.row.name)
-        self._ledger.prune()
+        self._changed |= self._ledger.keep_up(self.planner.topology, self._now - self.started_ms)
 
     def _lead(self) -> None:
         if self._heard and self._orphans == "refuse":

@@ -38,7 +38,12 @@ def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessI
 
 def _order(ledger: Ledger, task: TaskRow, row: WorkerRow, heard_ms: int) -> Order:
     order = Order(
-        worker=row.id, task=task.id, journal=row.journal, remaining_ms=task.end_ms - heard_ms, force=task.force
+        worker=row.id,
+        task=task.id,
+        journal=row.journal,
+        remaining_ms=task.end_ms - heard_ms,
+        force=task.force,
+        drift=ledger.drift.of(row.id),
     )
     actions = ledger.actions(row.id)
     if row.state is not WorkerState.RECEIVING or actions is None:

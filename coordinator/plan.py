@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
@@ -11,7 +11,10 @@ from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec
 from trogdor_bus.messages import NodePlan, Plan
 from trogdor_bus.spec import FaultSpec, TaskSpec, wire
-from trogdor_bus.topology import Topology, canonical
+from trogdor_bus.topology import LOOPBACK, Topology, canonical
+
+WARNED = 3
+"""So many addresses that are left out stand in a warning."""
 
 
 class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,16 @@ def assign(spec: TaskSpec, topology: Topology, *, force: bool = False) -> tuple[
         raise
     except Exception as error:
         raise SpecError(f"{type(spec).__name__} cannot plan: {error!r}", remedy="mend that spec class") from error
+
+
+def left_out_warning(plans: Iterable[WorkerPlan]) -> str:
+    """Return "" or that packets may get through from addresses which no rule names, with the first of them."""
+    found = dict.fromkeys(left for plan in plans for left in plan.left_out if not left.endswith(f": {LOOPBACK}"))
+    if not found:
+        return ""
+    shown, more = list(found)[:WARNED], len(found) - WARNED
+    rest = f"; and {more} more" if more > 0 else ""
+    return f"what comes from these addresses is not cut: {'; '.join(shown)}{rest}"
 
 
 def describe(spec: TaskSpec, topology: Topology, *, alive: Container[str], force: bool = False) -> Plan:

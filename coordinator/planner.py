@@ -17,7 +17,7 @@ from trogdor_bus.coordinator.guard import RULES, Loss, permit, weigh
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.coordinator.places import places_of
-from trogdor_bus.coordinator.plan import WorkerPlan, assign
+from trogdor_bus.coordinator.plan import WorkerPlan, assign, left_out_warning
 from trogdor_bus.coordinator.scout import require_cluster
 from trogdor_bus.coordinator.silence import strikes
 from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
@@ -56,7 +56,7 @@ class Planner:
 
     def topology(self) -> Topology:
         """Return the cluster as specs see it now."""
-        return self._fleet.topology(self._place.addresses, self._place.ports)
+        return self._fleet.topology(self._place.addresses, self._place.ports, self._place.machine)
 
     def needs_look(self, spec: TaskSpec, parent: str = "") -> bool:
         """Return whether the cluster under test must be seen: for roles, and for whatever an experiment does."""
@@ -87,7 +87,8 @@ class Planner:
         workers = assign(spec, topology, force=terms.force)
         latches.check(meta, {plan.node: self._fleet.ensure(plan.node).row.latch for plan in workers})
         self._check_moves(workers)
-        warnings = [self._carrier.check(spec, workers, self._ledger, now_ms, force=terms.force)]
+        warnings = [left_out_warning(workers)]
+        warnings.append(self._carrier.check(spec, workers, self._ledger, now_ms, force=terms.force))
         loss = Loss()
         if sighting is not None and sighting.view is not None:
             end_ms = max(now_ms, spec.start_ms) + spec.duration_ms

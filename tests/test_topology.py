@@ -62,6 +62,51 @@ def test_the_usual_peer_is_named_by_all_its_addresses_each_once() -> None:
     assert nodes.left_out("a", "b") == ()
 
 
+SHARED = "172.17.0.1"
+
+
+def test_an_address_that_several_announce_or_the_node_itself_has_is_never_cut_by_accident() -> None:
+    nodes = topology(a=("10.0.0.1", SHARED), b=("10.0.0.2", SHARED), c=("10.0.0.3",), d=("10.0.0.4", SHARED))
+    assert nodes.peer("a", "b").addresses == nodes.peer("c", "b").addresses == ("10.0.0.2",)
+    assert [str(left) for left in nodes.left_out("c", "b")] == [f"{SHARED} of b: a announces it too"]
+
+
+def test_what_the_configuration_gives_one_node_is_its_own_whoever_announces_it_but_the_acting_one() -> None:
+    vip = "10.0.0.100"
+    given = Node(name="b", addresses=(vip, "10.0.0.2"), given=(vip,))
+    others = [Node(name="a", addresses=("10.0.0.1",)), Node(name="c", addresses=("10.0.0.3", vip))]
+    nodes = Topology(nodes={node.name: node for node in (given, *others)})
+    assert nodes.peer("a", "b").addresses == (vip, "10.0.0.2")
+    assert [str(left) for left in nodes.left_out("a", "c")] == [f"{vip} of c: the configuration gives it to b"]
+    assert nodes.peer("c", "b").addresses == ("10.0.0.2",)
+    both = [Node(name=name, addresses=(vip, own), given=(vip,)) for name, own in (("b", "10.0.0.2"), ("c", "10.0.0.3"))]
+    twice = Topology(nodes={node.name: node for node in (*both, others[0])})
+    assert [str(left) for left in twice.left_out("a", "b")] == [f"{vip} of b: the configuration gives it to c"]
+
+
+@pytest.mark.parametrize(
+    ("machine", "usable"),
+    [
+        ((), ("10.0.0.2", SHARED)),
+        (("10.0.0.9", SHARED, "127.0.0.1"), ("10.0.0.2",)),
+        (("127.0.0.1", "10.0.0.2", SHARED, "fe80::1"), ("10.0.0.2", SHARED)),
+        (("10.0.0.2",), ("10.0.0.2", SHARED)),
+        (("10.0.0.2", SHARED, "10.0.0.10"), ("10.0.0.2", SHARED)),
+    ],
+    ids=["unknown", "another machine", "this machine", "it got one since", "it lost one since"],
+)
+def test_an_address_of_the_coordinators_machine_is_cut_only_if_the_peer_is_that_machine(
+    machine: tuple[str, ...], usable: tuple[str, ...]
+) -> None:
+    nodes = {
+        name: Node(name=name, addresses=own) for name, own in {"a": ("10.0.0.1",), "b": ("10.0.0.2", SHARED)}.items()
+    }
+    cluster = Topology(nodes=nodes, coordinator_machine=machine)
+    assert cluster.peer("a", "b").addresses == usable
+    left = [f"{SHARED} of b: also an address of the coordinator's machine"] if SHARED not in usable else []
+    assert [str(one) for one in cluster.left_out("a", "b")] == left
+
+
 def test_a_node_is_no_peer_of_itself() -> None:
     with pytest.raises(SpecError, match="also an address of b, which would block itself"):
         topology(b=("10.0.0.2",)).peer("b", "b")

@@ -10,6 +10,7 @@ TrogdorBusError
 │   ├── NoCoordinatorError   nobody answered
 │   └── TakenError           another coordinator has the place
 ├── HostError            the machine under test refused or failed
+│   ├── GoneError            what is acted on is not there any more
 │   └── CannotHealError      an undo did not succeed; the fault may still be there
 ├── NotYetError          it goes on without being waited for: ask again soon
 ├── FencedError          another coordinator is in charge
@@ -68,6 +69,10 @@ class TakenError(BusError):
 
 class HostError(TrogdorBusError):
     """The machine under test refused or failed; the text carries its own words."""
+
+
+class GoneError(HostError):
+    """The process, container or network namespace that is acted on is not there any more."""
 
 
 class CannotHealError(HostError):

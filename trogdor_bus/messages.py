@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import AnyAction, Peer
 from trogdor_bus.errors import BusError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
@@ -48,7 +48,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One worker that a node should have.
 
     It is addressed to one journal and performed at most once. `actions` None: keep it if you have it, never start it.
-    `reapply`: what somebody changes of it is put back.
+    `reapply`: what somebody changes of it is put back. `drift`: what the peers of its blocks announce beside the
+    addresses that the actions name.
     """
 
     worker: Number
@@ -61,6 +62,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     texts: Texts = Texts("starting", "active", "stopping", "done")
     force: bool = False
     reapply: bool = False
+    drift: tuple[Peer, ...] = ()
 
 
 class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -111,7 +113,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     `counter` grows with each beat and over restarts, `latch` is the id of the latch that it keeps on disk, `leaving`
     says that the agent ends on purpose. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
     controller that its node is, `attached` says that it acts on another network namespace than its own: then what cuts
-    the node does not cut the agent.
+    the node does not cut the agent. `trouble` says why no fault can hit the node now: it has lost what it acts on.
     """
 
     node: str
@@ -128,6 +130,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     broker: Number | None = None
     controller: Number | None = None
     attached: bool = False
+    trouble: str = ""
 
 
 # --- requests of clients, and their replies ---------------------------------------------------------------------------

@@ -13,17 +13,21 @@ from trogdor_bus.actions import Peer
 from trogdor_bus.errors import SpecError
 from trogdor_bus.names import shown
 
+LOOPBACK = "loopback"
+"""Why an address is left out from which nobody else can send."""
+
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
     """One machine of the cluster.
 
-    `addresses` are those that decide which packets are its own: the resolved `hostname` where the configuration gives
-    one, else what its agent announced. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
-    controller that run there, None if it is unknown or there is none.
+    `addresses` are those that decide which packets are its own: the resolved `hostname` of the configuration, and what
+    its agent announced. `given` are those of them that the configuration gives. `broker` and `controller` are the ids
+    of the Kafka broker and of the KRaft controller that run there, None if it is unknown or there is none.
     """
 
     name: str
     addresses: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     hostname: str = ""
     tags: tuple[str, ...] = ()
     agent: bool = True
@@ -46,12 +50,14 @@ class LeftOut(msgspec.Struct, frozen=True):
 class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """The nodes by name, and where the coordinator listens; when a node changes, make a new one.
 
-    `cluster` is HOST:PORT,... of the brokers under test, "" unless they were looked at for this.
+    `coordinator_machine` are all addresses of the machine where it runs, which may be a node's, too. `cluster` is
+    HOST:PORT,... of the brokers under test, "" unless they were looked at for this.
     """
 
     nodes: Mapping[str, Node]
     coordinator_addresses: tuple[str, ...] = ()
     coordinator_ports: tuple[int, ...] = ()
+    coordinator_machine: tuple[str, ...] = ()
     cluster: str = ""
 
     def names(self) -> tuple[str, ...]:
@@ -101,13 +107,34 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return owners
 
     @functools.cached_property
+    def _given(self) -> dict[str, list[str]]:
+        given: dict[str, list[str]] = {}
+        for name, node in self.nodes.items():
+            for address in dict.fromkeys(map(canonical, node.given)):
+                given.setdefault(address, []).append(name)
+        return given
+
+    @functools.cached_property
+    def _coordinators(self) -> frozenset[str]:
+        return _usable(self.coordinator_machine)
+
+    def _runs_coordinator(self, name: str) -> bool:
+        """Return whether the node may be the machine of the coordinator: one of the two has all the other has."""
+        node = self.nodes[name]
+        theirs = _usable(node.addresses) - _usable(node.given)
+        return theirs <= self._coordinators or self._coordinators <= theirs
+
+    @functools.cached_property
     def _plain(self) -> dict[str, Peer]:
         # The usual nodes: every address usable and nobody else's. Kept, as a partition asks for each n times.
         return {
             name: Peer(name, tuple(dict.fromkeys(map(canonical, node.addresses))))
             for name, node in self.nodes.items()
-            if node.addresses and not any(self._why_not("", name, address) for address in node.addresses)
+            if node.addresses and all(self._is_plain(name, address) for address in node.addresses)
         }
+
+    def _is_plain(self, name: str, address: str) -> bool:
+        return not self._why_not("", name, address) and self._owners[canonical(address)] == [name]
 
     def _why_not(self, acting: str, peer: str, address: str) -> str:
         if why := _unusable(address):
@@ -115,8 +142,15 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         owners = self._owners[canonical(address)]
         if acting in owners:
             return f"also an address of {acting}, which would block itself"
-        others = [owner for owner in owners if owner != peer]
-        return f"{others[0]} announces it too" if others else ""
+        given = self._given.get(canonical(address), [])
+        if given == [peer]:
+            return ""  # whoever announces it, too: the configuration says whose it is
+        if others := [owner for owner in owners if owner != peer]:
+            named = [other for other in given if other != peer]
+            return f"the configuration gives it to {named[0]}" if named else f"{others[0]} announces it too"
+        if canonical(address) in self._coordinators and not self._runs_coordinator(peer):
+            return "also an address of the coordinator's machine"
+        return ""
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -135,12 +169,16 @@ def _unusable(address: str) -> str:
     except ValueError:
         return "not an IP address"
     if ip.is_loopback:
-        return "loopback"
+        return LOOPBACK
     if ip.is_link_local or "%" in address:
         return "link-local"
     if ip.is_unspecified or ip.is_multicast:
         return "not the address of one host"
     return ""
+
+
+def _usable(addresses: Sequence[str]) -> frozenset[str]:
+    return frozenset(canonical(address) for address in addresses if not _unusable(address))
 
 
 def halves(names: Sequence[str], random: Random) -> tuple[tuple[str, ...], tuple[str, ...]]:

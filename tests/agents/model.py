@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import AnyAction, BlockPorts, ProcessMatch, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, ProcessMatch, Suspend
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
@@ -61,6 +61,9 @@ class Machine:
         match action:
             case BlockPorts():
                 effect = f"rule-{worker}"
+                ours = True
+            case BlockFrom(peers=peers):
+                effect = f"rule-{worker}-{'-'.join(address for peer in peers for address in peer.addresses)}"
                 ours = True
             case Suspend(match=match):
                 effect = f"stopped-{match.port}"

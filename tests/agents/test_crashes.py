@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import Crash, CrashPoints, NeverSyncs, NeverSyncsDirectory, SimDisk
+from trogdor_bus.actions import BlockFrom, Peer
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError, Performer
@@ -24,6 +25,7 @@ Script = tuple[tuple[str, int], ...]
 Cuts = tuple[bool, bool, bool]
 
 ONE: Script = (("inject", 1), ("heal", 1), ("forget", 1))
+FOLLOWED: Script = (("inject", 1), ("drift", 1), ("heal", 1), ("forget", 1))
 TWO: Script = (("inject", 1), ("inject", 2), ("heal", 1), ("forget", 1), ("heal", 2), ("forget", 2))
 
 
@@ -63,6 +65,8 @@ class World:
             self.performer.inject(order(worker), 99, Surroundings())
             expected = {f"rule-{worker}", "stopped-7"}
             assert expected <= self.machine.effects, "what was injected is not there"
+        elif verb == "drift":
+            self.performer.reapply(worker, (Peer("n2", ("10.90.0.2",)), Peer("n3", ("10.90.0.3",))))
         elif verb == "heal":
             self.performer.heal(worker, Outcome.DONE, "")
         else:
@@ -142,6 +146,10 @@ def test_one_worker_and_two_deaths_anywhere() -> None:
     assert explore(World, ONE, range(3)) > 5_000
 
 
+def test_one_worker_that_follows_the_addresses_of_its_peers_and_two_deaths_anywhere() -> None:
+    assert explore(World, FOLLOWED, range(1)) > 2_000
+
+
 def test_two_overlapping_workers_and_two_deaths_anywhere() -> None:
     assert explore(World, TWO, range(1)) > 10_000
 
@@ -189,6 +197,15 @@ class EarlyUndone(Performer):
         return super().heal(worker, outcome, error, *last)
 
 
+class LateStep(Performer):
+    """Blocks what is new without writing its undo down first."""
+
+    def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
+        held = self.journal.held(excluding=worker)
+        for step in self.platform.prepare(worker, BlockFrom(peers=drift), Surroundings(), held).steps:
+            self.platform.do(step)
+
+
 class Resigned(Performer):
     """Leaves what an earlier life did."""
 
@@ -197,7 +214,7 @@ class Resigned(Performer):
 
 
 @pytest.mark.parametrize(
-    "broken", [NeverSyncs, NeverSyncsDirectory, LateIntent, Amnesia, Selfish, Volatile, EarlyUndone, Resigned]
+    "broken", [NeverSyncs, NeverSyncsDirectory, LateIntent, LateStep, Amnesia, Selfish, Volatile, EarlyUndone, Resigned]
 )
 def test_that_these_tests_can_fail(broken: type[SimDisk] | type[Journal] | type[Performer]) -> None:
     class BrokenWorld(World):
@@ -206,7 +223,7 @@ def test_that_these_tests_can_fail(broken: type[SimDisk] | type[Journal] | type[
         performer_class = broken if issubclass(broken, Performer) else Performer
 
     with pytest.raises(AssertionError):
-        explore(BrokenWorld, TWO, range(3))
+        explore(BrokenWorld, FOLLOWED if broken is LateStep else TWO, range(3))
 
 
 WORKERS = st.integers(1, 3)

@@ -112,6 +112,14 @@ def test_a_silent_agent_keeps_its_addresses(fleet: Fleet) -> None:
     assert fleet.topology((), ()).nodes["a"].addresses == ("10.0.0.1",)
 
 
+def test_a_node_that_has_lost_what_it_acts_on_says_so_and_has_no_address(fleet: Fleet) -> None:
+    fleet.hear(beat(counter=1), NOW)
+    fleet.hear(beat(counter=2, addresses=(), trouble="process 7 has ended"), NOW)
+    assert (fleet.nodes["a"].row.note, fleet.nodes["a"].addresses) == ("process 7 has ended", ())
+    fleet.hear(beat(counter=3), NOW)
+    assert fleet.nodes["a"].row.note == ""
+
+
 def test_only_configured_names_may_join(configured: Fleet) -> None:
     ignored = configured.hear(beat("z"), NOW)
     assert ignored == Heard(False, "node z is not in the configuration, its agent is ignored")
@@ -139,14 +147,18 @@ def test_a_node_that_was_never_heard_has_nothing_to_echo(configured: Fleet) -> N
     assert configured.fall_silent(NOW) == []
 
 
-def test_resolved_addresses_win_and_changes_are_told_once(configured: Fleet) -> None:
-    configured.hear(beat("a", addresses=("10.0.0.1",)), NOW)
+def test_what_is_configured_and_what_is_announced_count_both_and_changes_are_told_once(configured: Fleet) -> None:
+    configured.hear(beat("a", addresses=("10.0.0.1", "192.0.2.7", "fd00::1")), NOW)
     changed = configured.resolve({"a": ("192.0.2.7",), "nobody": ("192.0.2.8",)})
     assert [node.row.name for node in changed] == ["a"]
     assert configured.resolve({"a": ("192.0.2.7",)}) == []
+    assert configured.nodes["a"].addresses == ("192.0.2.7", "10.0.0.1", "fd00::1")
+    node = configured.topology((), ()).nodes["a"]
+    assert (node.addresses, node.given) == (("192.0.2.7", "10.0.0.1", "fd00::1"), ("192.0.2.7",))
+    assert configured.nodes["a"].seat().addresses == ("192.0.2.7",), "where it is, the configuration says"
     configured.hear(beat("a", 2, addresses=("10.0.0.2",), leaving=True), NOW)
-    assert configured.nodes["a"].row.addresses == ("192.0.2.7",)
-    assert configured.topology((), ()).nodes["a"].addresses == ("192.0.2.7",)
+    assert configured.nodes["a"].row.addresses == ("192.0.2.7", "10.0.0.2")
+    assert configured.topology((), ()).nodes["a"].addresses == ("192.0.2.7",), "its agent ended"
     configured.resolve({"a": ()})
     assert configured.nodes["a"].row.addresses == ("10.0.0.2",)
 

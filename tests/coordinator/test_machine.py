@@ -491,12 +491,12 @@ def test_a_task_with_a_stuck_worker_is_not_forgotten(cluster: Cluster) -> None:
     assert cluster.task().state is DONE
 
 
-def test_resolved_host_names_win_over_what_agents_announce() -> None:
+def test_resolved_host_names_count_beside_what_agents_announce() -> None:
     cluster = Cluster("a", configured={"a": Node(name="a", hostname="a.example")})
     assert cluster.machine.planner.topology().nodes["a"].addresses == ("10.0.0.1",)
     cluster.give(HostsResolved({"a": ("192.0.2.7",), "unknown": ("192.0.2.8",)}))
-    assert cluster.machine.planner.topology().nodes["a"].addresses == ("192.0.2.7",)
-    assert cluster.machine.view.nodes["a"].addresses == ("192.0.2.7",)
+    assert cluster.machine.planner.topology().nodes["a"].addresses == ("192.0.2.7", "10.0.0.1")
+    assert cluster.machine.view.nodes["a"].addresses == ("192.0.2.7", "10.0.0.1")
 
 
 def test_bad_input_changes_nothing(cluster: Cluster) -> None:

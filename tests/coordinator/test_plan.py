@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from trogdor_bus.actions import BlockFrom, BlockPorts, Peer, ProcessMatch, Suspend
-from trogdor_bus.coordinator.plan import WorkerPlan, assign, describe
+from trogdor_bus.coordinator.plan import WorkerPlan, assign, describe, left_out_warning
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.registry import Registry, registry
 from trogdor_bus.spec import TaskSpec, wire
@@ -129,6 +129,16 @@ def test_describe_refuses_a_fault_that_ends_before_it_starts() -> None:
     )
     assert caught.value.remedy == "give a duration in milliseconds"
     assert [plan.node for plan in assign(short, topology(A))] == ["a"], "a direct create behaves as in Trogdor"
+
+
+def test_what_no_rule_names_is_a_warning_unless_nobody_else_can_send_from_it() -> None:
+    shared = [Node(name=name, addresses=(own, "172.17.0.1")) for name, own in (("a", "10.0.0.1"), ("b", "10.0.0.2"))]
+    plans = assign(spec("partition", partitions=[["a"], ["b"], ["c"]]), topology(*shared, C))
+    assert {left for plan in plans for left in plan.left_out} >= {"127.0.0.1 of c: loopback"}
+    warning = left_out_warning(plans)
+    assert warning.startswith("what comes from these addresses is not cut: 172.17.0.1 of b: also an address of a")
+    assert warning.endswith("; and 1 more") and "loopback" not in warning
+    assert left_out_warning(assign(spec("partition", partitions=[["a"], ["c"]]), topology(A, C))) == ""
 
 
 class BrokenSpec(TaskSpec, frozen=True, kw_only=True, tag="example.Broken"):

@@ -169,6 +169,12 @@ class SimAgent:
         if self.machine is not None and self._suspended_ms is None:
             self._awake(lambda: self.handle(EndRequested()))
 
+    def announce(self, address: str) -> None:
+        """Let the machine get another address, which the process sees if it runs."""
+        self.platform.more += (address,)
+        if self.machine is not None and self._suspended_ms is None:
+            self._awake(lambda: self.handle(AddressesRead(self.platform.addresses())))
+
     def freeze(self) -> None:
         """Stop the process where it is; what comes in waits."""
         self.frozen = self.machine is not None
@@ -365,15 +371,16 @@ class SimAgent:
                     return event
             case Look(workers=workers):
                 return Looked({worker: self._performer.look(worker) for worker in workers})
-            case Reapply(worker=worker):
+            case Reapply(worker=worker, drift=drift):
                 self._again = True
                 try:
-                    after = self._performer.reapply(worker)
+                    after = self._performer.reapply(worker, drift)
+                    self.promises.check_blocked(worker, drift)
+                    return Reapplied(worker, after=after, blocked=drift)
                 except TrogdorBusError as error:
                     return Reapplied(worker, str(error))
                 finally:
                     self._again = False
-                return Reapplied(worker, after=after)
             case KeepLatch(id=latch):
                 try:
                     self._performer.journal.keep_latch(latch)

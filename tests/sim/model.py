@@ -35,7 +35,7 @@ class Machine:
 
     A worker's rules hang on its chain: it is made first, and cannot go while one of them is there. `applied` says who
     has which effect, as the platform saw it; `leaked` are those whose record was lost with the state directory; `on_do`
-    is told of every step that is done.
+    is told of every step that is done; `more` are addresses beside the first one.
     """
 
     def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
@@ -43,6 +43,7 @@ class Machine:
         self.effects = list(FOREIGN)
         self.applied: set[tuple[int, str]] = set()
         self.leaked: set[str] = set()
+        self.more: tuple[str, ...] = ()
         self.flaky = 0.0
         self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
@@ -54,6 +55,7 @@ class Machine:
         self.effects = list(FOREIGN)
         self.applied.clear()
         self.leaked.clear()
+        self.more = ()
 
     def leak(self, workers: Collection[int]) -> None:
         """Take what these workers did as nobody's: nothing is left that could tell."""
@@ -75,7 +77,7 @@ class Machine:
         self.effects = [effect for effect in self.effects if effect.startswith("stopped") or effect in FOREIGN]
 
     def addresses(self) -> tuple[str, ...]:
-        return (self._address,)
+        return (self._address, *self.more)
 
     def boot_id(self) -> str:
         return f"boot-{self._boots}"
@@ -87,7 +89,8 @@ class Machine:
         self._fail("prepare")
         match action:
             case BlockFrom(peers=peers):
-                effects = [f"{worker}: chain", *(f"{worker}: drop from {peer.node}" for peer in peers)]
+                chain = () if (worker, f"{worker}: chain") in self.applied else (f"{worker}: chain",)
+                effects = [*chain, *(dropped(worker, peer.node, one) for peer in peers for one in peer.addresses)]
             case BlockPorts(ports=ports):
                 effects = [f"{worker}: chain", *(f"{worker}: drop port {port}" for port in ports)]
             case Suspend(match=match):
@@ -147,6 +150,11 @@ class Machine:
     def _fail(self, what: str) -> None:
         if self.flaky and self._random.random() < self.flaky:
             raise HostError(f"cannot {what}: Resource temporarily unavailable")
+
+
+def dropped(worker: int, node: str, address: str) -> str:
+    """Return the rule of a worker that drops what comes from an address of a node."""
+    return f"{worker}: drop from {node} {address}"
 
 
 def _held(held: Sequence[Step], effect: str) -> bool:

@@ -20,6 +20,7 @@ from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import ledger as coordinator_ledger
 from trogdor_bus.coordinator import takeover
 from trogdor_bus.coordinator.changes import PutRow
+from trogdor_bus.coordinator.drift import Drift
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Place
@@ -244,6 +245,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
+    Mutant("new addresses are not followed", (_constant(Performer, "_follow", _nothing),)),
+    Mutant("new addresses are not told", (_changed(Drift, "of", lambda *_: ()),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),

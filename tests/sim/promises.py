@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from tests.sim.model import FOREIGN
+from tests.sim.model import FOREIGN, dropped
+from trogdor_bus.actions import Peer
 from trogdor_bus.agents.events import Heal, Inject, KeepLatch, NotHealed
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.worker import Worker
@@ -157,6 +159,14 @@ class Promises:
         if self._agent.platform.healthy:
             ids = (self._agent.node, str(event.worker))
             self._world.fail(ids, f"the undo of worker {event.worker} fails for no reason: {event.error}")
+
+    def check_blocked(self, worker: int, blocked: Iterable[Peer]) -> None:
+        """Check that what is called blocked is."""
+        for node, address in [(peer.node, address) for peer in blocked for address in peer.addresses]:
+            self._world.tally.counts["new addresses blocked"] += 1
+            if dropped(worker, node, address) not in self._agent.platform.effects:
+                where = (self._agent.node, str(worker))
+                self._world.fail(where, f"{address} of {node} is called blocked by worker {worker}, and is not")
 
     # --- at any moment ----------------------------------------------------------------------------------------------
 

@@ -24,6 +24,10 @@ RESUME_MS = 22_000
 QUIET_MS = 6_000
 TRIAL = "trial"
 """The last task: when all is calm, everything works."""
+LAST_DEATH_MS = 30_000
+"""How long after the troubles a coordinator may still die that was to die at something which did not happen."""
+FOLLOWED = "followed"
+FOLLOW_MS = 15_000
 TASKS = 10
 
 
@@ -58,6 +62,7 @@ class Schedule:
         world.run(world.now + BOUND_MS, self._led)  # whoever takes over listens first
         self._ask(world.now, CreateTask(id=TRIAL, spec=self._on_all(1_500, 9095)))
         self._await(world.now + BOUND_MS)
+        self._follow()
         verdict.check(world, self._acknowledged - self._destroyed, self._replicated - self._destroyed, TRIAL)
         for agent in world.agents:
             agent.crash()
@@ -67,6 +72,22 @@ class Schedule:
         world.tally.counts["simulated minutes"] += world.now // 60_000
         world.tally.counts["nodes"] += len(world.nodes)
         return world.tally
+
+    def _follow(self) -> None:
+        """Let a node get another address while a partition lasts: it is blocked, and told, on each other side."""
+        world, (first, *others) = self.world, self.names
+        world.run(TROUBLE_MS + LAST_DEATH_MS)
+        self._await(world.now + BOUND_MS)
+        spec = {
+            "class": "partition",
+            "durationMs": FOLLOW_MS,
+            "partitions": [[first], others],
+            "onDisturbed": "reapply",
+        }
+        self._ask(world.now, CreateTask(id=FOLLOWED, spec=msgspec.Raw(msgspec.json.encode(spec))))
+        world.after(FOLLOW_MS // 3, lambda: world.nodes[first].announce(verdict.NEW_ADDRESS))
+        self._await(world.now + BOUND_MS)
+        verdict.check_followed(world, FOLLOWED, first, others)
 
     def _await(self, until: int) -> None:
         self.world.run(until, self._settled)

@@ -59,6 +59,7 @@ class Troubles:
             (0.15, self._wipe_dead),
             (0.2, self._set_clock),
             (0.06, self._lose_store),
+            (0.4, self._announce),
             (0.25, self._rival),
             (0.25, self._succeed),
         ]
@@ -148,6 +149,10 @@ class Troubles:
     def _flush(self, at: int) -> None:
         agent = self._agent()
         self._at(at, agent.platform.flush, (agent.node,), "somebody flushes the rules")
+
+    def _announce(self, at: int) -> None:
+        agent, address = self._agent(), f"10.90.0.{self._random.randint(1, 3)}"
+        self._at(at, lambda: agent.announce(address), (agent.node,), "another address")
 
     def _wipe_living(self, at: int) -> None:
         agent, gone = self._agent(), self._random.random() < 0.5

@@ -11,6 +11,8 @@ from tests.sim.world import World
 from trogdor_bus.messages import Stamp
 from trogdor_bus.states import Outcome, TaskState, WorkerRow, WorkerState
 
+NEW_ADDRESS = "10.91.0.1"
+
 
 def settled(world: World) -> bool:
     """Return whether one coordinator leads, every task has ended, and no agent has anything left."""
@@ -77,6 +79,19 @@ def check(world: World, acknowledged: set[str], replicated: set[str], trial: str
     lost &= replicated
     if not world.rivals and lost:
         world.fail(tuple(lost), f"{sorted(lost)} were accepted and replicated and are forgotten")
+
+
+def check_followed(world: World, task_id: str, first: str, others: list[str]) -> None:
+    """Check that an address which `first` got meanwhile is told, and blocked, by all others that block it."""
+    machine = world.running()[0].machine
+    assert machine is not None
+    if task_id not in machine.view.tasks:
+        world.fail((task_id,), f"all is calm, and task {task_id} is forgotten")
+    said = f"{first} announces {NEW_ADDRESS}, which no rule names"
+    for row in machine.view.info(task_id).workers:
+        told = [one.mended for one in row.disturbed if one.text == said]
+        if row.outcome is not Outcome.DONE or told != ([True] if row.node in others else []):
+            world.fail((task_id, row.node), f"{first} has got {NEW_ADDRESS}, and {row.node} says {row}")
 
 
 def _check_agent(world: World, agent: SimAgent, leader: SimCoordinator) -> None:

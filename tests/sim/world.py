@@ -226,6 +226,9 @@ class World:
     def settle_clash(self) -> None:
         """Do what somebody does who is told of two coordinators with one epoch: start one of them anew."""
         running = self.running()
+        if any(one.machine and one.machine.listening for one in running):
+            self.after(1_000, self.settle_clash)
+            return
         lead = {one.machine.place.me for one in running if one.machine}
         stamps = [agent.machine.stamp for agent in self.nodes.values() if agent.machine]
         if len(running) > 1 or any(stamp and stamp.coordinator not in lead for stamp in stamps):

@@ -115,6 +115,7 @@ def agent(
 ) -> None:
     """Run the agent of a node, which does and undoes."""
     from trogdor_bus import logs
+    from trogdor_bus.agents.platforms.linux.namespace import pinned
     from trogdor_bus.config import AgentSection, AgentSettings, ClusterConfig, load_config, parse_lease_ms
     from trogdor_bus.names import check_name
 
@@ -131,7 +132,7 @@ def agent(
         state_dir=options.state_dir(state_dir, f"agent-{node}"),
         keys=reach.keys_dir(),
         platform=cluster.platform,
-        attach=attach,
+        attach=pinned(attach),
         allow_commands=section.allow_commands,
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,

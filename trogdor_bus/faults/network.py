@@ -17,7 +17,8 @@ class NetworkPartitionFaultSpec(
 ):
     """Split nodes into groups that hear nothing from each other (Trogdor's spec, made complete).
 
-    Every protocol, IPv4 and IPv6, established connections too. Nodes in no group are untouched.
+    Every protocol, IPv4 and IPv6, established connections too, from every address that a node of another group has by
+    configuration or announces. Nodes in no group are untouched.
     """
 
     partitions: tuple[tuple[str, ...], ...] = ()
@@ -106,7 +107,11 @@ class DirectedPartitionFaultSpec(
 
 
 class PortBlockFaultSpec(FaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.network.PortBlockFaultSpec"):
-    """Drop packets to some ports: coming `in` to the nodes, going `out` of them, or both; loopback is left alone."""
+    """Drop packets to some ports: coming `in` to the nodes, going `out` of them, or both; loopback is left alone.
+
+    Where the kernel tracks connections, also those to ports that it rewrites (REDIRECT, DNAT): a port is meant as the
+    client names it, and as it is in the end.
+    """
 
     nodes: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()

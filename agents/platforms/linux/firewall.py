@@ -28,6 +28,8 @@ LOCK_WAIT_S = 5
 LOCK_IS_HELD = 4
 """The exit code of iptables for it, among other things (RESOURCE_PROBLEM in its xshared.h)."""
 ATTEMPTS = 3
+TRACKED = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+"""How many connections are tracked in the namespace of who reads it; no such file: the kernel cannot."""
 NAMES: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
 
 
@@ -60,9 +62,45 @@ def knows_ipv6(namespace: Namespace) -> bool:
     return namespace.call(lambda: Path("/proc/thread-self/net/if_inet6").exists())
 
 
+def tracks(namespace: Namespace, family: Family) -> bool:
+    """Return whether the kernel tracks connections in that namespace, or soon will: without, no port is rewritten.
+
+    Where it does not, no rule of ours may ask for it: that would make it begin, which costs, and may overflow.
+    """
+    if namespace.call(_tracked_connections):
+        return True
+    name = NAMES[family]
+    tools = filter(None, (find_tool(f"{name}{backend}") for backend in ("-nft", "-legacy", "")))
+    return any(_rewrites(namespace, tool) for tool in dict.fromkeys(tools))
+
+
+def _tracked_connections() -> int:
+    """Return how many connections are tracked, in the namespace of the calling thread; 0 also if none could be."""
+    try:
+        return int(TRACKED.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _rewrites(namespace: Namespace, tool: str) -> bool:
+    try:
+        return rules.rewrites(_run(namespace, [f"{tool}-save"]))
+    except HostError:
+        return False
+
+
 def install(namespace: Namespace, table: Table) -> None:
     """Put our chains in place, first in their hooks, and read them back; doing it twice is the same as once."""
-    _change(namespace, table.tool, lambda before: render_install(table.chains, before))
+    try:
+        _change(namespace, table.tool, lambda before: render_install(table.chains, before))
+    except ToolFailedError as error:
+        asked = any(rule.original_port or rule.answering for chain in table.chains for rule in chain.rules)
+        if asked and "conntrack" in error.words:
+            raise HostError(
+                "addresses and ports may be rewritten here, and iptables cannot tell what they were: it needs the "
+                f"kernel module xt_conntrack and its own extension conntrack ({error})"
+            ) from None
+        raise
     now = _read(namespace, table.tool)
     for chain in table.chains:
         if what := deviation(chain, now):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import errno
 import ipaddress
+import itertools
 import os
 import re
 import shlex
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
@@ -20,49 +21,82 @@ import msgspec
 
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.announced import broker_id, controller_id
-from trogdor_bus.agents.platforms.linux.commands import find_tool, run
+from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, run
 from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
-from trogdor_bus.errors import HostError, SpecError
+from trogdor_bus.errors import GoneError, HostError, NotFoundError, SpecError
 from trogdor_bus.host import boot_id
+from trogdor_bus.host import identity as identity_of
+from trogdor_bus.platform import ProcessIdentity
 
 SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
 OWN = "/proc/self/ns/net"
 MACHINE = "/proc/1/ns/net"
+_PROCESS = r"[1-9][0-9]{0,9}(:[0-9]{1,18}:[0-9a-f-]{36})?"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _T = TypeVar("_T")
 
 
 class Attachment(msgspec.Struct, frozen=True):
-    """Whose namespace is acted on: the agent's own, or the one of a `netns`, a `pid` or a `container`."""
+    """Whose namespace is acted on: the agent's own, or the one of a `netns`, a `pid` or a `container`.
+
+    A name means what has it at the moment. A pid means one `process` for ever, None if there was none from the start.
+    """
 
     kind: Literal["own", "netns", "pid", "container"]
     name: str = ""
+    process: ProcessIdentity | None = None
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.name else self.kind
 
 
 def parse_attachment(text: str) -> Attachment:
-    """Return what `--attach` means; SpecError says how it is written."""
+    """Return what `--attach` means; SpecError says how it is written.
+
+    PID:START:BOOT, as `pinned` has it, is that process only; a PID alone is the one that has it now.
+    """
     if not text:
         return Attachment("own")
     kind, _, name = text.partition(":")
-    good = {"netns": r"(?!\.\.?\Z)[^/\0]+", "pid": r"[1-9][0-9]{0,9}", "container": r"[A-Za-z0-9][A-Za-z0-9_.-]*"}
+    good = {"netns": r"(?!\.\.?\Z)[^/\0]+", "pid": _PROCESS, "container": r"[A-Za-z0-9][A-Za-z0-9_.-]*"}
     if kind not in good or not re.fullmatch(good[kind], name):
         raise SpecError(
             f"cannot attach to {text!r}", path="$.attach", remedy="write netns:NAME, pid:PID or container:NAME"
         )
-    return Attachment(kind, name)  # type: ignore[arg-type]
+    if kind != "pid":
+        return Attachment(kind, name)  # type: ignore[arg-type]
+    pid, start, boot = [*name.split(":"), "", ""][:3]
+    process = ProcessIdentity(boot, int(pid), int(start)) if start else _identity(int(pid))
+    return Attachment("pid", pid, process)
+
+
+def pinned(text: str) -> str:
+    """Return what `--attach` means in words that mean the same process for ever; SpecError if it means none."""
+    attachment = parse_attachment(text)
+    if attachment.kind != "pid":
+        return text
+    if attachment.process is None:
+        raise SpecError(
+            f"no process has the pid {attachment.name}", path="$.attach", remedy="name a process that runs here"
+        )
+    return f"pid:{attachment.name}:{attachment.process.start_ticks}:{attachment.process.boot_id}"
+
+
+def _identity(pid: int) -> ProcessIdentity | None:
+    try:
+        return identity_of(pid)
+    except NotFoundError:
+        return None
 
 
 class Running(msgspec.Struct, frozen=True):
-    """A running container: its id, name, the pid of its first process, and what Kafka knows it by, as it says."""
+    """A running container: its id, name, its first process, and what Kafka knows it by, as it says."""
 
     identity: str
     name: str
-    pid: int
+    process: ProcessIdentity
     broker: int | None = None
     controller: int | None = None
 
@@ -128,6 +162,10 @@ class Namespace:
                         found[str(address)] = None
         return tuple(found)
 
+    def own_path(self) -> str:
+        """Return a path by which it can be opened as long as it is open here."""
+        return f"/proc/{os.getpid()}/fd/{self._fd}"
+
     def close(self) -> None:
         """Let go of it."""
         if self._fd >= 0:
@@ -144,25 +182,64 @@ class Namespace:
 
 
 def open_attached(attachment: Attachment) -> Namespace:
-    """Return the namespace as it is now; HostError if there is none."""
+    """Return the namespace as it is now; GoneError if there is none, HostError if it cannot be had."""
     match attachment.kind:
         case "own":
             return Namespace(OWN)
         case "netns":
-            return Namespace(f"/run/netns/{attachment.name}")
+            path = f"/run/netns/{attachment.name}"
+            if not os.path.lexists(path):
+                raise GoneError(f"no network namespace is called {attachment.name} (there is no {path})")
+            return Namespace(path)
         case "pid":
-            return Namespace(f"/proc/{attachment.name}/ns/net", root_pid=int(attachment.name))
+            if attachment.process is None:
+                raise GoneError(f"there was no process {attachment.name} when this agent started")
+            return _open_of(attachment.process)
         case "container":
             found = find_container(attachment.name)
-            return Namespace(f"/proc/{found.pid}/ns/net", found.identity, found.pid, found)
+            return _open_of(found.process, found)
+
+
+def _open_of(process: ProcessIdentity, said: Running | None = None) -> Namespace:
+    """Return the namespace of that very process, which was there still when its namespace was open."""
+    pid = process.pid
+    try:
+        namespace = Namespace(f"/proc/{pid}/ns/net", said.identity if said else "", pid, said)
+    except HostError:
+        if _identity(pid) != process or _is_zombie(pid):
+            raise _ended(process) from None
+        raise
+    if _identity(pid) != process:
+        namespace.close()
+        raise _ended(process)
+    return namespace
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except (OSError, IndexError):
+        return True
+
+
+def _ended(process: ProcessIdentity) -> GoneError:
+    now = _identity(process.pid)
+    other = "; another process has that pid now, and is not meant" if now not in (None, process) else ""
+    text = f"process {process.pid} has ended{other}: no fault can hit this node until an agent is attached anew"
+    return GoneError(text)
 
 
 def open_again(identity: NamespaceIdentity) -> Namespace | None:
-    """Return that very namespace, wherever it is to be found now; None if it is no more."""
+    """Return that very namespace by a name or a process that is in it now; None if neither leads there any more."""
+    return open_first(identity, itertools.chain((identity.path,), _known_paths()))
+
+
+def open_first(identity: NamespaceIdentity, paths: Iterable[str]) -> Namespace | None:
+    """Return that very namespace by the first of the paths that leads to it; None if none does."""
     if identity.boot_id != boot_id():
         return None
     seen: set[tuple[int, int]] = set()
-    for path in (identity.path, *_known_paths()):
+    for path in paths:
         inode = _inode_of(path)
         if inode is None or inode in seen:
             continue
@@ -177,19 +254,16 @@ def open_again(identity: NamespaceIdentity) -> Namespace | None:
     return None
 
 
-def typed_prefix(identity: NamespaceIdentity) -> str | None:
-    """Return the words that a person types before a command to run it in that namespace; None if it is no more.
+def typed_prefix(namespace: Namespace) -> str:
+    """Return the words that a person types before a command to run it in that namespace.
 
     "" if it is that of the machine itself (of pid 1), where people type; who may not look at that one enters any.
     """
-    namespace = open_again(identity)
-    if namespace is None:
-        return None
-    with namespace:
-        if _inode_of(MACHINE) == namespace.inode:
-            return ""
-        path = next((path for path in _known_paths() if _inode_of(path) == namespace.inode), identity.path)
-        return f"nsenter --net={shlex.quote(path)} "
+    if _inode_of(MACHINE) == namespace.inode:
+        return ""
+    found = namespace.identity.path
+    path = next((path for path in _known_paths() if _inode_of(path) == namespace.inode), found)
+    return f"nsenter --net={shlex.quote(path)} "
 
 
 def _inode_of(path: str) -> tuple[int, int] | None:
@@ -207,24 +281,30 @@ def _known_paths() -> Iterator[str]:
 
 
 def find_container(name: str) -> Running:
-    """Return a running container, by name or id; HostError says why there is none."""
+    """Return a running container, by name or id; GoneError if it does not run, HostError if that cannot be asked."""
     engine = find_tool("docker") or find_tool("podman")
     if engine is None:
         raise HostError(f"neither docker nor podman is installed, so container {name} cannot be found")
     wanted = "{{.Id}} {{.State.Pid}} {{.Name}}\n{{json .Config.Labels}}\n{{json .Config.Env}}"
     asked = [engine, "inspect", "--type", "container", "--format", wanted, name]
-    told = run(asked, environment=os.environ)  # DOCKER_HOST, HOME and others say where its daemon is
+    try:
+        told = run(asked, environment=os.environ)  # DOCKER_HOST, HOME and others say where its daemon is
+    except ToolFailedError as error:
+        if "no such" in error.words.lower():
+            raise GoneError(f"there is no container {name} ({error})") from None
+        raise
     first, _, rest = told.partition("\n")
     answer = first.split()
     if len(answer) != 3 or not answer[1].isdecimal() or answer[1] == "0":
-        raise HostError(f"container {name} is not running; start it first")
-    identity, pid = answer[0], int(answer[1])
-    if not _is_of_container(pid, identity):
+        raise GoneError(f"container {name} is not running; start it first")
+    container, pid = answer[0], int(answer[1])
+    process = _identity(pid)
+    if process is None or not _is_of_container(pid, container):
         raise HostError(
             f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
             "speaks of another machine; run the agent where the container runs"
         )
-    return Running(identity, answer[2].removeprefix("/"), pid, broker_id(rest), controller_id(rest))
+    return Running(container, answer[2].removeprefix("/"), process, broker_id(rest), controller_id(rest))
 
 
 def _is_of_container(pid: int, identity: str) -> bool:

@@ -40,7 +40,12 @@ class NamespaceIdentity(msgspec.Struct, frozen=True, forbid_unknown_fields=True,
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One rule of a chain of ours; empty fields match everything, `not_loopback` spares the interface lo."""
+    """One rule of a chain of ours; empty fields match everything, `not_loopback` spares the interface lo.
+
+    `original_port`: the connection was opened to that port, whatever it is called since (0: any), and the packet goes
+    the way in which it was opened. `answering`: the packet comes back on a connection, and that address sent it,
+    whatever it is called since. The kernel must track connections to know.
+    """
 
     target: Literal["DROP", "RETURN"] = "DROP"
     source: str = ""
@@ -50,6 +55,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     source_ports: tuple[Port, ...] = ()
     destination_ports: tuple[Port, ...] = ()
     icmpv6_type: Literal[0, 135, 136] = 0
+    original_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    answering: str = ""
 
 
 class Chain(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,8 +12,9 @@ from typing import get_args
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
 from trogdor_bus.agents.platforms.linux import endings, firewall, leaders, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux.holders import Held, open_held
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
     open_again,
@@ -50,6 +51,10 @@ from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Seen, Step, Surroundings
 
+LOST = (
+    "gone: no name, process, open file or mount of this machine leads to the network namespace any more; whether "
+    "something else still holds it, with the rules in it, cannot be known"
+)
 FAMILIES: tuple[rules.Family, ...] = (4, 6)
 
 
@@ -66,6 +71,7 @@ class LinuxPlatform:
         self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
         self._stops = Stops()
+        self._namespaces = Held()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
         self._controller: int | None = None
@@ -120,6 +126,7 @@ class LinuxPlatform:
                 if namespace is None:
                     raise HostError("the network namespace is gone since the fault was prepared")
                 with namespace:
+                    self._namespaces.keep(block.namespace, _chains_of(block))
                     for table in block.tables:
                         firewall.install(namespace, table)
             case Freeze() as freeze:
@@ -140,7 +147,7 @@ class LinuxPlatform:
         try:
             match read(step.undo):
                 case Unblock() as unblock:
-                    return _unblock(unblock)
+                    return self._unblock(unblock)
                 case Thaw() as thaw:
                     return signals.thaw(thaw, wanted=self._held(held).wanted(thaw.process))
                 case Finish() as finish:
@@ -169,7 +176,7 @@ class LinuxPlatform:
             case Block() as block:
                 namespace = open_again(block.namespace)
                 if namespace is None:
-                    return Seen("the network namespace is gone")
+                    return Seen("the network namespace is gone: it has no name and no process any more")
                 with namespace:
                     found = [firewall.look(namespace, table) for table in block.tables]
                 changes = (one.disturbance for one in found)
@@ -203,14 +210,17 @@ class LinuxPlatform:
         """Return what is left of an undone step; () is what everybody wants."""
         match read(step.undo):
             case Unblock() as unblock:
-                namespace = open_again(unblock.namespace)
+                namespace = self._reach(unblock.namespace)
                 if namespace is None:
                     return ()
                 with namespace:
-                    return tuple(left for table in unblock.tables for left in firewall.residue(namespace, table))
+                    found = (left for table in unblock.tables for left in firewall.residue(namespace, table))
+                    if not (left := tuple(found)):
+                        self._namespaces.release(unblock.namespace, _chains_of(unblock))
+                    return left
             case Thaw(process=process, leave=False) as thaw:
-                left = signals.is_stopped(process) and not self._held(held).wanted(process)
-                return (f"process {process.pid} ({thaw.name}) is still stopped",) if left else ()
+                stopped = signals.is_stopped(process) and not self._held(held).wanted(process)
+                return (f"process {process.pid} ({thaw.name}) is still stopped",) if stopped else ()
             case LeadBack() as back:
                 return self._leaders.residue(back)
             case _:
@@ -220,7 +230,7 @@ class LinuxPlatform:
         """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
         match read(step.do), read(step.undo):
             case Block() as block, _:
-                inside = typed_prefix(block.namespace)
+                inside = self._inside(block.namespace)
                 chains = [(f"{inside}{table.tool}", chain) for table in block.tables for chain in table.chains]
                 return "; ".join(
                     f"{tool} -D {chain.hook} -j {chain.name} -w; {tool} -F {chain.name} -w; {tool} -X {chain.name} -w"
@@ -242,7 +252,35 @@ class LinuxPlatform:
     def _typed_prefix(self) -> str:
         """Return the words before a command of the node; "" if its container is down, which the command brings back."""
         with contextlib.suppress(HostError), open_attached(self._attachment) as namespace:
-            return typed_prefix(namespace.identity) or ""
+            return typed_prefix(namespace)
+        return ""
+
+    def _inside(self, identity: NamespaceIdentity) -> str | None:
+        """Return the words before a command in that namespace; None if it is not to be found."""
+        namespace = self._reach(identity)
+        if namespace is None:
+            return None
+        with namespace:
+            return typed_prefix(namespace)
+
+    def _reach(self, identity: NamespaceIdentity) -> Namespace | None:
+        """Return that very namespace, however it can be reached, None if that is not known: see `open_held`."""
+        return self._namespaces.open(identity) or open_again(identity) or open_held(identity)
+
+    def _unblock(self, operation: Unblock) -> str:
+        if operation.namespace.boot_id != boot_id():
+            return "gone: the machine was booted since, and the rules went with it"
+        namespace = self._reach(operation.namespace)
+        if namespace is None:
+            return LOST
+        with namespace:
+            failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
+        if failures:
+            raise HostError("; ".join(failures))
+        named = open_again(operation.namespace)
+        if named is None:
+            return "gone: the network namespace has no name and no process any more; the rules were taken out of it"
+        named.close()
         return ""
 
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
@@ -332,9 +370,12 @@ def _prepare_block(
     names = {hook: _chain_name(worker, hook) for hook in _hooks(action)}
     own = namespace.addresses()
     warnings: list[str] = []
+    if isinstance(action, BlockFrom):
+        action = _but_own(action, own, warnings)
     tables: list[Table] = []
     for family in FAMILIES:
-        chains = tuple(_chains(action, names, own, surroundings, family, local=namespace.own))
+        tracked = firewall.tracks(namespace, family)
+        chains = tuple(_chains(action, names, own, surroundings, family, local=namespace.own, tracked=tracked))
         if not chains:
             continue
         if family == 6 and not firewall.knows_ipv6(namespace):
@@ -355,6 +396,17 @@ def _prepare_block(
     return Prepared((step(Block(namespace.identity, tuple(tables)), undo),), tuple(warnings))
 
 
+def _but_own(action: BlockFrom, own: Sequence[str], warnings: list[str]) -> BlockFrom:
+    """Return the block without addresses that this node has itself by now: it would cut itself off."""
+    mine = set(map(rules.address, own))
+    kept = []
+    for peer in action.peers:
+        held = [text for text in peer.addresses if rules.address(text) in mine]
+        warnings += [f"{text} of {peer.node} is left out: this node has it itself" for text in held]
+        kept.append(Peer(peer.node, tuple(text for text in peer.addresses if text not in held)))
+    return BlockFrom(peers=tuple(kept))
+
+
 def _hooks(action: BlockFrom | BlockPorts) -> tuple[Hook, ...]:
     if isinstance(action, BlockFrom):
         return ("INPUT",)
@@ -370,13 +422,14 @@ def _chains(
     family: rules.Family,
     *,
     local: bool,
+    tracked: bool,
 ) -> Iterator[Chain]:
     for hook, name in names.items():
         drops: tuple[Rule, ...]
         if isinstance(action, BlockFrom):
-            drops = rules.drop_sources(action.peers, family)
+            drops = rules.drop_sources(action.peers, family, tracked=tracked)
         else:
-            drops = rules.drop_ports(action, hook)
+            drops = rules.drop_ports(action, hook, tracked=tracked)
         spared: tuple[Rule, ...] = ()
         if isinstance(action, BlockFrom) or not surroundings.force:
             spared = rules.spare_control(surroundings.control, own, local=local, hook=hook, family=family)
@@ -388,15 +441,11 @@ def _chain_name(worker: int, hook: Hook) -> str:
     return "TB-" + hashlib.sha256(f"{worker}/{hook}/{uuid.uuid4()}".encode()).hexdigest()[:16]
 
 
-def _unblock(operation: Unblock) -> str:
-    namespace = open_again(operation.namespace)
-    if namespace is None:
-        return "gone: the network namespace is no more, and the rules went with it"
-    with namespace:
-        failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
-    if failures:
-        raise HostError("; ".join(failures))
-    return ""
+def _chains_of(operation: Block | Unblock) -> set[str]:
+    """Return the names of the chains that it makes or removes."""
+    if isinstance(operation, Block):
+        return {chain.name for table in operation.tables for chain in table.chains}
+    return {name for owned in operation.tables for name in owned.chains}
 
 
 def _remove(namespace: Namespace, table: OwnedChains) -> str:

@@ -254,7 +254,7 @@ def _container(name: str, killed: Sequence[processes.Process], allowed: set[tupl
     found = find_container(name)  # HostError if there is no engine, or it does not know the container
     assert engine is not None
     tool = Path(engine).name
-    inside = processes.mounts_of(found.pid)
+    inside = processes.mounts_of(found.process.pid)
     stranger = next((process for process in killed if processes.mounts_of(process.pid) != inside), None)
     if stranger and (tool, "start", name) not in allowed:
         raise _refused(f"process {stranger.pid} ({stranger.name}) is not of the container {name}", tool, name)

@@ -40,19 +40,29 @@ def address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return ip
 
 
-def drop_sources(peers: Sequence[Peer], family: Family) -> tuple[Rule, ...]:
-    """Return one DROP for each address of the peers in that family; in IPv6, neighbour discovery goes on."""
+def drop_sources(peers: Sequence[Peer], family: Family, *, tracked: bool = False) -> tuple[Rule, ...]:
+    """Return one DROP for each address of the peers in that family; in IPv6, neighbour discovery goes on.
+
+    Where connections are `tracked`, one that was opened here to another address may lead to a peer (DNAT): its answers
+    come by that other address, and are dropped, too.
+    """
     found = dict.fromkeys(address(text) for peer in peers for text in peer.addresses)
-    drops = tuple(Rule(source=str(ip)) for ip in found if ip.version == family)
+    ours = [str(ip) for ip in found if ip.version == family]
+    drops = (*(Rule(source=ip) for ip in ours), *(Rule(answering=ip) for ip in ours if tracked))
     return NEIGHBOURS + drops if drops and family == 6 else drops
 
 
-def drop_ports(action: BlockPorts, hook: Hook) -> tuple[Rule, ...]:
-    """Return the DROPs of the ports, loopback spared."""
+def drop_ports(action: BlockPorts, hook: Hook, *, tracked: bool = False) -> tuple[Rule, ...]:
+    """Return the DROPs of the ports, loopback spared.
+
+    Where connections are `tracked`, a port may be another one by the time a packet comes here (REDIRECT, DNAT): then
+    those are dropped, too, that were opened to one of the ports, a rule each.
+    """
     way: Literal["in", "out"] = "in" if hook == "INPUT" else "out"
-    return tuple(
-        Rule(not_loopback=way, protocol=action.protocol, destination_ports=ports) for ports in _chunks(action.ports)
-    )
+    chunks = tuple(_chunks(action.ports))
+    now = [Rule(not_loopback=way, protocol=action.protocol, destination_ports=ports) for ports in chunks]
+    asked = [port for ports in chunks for port in ports] if tracked else ()
+    return (*now, *(Rule(not_loopback=way, protocol=action.protocol, original_port=port) for port in asked))
 
 
 def spare_control(
@@ -139,6 +149,12 @@ def dropped(saved: str, chains: Collection[str]) -> int:
     return sum(int(count) for count, chain in found if chain in chains)
 
 
+def rewrites(saved: str) -> bool:
+    """Return whether what iptables-save printed, of all tables, holds a rule that rewrites addresses or ports."""
+    _, _, nat = saved.partition("*nat\n")
+    return any(line.startswith("-A ") for line in nat.partition("\nCOMMIT")[0].splitlines())
+
+
 def has_rules(saved: str) -> bool:
     """Return whether what iptables-save printed, of any table, holds a rule, a chain, or a policy but ACCEPT."""
     return any(
@@ -208,6 +224,10 @@ def _text(rule: Rule) -> str:
     for flag, ports in (("--sports", rule.source_ports), ("--dports", rule.destination_ports)):
         if ports:
             words += ["-m", "multiport", flag, ",".join(str(int(port)) for port in ports)]
+    if rule.original_port:
+        words += ["-m", "conntrack", "--ctorigdstport", str(int(rule.original_port)), "--ctdir", "ORIGINAL"]
+    if rule.answering:
+        words += ["-m", "conntrack", "--ctreplsrc", str(address(rule.answering)), "--ctdir", "REPLY"]
     return " ".join([*words, "-j", "DROP" if rule.target == "DROP" else "RETURN"])
 
 
@@ -218,12 +238,15 @@ def _rule(text: str) -> Rule | None:
         r"(?:! -(?P<way>[io]) lo )?(?:-p (?P<protocol>tcp|udp) )?"
         r"(?:-p ipv6-icmp -m icmp6 --icmpv6-type (?P<icmpv6>[0-9]+) )?"
         r"(?:-m multiport --sports (?P<sports>[0-9,]+) )?(?:-m multiport --dports (?P<dports>[0-9,]+) )?"
+        r"(?:-m conntrack --ctorigdstport (?P<original>[0-9]+) --ctdir ORIGINAL )?"
+        r"(?:-m conntrack --ctreplsrc (?P<answering>[0-9a-f.:]+) --ctdir REPLY )?"
         r"-j (?P<target>DROP|RETURN)",
         text,
     )
     if form is None:
         return None
-    plain = {name: "" if not form[name] else str(address(form[name])) for name in ("source", "destination")}
+    named = ("source", "destination", "answering")
+    plain = {name: "" if not form[name] else str(address(form[name])) for name in named}
     ports = {name: tuple(map(int, form[name].split(","))) if form[name] else () for name in ("sports", "dports")}
     return Rule(
         target=form["target"],  # type: ignore[arg-type]
@@ -234,4 +257,6 @@ def _rule(text: str) -> Rule | None:
         source_ports=ports["sports"],
         destination_ports=ports["dports"],
         icmpv6_type=int(form["icmpv6"] or 0),  # type: ignore[arg-type]
+        original_port=int(form["original"] or 0),
+        answering=plain["answering"],
     )

@@ -20,7 +20,9 @@ ADDRESS = r"[0-9a-f:.]{2,39}"
 RULE = (
     rf"-A TB-[0-9a-f]{{16}}(?: -s {ADDRESS})?(?: -d {ADDRESS})?(?: ! -[io] lo)?(?: -p (?:tcp|udp))?"
     rf"(?: -p ipv6-icmp -m icmp6 --icmpv6-type 13[56])?"
-    rf"(?: -m multiport --[sd]ports {PORT}(?:,{PORT}){{0,14}})? -j (?:DROP|RETURN)"
+    rf"(?: -m multiport --[sd]ports {PORT}(?:,{PORT}){{0,14}})?"
+    rf"(?: -m conntrack --ctorigdstport {PORT} --ctdir ORIGINAL)?"
+    rf"(?: -m conntrack --ctreplsrc {ADDRESS} --ctdir REPLY)? -j (?:DROP|RETURN)"
 )
 GRAMMAR = re.compile(
     rf"\*filter|:TB-[0-9a-f]{{16}} - \[0:0\]|{RULE}|-I (?:INPUT|OUTPUT) 1 -j TB-[0-9a-f]{{16}}|COMMIT", re.ASCII
@@ -52,7 +54,7 @@ def test_hostile_addresses_and_ports_never_leave_the_grammar(
     endpoints = [Endpoint(address, tuple(ports)) for address, ports in control]
     for family in (4, 6):
         with contextlib.suppress(HostError):
-            drops = rules.drop_sources([Peer("n", tuple(addresses))], family)
+            drops = rules.drop_sources([Peer("n", tuple(addresses))], family, tracked=True)
             spared = rules.spare_control(endpoints, ["10.0.0.9", "fd00::9"], local=True, hook="INPUT", family=family)
             for line in render([Chain(NAME, "INPUT", spared + drops)]):
                 assert GRAMMAR.fullmatch(line), line
@@ -61,7 +63,7 @@ def test_hostile_addresses_and_ports_never_leave_the_grammar(
 @given(ports=hostile_ports, name=st.one_of(st.text(), st.just(NAME + "\n"), st.just("INPUT")))
 def test_hostile_ports_and_chain_names_never_leave_the_grammar(ports: list[int], name: str) -> None:
     with contextlib.suppress(HostError):
-        drops = rules.drop_ports(BlockPorts(ports=tuple(ports)), "OUTPUT")
+        drops = rules.drop_ports(BlockPorts(ports=tuple(ports)), "OUTPUT", tracked=True)
         for line in render([Chain(name, "OUTPUT", drops)]):
             assert GRAMMAR.fullmatch(line), line
 
@@ -90,13 +92,36 @@ def test_every_port_is_in_exactly_one_rule(ports: list[int]) -> None:
 @given(peers=st.lists(st.ip_addresses(), max_size=8))
 def test_what_is_rendered_is_read_back_the_same(peers: list[object]) -> None:
     for family in (4, 6):
-        drops = rules.drop_sources([Peer("n", tuple(map(str, peers)))], family)
+        drops = rules.drop_sources([Peer("n", tuple(map(str, peers)))], family, tracked=True)
         chain = Chain(NAME, "INPUT", drops)
         lines = render([chain])
         saved = ["-A INPUT -j " + NAME]
         saved += [re.sub(r"-s (\S+)", r"-s \1/32" if family == 4 else r"-s \1/128", line) for line in lines[2:-2]]
         text = "\n".join(["*filter", ":INPUT ACCEPT [0:0]", f":{NAME} - [0:0]", *saved, "COMMIT"])
         assert rules.deviation(chain, rules.parse(text)) == ""
+
+
+@given(ports=st.lists(st.integers(1, 65535), min_size=1, unique=True, max_size=40))
+def test_where_connections_are_tracked_each_port_is_matched_as_it_was_asked_for_too(ports: list[int]) -> None:
+    drops = rules.drop_ports(BlockPorts(ports=tuple(ports)), "INPUT", tracked=True)
+    plain = rules.drop_ports(BlockPorts(ports=tuple(ports)), "INPUT")
+    assert drops[: len(plain)] == plain, "what is not tracked is met all the same"
+    assert [rule.original_port for rule in drops[len(plain) :]] == ports
+    chain = Chain(NAME, "INPUT", drops)
+    text = "\n".join(["*filter", f"-A INPUT -j {NAME}", *render([chain])[1:-2], "COMMIT"])
+    assert rules.deviation(chain, rules.parse(text)) == ""
+
+
+@pytest.mark.parametrize(
+    ("saved", "expected"),
+    [
+        ("", False),
+        ("*nat\n:PREROUTING ACCEPT [0:0]\nCOMMIT\n*filter\n-A INPUT -j ACCEPT\nCOMMIT", False),
+        ("*filter\n-A INPUT -j ACCEPT\nCOMMIT\n*nat\n:X - [0:0]\n-A X -p tcp -j REDIRECT --to-ports 9\nCOMMIT", True),
+    ],
+)
+def test_whether_anything_rewrites_ports(saved: str, expected: bool) -> None:
+    assert rules.rewrites(saved) is expected
 
 
 def test_mapped_addresses_are_those_that_packets_carry() -> None:

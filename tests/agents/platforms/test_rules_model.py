@@ -50,9 +50,10 @@ def chains_of(worker: int) -> list[Chain]:
     for hook in hooks:
         spared = rules.spare_control(CONTROL, [], local=False, hook=hook, family=4)
         if worker == 1:
-            drops = rules.drop_sources([Peer("a", ("10.0.0.2", "10.0.0.3"))], 4)
+            drops = rules.drop_sources([Peer("a", ("10.0.0.2", "10.0.0.3"))], 4, tracked=True)
         else:
-            drops = rules.drop_ports(BlockPorts(ports=tuple(range(9092, 9092 + worker * 6))), hook)
+            ports = BlockPorts(ports=tuple(range(9092, 9092 + worker * 6)))
+            drops = rules.drop_ports(ports, hook, tracked=worker == 4)
         found.append(Chain(f"TB-{worker:08x}{'0' if hook == 'INPUT' else '1':>08}", hook, spared + drops))
     return found
 
