@@ -79,6 +79,12 @@ class AddressesRead(msgspec.Struct, frozen=True):
     controller: int | None = None
 
 
+class StraysSeen(msgspec.Struct, frozen=True):
+    """What looks like ours on the node and is in nobody's journal, a line each with what a person would type."""
+
+    lines: tuple[str, ...] = ()
+
+
 class EndRequested(msgspec.Struct, frozen=True):
     """The agent must undo everything, report, and end."""
 
@@ -97,6 +103,7 @@ Event = (
     | Reapplied
     | LatchKept
     | AddressesRead
+    | StraysSeen
     | EndRequested
     | Ticked
 )

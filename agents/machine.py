@@ -31,10 +31,11 @@ from trogdor_bus.agents.events import (
     Reapply,
     SendBeat,
     SnapshotHeard,
+    StraysSeen,
     Ticked,
 )
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
+from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, WorkerState
@@ -47,6 +48,8 @@ LONELY_BEAT_MS = 250
 """The beat of an agent that no coordinator answers."""
 STUCK_RETRY_MS = 15_000
 """How often the undo of a stuck worker is tried again."""
+REFUSED_MS = 10_000
+"""For so long a word counts by which this agent is refused."""
 STORY_LINES = 30
 DISTURBANCES = 10
 """So many are told of each worker, the first ones."""
@@ -146,6 +149,8 @@ class AgentMachine:
         self.clash: Stamp | None = None
         self.fresh_ms: int | None = None
         self.leaving = False
+        self._rival: tuple[str, int] = ("", 0)
+        self.strays: tuple[str, ...] = ()
         self.latch = self._kept = latch
         self.taken: set[tuple[WorkerState, Move]] = set()
         self._version, self._pid, self._attached = version, pid, attached
@@ -163,7 +168,7 @@ class AgentMachine:
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
-    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912 (one case per event)
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912, PLR0915 (one case per event)
         """Return the effects of one event; an illegal one raises InvalidTransitionError and changes nothing."""
         effects: list[Effect] = []
         before = self._visible()
@@ -200,6 +205,8 @@ class AgentMachine:
                 self._kept = latch
             case AddressesRead(addresses=addresses, broker=broker, controller=controller):
                 self._addresses, self._broker, self._controller = addresses, broker, controller
+            case StraysSeen(lines=lines):
+                self.strays = lines
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -233,10 +240,17 @@ class AgentMachine:
         """Return whether no coordinator has answered for three beats."""
         return self.fresh_ms is None or now_ms - self.fresh_ms > 3 * self.limits.beat_ms
 
+    def refused_by(self, now_ms: int) -> str:
+        """Return the journal of the agent that is heard in this one's place, "" if none was told of lately."""
+        journal, told_ms = self._rival
+        return journal if now_ms - told_ms <= REFUSED_MS else ""
+
     # --- the protocol -----------------------------------------------------------------------------------------------
 
     def _snapshot(self, snapshot: Snapshot, now_ms: int, effects: list[Effect]) -> None:
         echo = snapshot.echo
+        if snapshot.node == self.node and echo is not None and self.journal in snapshot.refused:
+            self._rival = (echo.journal, now_ms)
         if snapshot.node != self.node or (echo is not None and echo.journal != self.journal):
             return  # meant for another agent, perhaps one of our name: what it should not have says nothing about us
         if not self._accept(snapshot.stamp):
@@ -246,7 +260,7 @@ class AgentMachine:
         self.stamp = snapshot.stamp
         self._describe = snapshot.describe
         if fresh:
-            self.fresh_ms = now_ms
+            self.fresh_ms, self._rival = now_ms, ("", now_ms)
             self._coordinator = snapshot.coordinator
         self._heed_latch(snapshot, fresh, now_ms, effects)
         wanted = {order.worker: order for order in snapshot.orders if order.journal == self.journal}
@@ -281,6 +295,8 @@ class AgentMachine:
 
     def _accept(self, stamp: Stamp) -> bool:
         held = self.stamp
+        if not 0 <= stamp.epoch <= MAX_EPOCH:
+            return False
         if held is None or stamp.epoch > held.epoch:
             return True
         if stamp.epoch == held.epoch and stamp.coordinator != held.coordinator:
@@ -321,6 +337,8 @@ class AgentMachine:
         stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]
         if stuck and not order.force:
             return f"node {self.node} is dirty, the undo of task {stuck[0]} is stuck; heal it, or submit with --force"
+        if self.strays and not order.force:
+            return f"node {self.node} is dirty, {self.strays[0]}; or submit with --force"
         return ""
 
     def _stop(self, worker: Worker, outcome: Outcome, error: str, now_ms: int, effects: list[Effect]) -> None:
@@ -407,6 +425,7 @@ class AgentMachine:
             broker=self._broker,
             controller=self._controller,
             attached=self._attached,
+            strays=self.strays,
         )
 
     def _report(self, worker: Worker, now_ms: int) -> Report:
@@ -456,7 +475,7 @@ class AgentMachine:
         )
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
         place = (self._addresses, self._broker, self._controller)
-        return (self.clash, place, self._describe, self._kept, settled), (self.stamp, moving)
+        return (self.clash, place, self.strays, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

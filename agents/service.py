@@ -41,13 +41,14 @@ from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits, Worker
+from trogdor_bus.agents.neighbours import Refusal, Strays
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import BusError, CannotHealError, HostError, NotFoundError, TrogdorBusError
-from trogdor_bus.messages import Snapshot, decode, encode
+from trogdor_bus.messages import MAX_EPOCH, Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Surroundings
 from trogdor_bus.states import Outcome, WorkerState
@@ -146,6 +147,8 @@ class Service:
         self._wake = asyncio.Event()
         self._ended = False
         self._epoch = 0
+        self._strays = Strays(performer, settings.state_dir)
+        self._refusal = Refusal(settings.node, self._journal.id)
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -157,6 +160,7 @@ class Service:
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
         self._handle(await loop.run_in_executor(self._hands, self._read))
+        await self._find_strays()
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore) for chore in (self._read_addresses(), self._watch_contact(), self._end(ending))
@@ -187,7 +191,11 @@ class Service:
         except BusError as error:
             log.warning("a frame of the control channel was dropped: %s", error)
             return
+        if not 0 <= snapshot.stamp.epoch <= MAX_EPOCH:
+            log.warning("a word of epoch %d was refused: no coordinator starts that often", snapshot.stamp.epoch)
+            return
         self._handle(SnapshotHeard(snapshot))
+        self._refusal.heed(self._machine.refused_by(self._clock.now_ms()))
         stamp = self._machine.stamp
         if stamp is not None and stamp.epoch != self._epoch and self._machine.fresh_ms is not None:
             self._epoch = stamp.epoch
@@ -314,6 +322,8 @@ class Service:
                 log.warning("cannot read this node's addresses: %s", error)
             else:
                 self._handle(found)
+            if self._strays.wanted:
+                await self._find_strays()
 
     def _read(self) -> AddressesRead:
         addresses = self._platform.addresses()
@@ -324,11 +334,16 @@ class Service:
             controller = self._platform.controller()
         return AddressesRead(addresses, broker, controller)
 
+    async def _find_strays(self) -> None:
+        if found := await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look):
+            self._handle(found)
+
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""
         await asyncio.sleep(LONELY_FIRST_S)
         while True:
-            if self._machine.lonely(self._clock.now_ms()):
+            self._refusal.heed(self._machine.refused_by(self._clock.now_ms()), again=True)
+            if not self._refusal.by and self._machine.lonely(self._clock.now_ms()):
                 trouble = (
                     self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )
