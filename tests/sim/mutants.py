@@ -18,7 +18,7 @@ from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import ledger as coordinator_ledger
-from trogdor_bus.coordinator import takeover
+from trogdor_bus.coordinator import owed, takeover
 from trogdor_bus.coordinator.changes import PutRow
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
@@ -244,6 +244,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
+    Mutant("what is destroyed or given up unheard is forgotten", (_constant(owed, "owe", lambda meta, *_: meta),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
