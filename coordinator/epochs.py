@@ -17,6 +17,11 @@ def is_plausible(epoch: int, known: int = MOST) -> bool:
     return 0 <= epoch <= min(MOST, known + LEAP)
 
 
+def beyond(epoch: int) -> str:
+    """Return why an epoch is not believed."""
+    return f"it is of epoch {epoch}, which no coordinator can have reached"
+
+
 class Epochs:
     """What was heard of epochs, by a coordinator that leads above `above` and above what it has stored."""
 

@@ -29,13 +29,17 @@ class Owner(msgspec.Struct, frozen=True):
 
 
 def register(directory: str) -> None:
-    """Note a state directory; nothing happens where that cannot be written, as where `/run` is not ours."""
+    """Note a state directory, and drop those that are no more; nothing happens where `/run` is not ours."""
     with contextlib.suppress(HostError):
         disk = FileDisk(DIRECTORY)
         try:
             name = hashlib.sha256(directory.encode(errors="surrogateescape")).hexdigest()[:32]
             disk.create(f"{name}.tmp", directory.encode(errors="surrogateescape"))
             disk.rename(f"{name}.tmp", name)
+            for other in disk.names():
+                with contextlib.suppress(NotFoundError):  # another agent has just dropped it
+                    if not os.path.isdir(os.fsdecode(disk.read(other))):  # noqa: PTH112 (no error where it is closed)
+                        disk.remove(other)
         finally:
             disk.close()
 
