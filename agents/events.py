@@ -124,6 +124,12 @@ class AddressesRead(msgspec.Struct, frozen=True):
     trouble: str = ""
 
 
+class StraysSeen(msgspec.Struct, frozen=True):
+    """What looks like ours on the node and is in nobody's journal, a line each with what a person would type."""
+
+    lines: tuple[str, ...] = ()
+
+
 class EndRequested(msgspec.Struct, frozen=True):
     """The agent must undo everything, report, and end."""
 
@@ -143,6 +149,7 @@ Event = (
     | Reapplied
     | LatchKept
     | AddressesRead
+    | StraysSeen
     | EndRequested
     | Ticked
 )

@@ -33,11 +33,12 @@ from trogdor_bus.agents.events import (
     Reapply,
     SendBeat,
     SnapshotHeard,
+    StraysSeen,
     Ticked,
 )
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
+from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Outcome, WorkerState, ended
 
@@ -51,6 +52,8 @@ STUCK_RETRY_MS = 15_000
 """How often the undo of a stuck worker is tried again."""
 AGAIN_MS = 100
 """When what goes on by itself is asked for again."""
+REFUSED_MS = 10_000
+"""For so long a word counts by which this agent is refused."""
 STORY_LINES = 30
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
@@ -122,6 +125,8 @@ class AgentMachine:
         self.clash: Stamp | None = None
         self.fresh_ms: int | None = None
         self.leaving = False
+        self._rival: tuple[str, int] = ("", 0)
+        self.strays: tuple[str, ...] = ()
         self.latch = self._kept = latch
         self.taken: set[tuple[WorkerState, Move]] = set()
         self._version, self._pid, self._attached = version, pid, attached
@@ -162,6 +167,8 @@ class AgentMachine:
                 self._kept = latch
             case AddressesRead():
                 self._place = event
+            case StraysSeen(lines=lines):
+                self.strays = lines
             case EndRequested():
                 self.leaving = True
                 for worker in self.workers.values():
@@ -194,6 +201,11 @@ class AgentMachine:
     def lonely(self, now_ms: int) -> bool:
         """Return whether no coordinator has answered for three beats."""
         return self.fresh_ms is None or now_ms - self.fresh_ms > 3 * self.limits.beat_ms
+
+    def refused_by(self, now_ms: int) -> str:
+        """Return the journal of the agent that is heard in this one's place, "" if none was told of lately."""
+        journal, told_ms = self._rival
+        return journal if now_ms - told_ms <= REFUSED_MS else ""
 
     # --- what was done ------------------------------------------------------------------------------------------------
 
@@ -241,6 +253,8 @@ class AgentMachine:
 
     def _snapshot(self, snapshot: Snapshot, now_ms: int, effects: list[Effect]) -> None:
         echo = snapshot.echo
+        if snapshot.node == self.node and echo is not None and self.journal in snapshot.refused:
+            self._rival = (echo.journal, now_ms)
         if snapshot.node != self.node or (echo is not None and echo.journal != self.journal):
             return  # meant for another agent, perhaps one of our name: what it should not have says nothing about us
         if not self._accept(snapshot.stamp):
@@ -250,7 +264,7 @@ class AgentMachine:
         self.stamp = snapshot.stamp
         self._describe = snapshot.describe
         if fresh:
-            self.fresh_ms = now_ms
+            self.fresh_ms, self._rival = now_ms, ("", now_ms)
             self._coordinator = snapshot.coordinator
         self._heed_latch(snapshot, fresh, now_ms, effects)
         wanted = {order.worker: order for order in snapshot.orders if order.journal == self.journal}
@@ -292,6 +306,8 @@ class AgentMachine:
 
     def _accept(self, stamp: Stamp) -> bool:
         held = self.stamp
+        if not 0 <= stamp.epoch <= MAX_EPOCH:
+            return False
         if held is None or stamp.epoch > held.epoch:
             return True
         if stamp.epoch == held.epoch and stamp.coordinator != held.coordinator:
@@ -333,6 +349,8 @@ class AgentMachine:
         stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]
         if stuck and not order.force:
             return f"node {self.node} is dirty, the undo of task {stuck[0]} is stuck; heal it, or submit with --force"
+        if self.strays and not order.force:
+            return f"node {self.node} is dirty, {self.strays[0]}; or submit with --force"
         return ""
 
     def _stop(self, worker: Worker, outcome: Outcome, error: str, now_ms: int, effects: list[Effect]) -> None:
@@ -408,6 +426,7 @@ class AgentMachine:
             controller=self._place.controller,
             trouble=self._place.trouble,
             attached=self._attached,
+            strays=self.strays,
         )
 
     def _report(self, worker: Worker, now_ms: int) -> Report:
@@ -456,7 +475,7 @@ class AgentMachine:
             (w.id, w.state, w.error, w.warnings, w.disturbed, w.residue, w.dropped) for w in workers if not _moving(w)
         )
         moving = tuple((w.id, w.state) for w in workers if _moving(w))
-        return (self.clash, self._place, self._describe, self._kept, settled), (self.stamp, moving)
+        return (self.clash, self._place, self.strays, self._describe, self._kept, settled), (self.stamp, moving)
 
 
 def _moving(worker: Worker) -> bool:

@@ -43,6 +43,7 @@ from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits
+from trogdor_bus.agents.neighbours import Refusal, Strays
 from trogdor_bus.agents.perform import UNREADABLE, NotInjectedError, Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.worker import Worker
@@ -58,7 +59,7 @@ from trogdor_bus.errors import (
     NotYetError,
     TrogdorBusError,
 )
-from trogdor_bus.messages import Snapshot, decode, encode
+from trogdor_bus.messages import MAX_EPOCH, Snapshot, decode, encode
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, Surroundings
 from trogdor_bus.spec import Texts
@@ -175,6 +176,8 @@ class Service:
         self._epoch = 0
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
+        self._strays = Strays(performer, settings.state_dir)
+        self._refusal = Refusal(settings.node, self._journal.id)
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -185,6 +188,7 @@ class Service:
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
         await self._read_once()
+        await self._find_strays()
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore)
@@ -240,7 +244,11 @@ class Service:
         except BusError as error:
             log.warning("a frame of the control channel was dropped: %s", error)
             return
+        if not 0 <= snapshot.stamp.epoch <= MAX_EPOCH:
+            log.warning("a word of epoch %d was refused: no coordinator starts that often", snapshot.stamp.epoch)
+            return
         self._handle(SnapshotHeard(snapshot))
+        self._refusal.heed(self._machine.refused_by(self._clock.now_ms()))
         stamp = self._machine.stamp
         if stamp is not None and stamp.epoch != self._epoch and self._machine.fresh_ms is not None:
             self._epoch = stamp.epoch
@@ -380,6 +388,8 @@ class Service:
         while True:
             await asyncio.sleep(ADDRESSES_S)
             await self._read_once()
+            if self._strays.wanted:
+                await self._find_strays()
 
     async def _read_once(self) -> None:
         """Take in the node's addresses, or say why that cannot be: again when it changes, and now and then."""
@@ -425,11 +435,16 @@ class Service:
             controller = self._platform.controller()
         return AddressesRead(addresses, broker, controller, trouble)
 
+    async def _find_strays(self) -> None:
+        if found := await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look):
+            self._handle(found)
+
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""
         await asyncio.sleep(LONELY_FIRST_S)
         while True:
-            if self._machine.lonely(self._clock.now_ms()):
+            self._refusal.heed(self._machine.refused_by(self._clock.now_ms()), again=True)
+            if not self._refusal.by and self._machine.lonely(self._clock.now_ms()):
                 trouble = (
                     self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )

@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 
 from trogdor_bus import __version__
+from trogdor_bus.coordinator.doubts import proofs
 from trogdor_bus.coordinator.events import (
     AbortRequested,
     CreateRequested,
     DestroyRequested,
     Event,
+    ForgetRequested,
     ResumeRequested,
     Sighting,
     StopRequested,
@@ -26,17 +28,22 @@ from trogdor_bus.messages import (
     CHANGES,
     Abort,
     AnyRequest,
+    AskProof,
     AskStatus,
     CoordinatorStatus,
     CreateTask,
+    Destroyed,
     DestroyTask,
     ExperimentInfo,
+    ForgetNode,
+    Forgotten,
     GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
     NodeRow,
     Plan,
+    Proof,
     Reply,
     Resume,
     ShowTask,
@@ -128,9 +135,15 @@ class Api:
         """Stop a task; an unknown or ended one is no error (as in Trogdor)."""
         self._handle(StopRequested(task_id))
 
-    def destroy_task(self, task_id: str) -> None:
-        """Stop a task on its agents and forget it; an unknown one is no error (as in Trogdor)."""
+    def destroy_task(self, task_id: str) -> Destroyed:
+        """Stop a task on its agents, forget it, and return what is proven; an unknown one is no error (as in Trogdor).
+
+        Asked again, it tells what is still not proven.
+        """
+        known = task_id in self._machine.view.tasks
         self._handle(DestroyRequested(task_id))
+        waiting, unheard = self._machine.owing(task_id)
+        return Destroyed(known=known, waiting=waiting, unheard=unheard)
 
     def abort(self, latch: str, node: str = "") -> Latch:
         """End everything on a node, or ("") on all, and let nothing start; NotFoundError for an unknown node."""
@@ -143,6 +156,19 @@ class Api:
         before |= {name for name in self._machine.fleet.nodes if self._machine.latch(name)}
         self._handle(ResumeRequested(node))
         return sorted(before & {node} if node else before)
+
+    def proof(self, latch: str, node: str = "") -> Proof:
+        """Return what is proven under an abort of one node, or ("") of all; small, however much there is."""
+        nodes = [state for name, state in sorted(self._machine.fleet.nodes.items()) if node in ("", name)]
+        return Proof(nodes=proofs(nodes, latch))
+
+    def forget_node(self, node: str, force: bool = False) -> Forgotten:
+        """Forget a node; RefusedError if its agent is alive, or if it may hold something, unless `force`."""
+        state = self._machine.fleet.nodes.get(node)
+        given_up = state.row.unproven if state else ()
+        alive = state is not None and state.row.alive
+        self._handle(ForgetRequested(node, force))
+        return Forgotten(node=node, given_up=given_up, gone=not alive)
 
     def show_task(self, task_id: str) -> TaskInfo:
         """Return one task; NotFoundError if there is none of that id."""
@@ -199,7 +225,7 @@ class Api:
             tasks=tuple(view.info(task.id) for task in tasks),
         )
 
-    def _dispatch(self, request: AnyRequest, sighting: Sighting | None, parent: str) -> Any:
+    def _dispatch(self, request: AnyRequest, sighting: Sighting | None, parent: str) -> Any:  # noqa: PLR0912 (one case per request)
         match request:
             case CreateTask(id=task_id, spec=spec, force=force, allow=allow, own_topics=own):
                 return self.create_task(task_id, spec, Terms(force, allow, own), parent)
@@ -221,6 +247,10 @@ class Api:
                 return self.abort(latch, node)
             case Resume(node=node):
                 return self.resume(node)
+            case AskProof(latch=latch, node=node):
+                return self.proof(latch, node)
+            case ForgetNode(node=node, force=force):
+                return self.forget_node(node, force)
             case GetExperiment():
                 return self.experiment(request)
             case Shutdown():

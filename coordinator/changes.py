@@ -16,11 +16,20 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     actions: tuple[AnyAction, ...] | None
 
 
+class Owes(msgspec.Struct, frozen=True, kw_only=True):
+    """What one journal of a node may still hold: worker ids with their tasks, and how many `more` there are."""
+
+    node: str
+    workers: dict[int, str] = {}
+    more: int = 0
+
+
 class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet.
 
     `latches` are the aborts in force, by node ("" for all), `resumed` the ids of those that are over, `url` is where
-    the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet.
+    the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet. `owed`, by
+    journal, is what must still be proven; None in a store of a version that did not remember it.
     """
 
     cluster: str
@@ -31,6 +40,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     resumed: tuple[str, ...] = ()
     url: str = ""
     copied: bool = False
+    owed: dict[str, Owes] | None = None
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,6 +55,13 @@ class ResumeRequested(msgspec.Struct, frozen=True):
     node: str = ""
 
 
+class ForgetRequested(msgspec.Struct, frozen=True):
+    """A client wants a node forgotten whose agent is gone, or with `force` what a former agent of it may hold."""
+
+    node: str
+    force: bool = False
+
+
 class BeatHeard(msgspec.Struct, frozen=True):
     """An agent's beat arrived."""
 
@@ -117,6 +124,7 @@ Event = (
     | DestroyRequested
     | AbortRequested
     | ResumeRequested
+    | ForgetRequested
     | BeatHeard
     | HostsResolved
     | BrokersSeen

@@ -8,6 +8,7 @@ import msgspec
 
 from trogdor_bus.coordinator.brokers import Seat
 from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
+from trogdor_bus.coordinator.notes import Notes
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_heard_name
@@ -18,6 +19,16 @@ GRACE_MS = 5_000
 """How long past end and lease a silent worker is waited for before it is called unknown."""
 SILENT_BEATS = 3
 """A node that misses this many beats is silent."""
+LONG_SILENT_MS = 60_000
+"""A node that is silent for so long keeps no address that a live one announces, unless it is configured."""
+KEEP_SILENT_MS = 7 * 86_400_000
+"""A node that is silent for so long and may hold nothing is forgotten, unless it is configured."""
+KEEP_JOURNALS = 16
+"""The last beats of so many journals of one node are remembered, so that a late frame is not taken for a new agent."""
+KEEP_FORGOTTEN = 1_000
+"""And those of so many nodes that were forgotten."""
+TELL_REFUSED = 4
+"""So many refused journals of one node are told so."""
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its agent has done all it could for."""
 
@@ -26,7 +37,7 @@ class NodeState(msgspec.Struct, kw_only=True):
     """One node: its row, what was last heard, and what was last published. Times are ms on the coordinator's clock.
 
     `broker` is the id of the configuration, `announced_broker` that of its agent; the row has the one that counts. So
-    of `controller`.
+    of `controller`. `refused` are the journals of other agents of that name, with the time when each was heard last.
     """
 
     row: NodeRow
@@ -40,6 +51,7 @@ class NodeState(msgspec.Struct, kw_only=True):
     announced_controller: int | None = None
     attached: bool = False
     counters: dict[str, int] = {}
+    refused: dict[str, int] = {}
     stamp: Stamp | None = None
     heard_ms: int = -1
     revision: int = 0
@@ -107,43 +119,81 @@ class Fleet:
         self.nodes: dict[str, NodeState] = {}
         self._open = configured is None
         self._silent_ms = SILENT_BEATS * beat_ms
-        self._noted: set[str] = set()
-        for node in (configured or {}).values():
-            row = NodeRow(
-                name=node.name,
-                configured=True,
-                hostname=node.hostname,
-                tags=node.tags,
-                broker=node.broker,
-                controller=node.controller,
-            )
-            self.nodes[node.name] = NodeState(
-                row=row, agent=node.agent, config=node.config, broker=node.broker, controller=node.controller
-            )
+        self._now_ms = 0
+        self._notes = Notes()
+        self._forgotten: dict[str, NodeState] = {}
+        self._revision = 0  # above those of the nodes that nobody remembers
+        self._configured = dict(configured or {})
+        self.touched: set[str] = set()
+        """The nodes of which something changed that may alter what they are thought to hold."""
+        for name in self._configured:
+            self.ensure(name)
 
     def ensure(self, name: str) -> NodeState:
         """Return the node of that name, made if it is new."""
         if name not in self.nodes:
-            self.nodes[name] = NodeState(row=NodeRow(name=name))
+            node = self._configured.get(name)
+            state = NodeState(row=NodeRow(name=name)) if node is None else _configured(node)
+            before = self._forgotten.pop(name, None)
+            state.counters = before.counters if before else {}
+            state.revision = before.revision if before else self._revision
+            self.nodes[name] = state
         return self.nodes[name]
+
+    def forget(self, name: str) -> NodeState | None:
+        """Forget all that was heard of a node; return it if it goes on, as one that is configured and was never heard.
+
+        That a frame of it is late is seen all the same, and what it is told later is newer than what it was told.
+        """
+        before = self._forgotten[name] = self.nodes.pop(name)
+        while len(self._forgotten) > KEEP_FORGOTTEN:
+            oldest = self._forgotten.pop(next(iter(self._forgotten)))
+            self._revision = max(self._revision, oldest.revision)
+        if name not in self._configured:
+            return None
+        node = self.ensure(name)
+        node.resolved = before.resolved
+        node.row = msgspec.structs.replace(node.row, addresses=node.resolved)
+        return node
+
+    def long_gone(self, now_ms: int) -> list[NodeState]:
+        """Return the nodes that nobody misses: silent for days, not configured, and holding nothing."""
+        return [
+            node
+            for node in self.nodes.values()
+            if not (node.row.alive or node.row.configured or node.open or node.row.unproven)
+            and now_ms - max(node.heard_ms, 0) >= KEEP_SILENT_MS
+            and node.heard_ms >= 0
+        ]
 
     def hear(self, beat: Beat, now_ms: int) -> Heard:
         """Take a beat in: a copied name, an unconfigured name or an old frame changes nothing."""
+        self._now_ms = max(self._now_ms, now_ms)
         try:
             check_heard_name(beat.node, "node name")
         except SpecError as error:
             return Heard(False, self.once(f"a beat was refused: {error}"))
         if beat.node not in self.nodes and not self._open:
             return Heard(False, self.once(f"node {beat.node} is not in the configuration, its agent is ignored"))
+        self.touched.add(beat.node)
         node = self.ensure(beat.node)
         if beat.counter <= node.counters.get(beat.journal, -1):
             return Heard(False)
         known = node.row.journal
         new_journal = known != beat.journal
         if known and new_journal and node.row.alive and now_ms - node.heard_ms < self._silent_ms:
+            node.refused[beat.journal] = now_ms
+            _trim(node.refused, TELL_REFUSED)
             text = f"two agents call themselves {beat.node}: the one with journal {beat.journal[:8]} is refused"
             return Heard(False, self.once(text))
+        node.refused = {
+            journal: at
+            for journal, at in node.refused.items()
+            if journal != beat.journal and now_ms - at < self._silent_ms
+        }
+        node.counters.pop(beat.journal, None)  # the newest is the last to be forgotten
         node.counters[beat.journal] = beat.counter
+        _trim(node.counters, KEEP_JOURNALS)
         node.stamp, node.heard_ms = beat.stamp, now_ms
         node.announced, node.attached = beat.addresses, beat.attached
         node.announced_broker = beat.broker if beat.broker is not None and beat.broker >= 0 else None
@@ -165,6 +215,7 @@ class Fleet:
             latch=beat.latch,
             at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
             dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
+            strays=beat.strays,
         )
         return Heard(True, note, new_journal)
 
@@ -207,9 +258,11 @@ class Fleet:
 
     def fall_silent(self, now_ms: int) -> list[NodeState]:
         """Mark the nodes that have missed their beats; return them."""
+        self._now_ms = max(self._now_ms, now_ms)
         silent = [node for node in self.nodes.values() if node.row.alive and now_ms - node.heard_ms >= self._silent_ms]
         for node in silent:
             node.row = msgspec.structs.replace(node.row, alive=False, note="its agent is silent")
+            self.touched.add(node.row.name)
         return silent
 
     def hopeless(
@@ -227,15 +280,21 @@ class Fleet:
             last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
         if (known and node.row.alive) or now_ms <= last_ms + lease_ms + GRACE_MS:
             return None
-        text = f"outcome unknown: node {row.node} was not heard again; its agent ends the fault by its own clock"
-        return Outcome.UNKNOWN, text
+        if node.row.journal not in ("", row.journal):
+            text = f"node {row.node} came back with another state directory, and nobody tells what became of the fault"
+        else:
+            text = f"node {row.node} was not heard again; an agent that runs there ends the fault by its own clock"
+        return Outcome.UNKNOWN, f"outcome unknown: {text}"
 
     def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...], machine: tuple[str, ...] = ()) -> Topology:
         """Return the nodes as a spec sees them, the coordinator's own addresses and ports, and those of its machine."""
+        live = {
+            address for state in self.nodes.values() if state.row.alive for address in map(canonical, state.addresses)
+        }
         nodes = {
             name: Node(
                 name=name,
-                addresses=state.addresses,
+                addresses=self._kept_addresses(state, live),
                 given=state.resolved,
                 hostname=state.row.hostname,
                 tags=state.row.tags,
@@ -250,12 +309,35 @@ class Fleet:
             nodes=nodes, coordinator_addresses=addresses, coordinator_ports=ports, coordinator_machine=machine
         )
 
+    def _kept_addresses(self, state: NodeState, live: set[str]) -> tuple[str, ...]:
+        """Return the addresses of a node, without those that a live node took over while it was silent for long."""
+        if state.row.alive or self._now_ms - state.heard_ms < LONG_SILENT_MS:
+            return state.addresses
+        return tuple(
+            address for address in state.addresses if address in state.resolved or canonical(address) not in live
+        )
+
     def once(self, note: str) -> str:
-        """Return a note for people the first time, "" from then on."""
-        if note in self._noted or len(self._noted) > 1000:
-            return ""
-        self._noted.add(note)
-        return note
+        """Return a note for people the first time and then once an hour, "" otherwise."""
+        return self._notes.once(note, self._now_ms)
+
+
+def _configured(node: Node) -> NodeState:
+    row = NodeRow(
+        name=node.name,
+        configured=True,
+        hostname=node.hostname,
+        tags=node.tags,
+        broker=node.broker,
+        controller=node.controller,
+    )
+    return NodeState(row=row, agent=node.agent, config=node.config, broker=node.broker, controller=node.controller)
+
+
+def _trim(kept: dict[str, int], most: int) -> None:
+    """Forget the oldest beyond so many."""
+    for name in list(kept)[: max(0, len(kept) - most)]:
+        del kept[name]
 
 
 def _together(given: tuple[str, ...], announced: tuple[str, ...]) -> tuple[str, ...]:

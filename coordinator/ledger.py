@@ -27,7 +27,7 @@ from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.moves import OVER
 from trogdor_bus.coordinator.plan import WorkerPlan
 from trogdor_bus.errors import RefusedError, SpecError
-from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.messages import AnyEvent, NodeChanged, NodeGone, Noted, Report, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
@@ -171,8 +171,9 @@ class Ledger:
         for row in self.view.workers[task_id].values():
             del self._task_of[row.id], self._actions[row.id]
             self.drift.forget(row.id)
-            node = self._fleet.ensure(row.node)
-            if node.open.pop(row.id, None) is not None:
+            node = self._fleet.nodes.get(row.node)
+            if node and node.open.pop(row.id, None) is not None:
+                self._fleet.touched.add(row.node)
                 touched.append(node)
         self._counts.pop(task_id, None)
         self._sizes.pop(task_id, None)
@@ -216,6 +217,10 @@ class Ledger:
         """Record a node, new or changed."""
         self.record(NodeChanged(seq=0, at_ms=0, node=node.row, text=text))
 
+    def node_gone(self, name: str, text: str) -> None:
+        """Record that a node was forgotten."""
+        self.record(NodeGone(seq=0, at_ms=0, name=name, text=text))
+
     def note(self, text: str) -> None:
         """Record something that people should know."""
         self.record(Noted(seq=0, at_ms=0, text=text))
@@ -242,12 +247,12 @@ class Ledger:
     def _index(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         self._task_of[row.id] = task_id
         self._actions[row.id] = actions
-        node = self._fleet.ensure(row.node)
-        if row.state is WorkerState.DONE:
+        self._fleet.touched.add(row.node)
+        if row.state is not WorkerState.DONE:
+            self._fleet.ensure(row.node).open[row.id] = task_id
+        elif node := self._fleet.nodes.get(row.node):  # else it was forgotten
             node.open.pop(row.id, None)
             self.drift.forget(row.id)
-        else:
-            node.open[row.id] = task_id
 
 
 def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:

@@ -11,28 +11,11 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator import guard, latches
+from trogdor_bus.coordinator import adoption, doubts, events, forgetting, guard, latches, owed
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
-from trogdor_bus.coordinator.events import (
-    AbortRequested,
-    BeatHeard,
-    BrokersSeen,
-    ClusterSeen,
-    CreateRequested,
-    DestroyRequested,
-    Effect,
-    Event,
-    Exit,
-    ExperimentEnded,
-    HostsResolved,
-    LinksSeen,
-    Publish,
-    ResumeRequested,
-    Sighting,
-    StopRequested,
-    Ticked,
-)
+from trogdor_bus.coordinator.epochs import Epochs
+from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, require_id, verdict
 from trogdor_bus.coordinator.moves import TABLE, Move
@@ -76,13 +59,15 @@ class CoordinatorMachine:
         self.view = self._ledger.view
         self._trials = Trials(self.view)
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
-        self._heard_epoch = above
+        self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
         self._exits: list[Exit] = []
         self._changed: set[str] = set()
         self._answer: set[str] = set()
         self._now = now_ms
+        for name in owed.nodes(self._meta):
+            fleet.ensure(name)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
@@ -92,26 +77,26 @@ class CoordinatorMachine:
             return []
         self._now = self._ledger.now_ms = now_ms
         match event:
-            case CreateRequested():
+            case events.CreateRequested():
                 self._create(event)
-            case StopRequested(id=task_id):
+            case events.StopRequested(id=task_id):
                 self._stop(task_id)
-            case DestroyRequested(id=task_id):
+            case events.DestroyRequested(id=task_id):
                 self._destroy(task_id)
-            case AbortRequested() | ResumeRequested():
-                self._latch(event)
-            case BeatHeard(beat=beat):
+            case events.AbortRequested() | events.ResumeRequested() | events.ForgetRequested():
+                self._command(event)
+            case events.BeatHeard(beat=beat):
                 self._beat(beat)
-            case HostsResolved() | LinksSeen():
+            case events.HostsResolved() | events.LinksSeen():
                 for node, text in self.fleet.see(event, now_ms):
                     self._ledger.put_node(node, text)
-            case BrokersSeen(brokers=brokers):
+            case events.BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
-            case ExperimentEnded():
+            case events.ExperimentEnded():
                 self._end_experiment(event.id, event.outcome, event.error)
-            case ClusterSeen():
+            case events.ClusterSeen():
                 self._seen(event)
-            case Ticked():
+            case events.Ticked():
                 self._tick()
         return self._flush()
 
@@ -126,13 +111,17 @@ class CoordinatorMachine:
         """Return the id of the abort that is in force on a node, or ("") on all; "" for none."""
         return latches.ordered(self._meta, node)
 
+    def owing(self, task_id: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the nodes that must still prove the end of a destroyed task: those that are heard, and the others."""
+        return doubts.owing(self.fleet, self._meta, task_id)
+
     def plan(self, spec: TaskSpec, terms: Terms, sighting: Sighting | None = None) -> Planned:
         """Return who would do what now, as `Planner.plan`."""
         return self.planner.plan(spec, terms, self._meta, self._now, sighting)
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    def _create(self, event: CreateRequested) -> None:
+    def _create(self, event: events.CreateRequested) -> None:
         require_id(event.id, "createTask")
         known = self.view.tasks.get(event.id)
         if known is not None:
@@ -177,7 +166,7 @@ class CoordinatorMachine:
         self._move(task, "run", f"started; warning: {warning}" if warning else "started", started_ms=self._now)
         self._changed.update(self._ledger.address(task.id, first, planned.workers))
 
-    def _seen(self, event: ClusterSeen) -> None:
+    def _seen(self, event: events.ClusterSeen) -> None:
         if self._scout.answers(event):
             self._run(task := self.view.tasks[event.task], decoded(task), event.sighting)
 
@@ -201,16 +190,21 @@ class CoordinatorMachine:
             self._trials.end(task, "somebody destroyed it")
             self._scout.forget(task_id)
             self._stop_children(task_id)
+            rows = [row for row in self.view.workers[task_id].values() if row.state is not WorkerState.DONE]
+            self._keep(owed.owe(self._meta, task_id, rows))
             self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
 
-    def _latch(self, event: AbortRequested | ResumeRequested) -> None:
-        if isinstance(event, AbortRequested):
-            self._abort(event.latch, event.node)
-        else:
-            self._resume(event.node)
+    def _command(self, event: events.AbortRequested | events.ResumeRequested | events.ForgetRequested) -> None:
+        self._require(event.node)
+        match event:
+            case events.AbortRequested():
+                self._abort(event.latch, event.node)
+            case events.ResumeRequested():
+                self._resume(event.node)
+            case events.ForgetRequested():
+                self._forget_node(event.node, event.force)
 
     def _abort(self, latch: str, name: str) -> None:
-        self._require(name)
         self._keep(latches.abort(self._meta, latch, name))
         where = name or "every node"
         self._ledger.note(f"aborted: everything ends on {where}, and nothing starts there until it is resumed")
@@ -224,7 +218,6 @@ class CoordinatorMachine:
         self._changed.update([name] if name else self.fleet.nodes)
 
     def _resume(self, name: str) -> None:
-        self._require(name)
         names = [name] if name else list(self.fleet.nodes)
         self._keep(latches.resume(self._meta, name, [self.fleet.nodes[node].row.latch for node in names]))
         self._ledger.note(f"resumed: faults may start again on {name or 'every node'}")
@@ -234,18 +227,29 @@ class CoordinatorMachine:
         if name and name not in self.fleet.nodes:
             raise NotFoundError(f"no node is called {name}; `trogdor-bus nodes` lists the nodes")
 
+    def _forget_node(self, name: str, force: bool) -> None:
+        node, fleet = self.fleet.nodes[name], self.fleet
+        self._keep(forgetting.forget(self._meta, node, fleet, self._ledger, self._end_worker, force=force))
+
     def _keep(self, meta: Meta) -> None:
-        self._meta = meta
-        self._ledger.changes.append(PutMeta(meta))
+        if meta is not self._meta:
+            if meta.owed != self._meta.owed:
+                self.fleet.touched |= owed.nodes(meta) | owed.nodes(self._meta)
+            self._meta = meta
+            self._ledger.changes.append(PutMeta(meta))
 
     # --- what agents say --------------------------------------------------------------------------------------------
 
     def _beat(self, beat: Beat) -> None:
+        if refusal := self._epochs.refusal(beat):
+            self._note_once(refusal)
+            return
         before = self.view.nodes.get(beat.node)
         heard = self.fleet.hear(beat, self._now)
         if heard.note:
             self._ledger.note(heard.note)
         if not heard.accepted:
+            self._heed_ended(beat)
             return
         node = self.fleet.nodes[beat.node]
         self._heed_stamp(beat)
@@ -260,8 +264,11 @@ class CoordinatorMachine:
             self._address(node)
         for report in beat.reports:
             self._report(node, report)
-        if beat.stamp == self._stamp(node):
+        latest = beat.stamp == self._stamp(node)
+        if latest:
             self._absent(node, {report.worker for report in beat.reports})
+        if not self.listening:
+            self._keep(owed.heard(self._meta, beat, latest=latest or beat.leaving, told=node.open))
         waiting = any(self._ledger.row(wid).state is WorkerState.RECEIVING for wid in node.open)
         due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
         latched = beat.latch != latches.ordered(self._meta, beat.node)
@@ -269,22 +276,24 @@ class CoordinatorMachine:
             self._answer.add(beat.node)
 
     def _heed_stamp(self, beat: Beat) -> None:
-        stamp = beat.stamp
-        if stamp is not None and self.listening:
-            self._heard_epoch = max(self._heard_epoch, stamp.epoch)
-            (self._heard if self._fresh else self._begun).hear(beat)
-        elif stamp is not None and stamp.epoch > self.epoch:
-            self._exit(
-                f"fenced: node {beat.node} obeys coordinator {stamp.coordinator} of epoch {stamp.epoch}, ours is "
-                f"{self.epoch}; this one stops publishing",
-                fenced=True,
-            )
-        elif not self.listening:
-            for what, other in (("obeys", stamp), ("also hears", beat.clash)):
-                if other is not None and other.epoch == self.epoch and other.coordinator != self.place.me:
-                    self._note_once(
-                        f"clash: node {beat.node} {what} coordinator {other.coordinator} of our own epoch {self.epoch}"
-                    )
+        if self.listening:
+            if beat.stamp is not None:
+                self._epochs.listen(beat)
+                (self._heard if self._fresh else self._begun).hear(beat)
+        elif reason := self._epochs.fence(beat):
+            self._exit(reason, fenced=True)
+        else:
+            for clash in self._epochs.clashes(beat, self.place.me):
+                self._note_once(clash)
+
+    def _heed_ended(self, beat: Beat) -> None:
+        """Believe a journal that is not heard as its node's own, of its own workers, that they have ended: for good."""
+        node, ended = self.fleet.nodes.get(beat.node), [one for one in beat.reports if one.state is WorkerState.DONE]
+        if node is None or not ended or self.listening:
+            return
+        for report in ended:
+            self._report(node, report, beat.journal)
+        self._keep(owed.heard(self._meta, msgspec.structs.replace(beat, reports=tuple(ended)), latest=False, told=()))
 
     def _address(self, node: NodeState) -> None:
         """Give the workers that wait for this node's agent to the journal that has just appeared."""
@@ -294,13 +303,13 @@ class CoordinatorMachine:
                 self._ledger.put_worker(msgspec.structs.replace(row, journal=node.row.journal))
                 self._changed.add(row.node)
 
-    def _report(self, node: NodeState, report: Report) -> None:
+    def _report(self, node: NodeState, report: Report, journal: str = "") -> None:
         task_id = self._ledger.task_of(report.worker)
         if task_id is None:
             return
         row = self._ledger.row(report.worker)
         final = row.state is WorkerState.DONE and row.outcome is not Outcome.UNKNOWN
-        if row.journal != node.row.journal or final:
+        if row.journal != (journal or node.row.journal) or row.node != node.row.name or final:
             return
         new = reported(row, report, self._now)
         self._ledger.describe(task_id, report)
@@ -343,6 +352,8 @@ class CoordinatorMachine:
                 self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
                 self._answer.add(node.row.name)
+        for node in self.fleet.long_gone(self._now):
+            self._forget_node(node.row.name, force=False)
         self._changed |= self._ledger.keep_up(self.planner.topology, self._now - self.started_ms)
 
     def _lead(self) -> None:
@@ -350,45 +361,26 @@ class CoordinatorMachine:
             self._exit(self._heard.complaint())
             return
         self.listening = False
-        self.epoch = 1 + max(self._meta.epoch, self._heard_epoch)
+        self.epoch = self._epochs.lead(self._meta.epoch)
         first, url = self.place.first_worker(), self.place.url
         self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
         self._ledger.turn_back()
         if self._orphans == "adopt":
-            self._adopt()
-        self._go_on_with_begun()
+            adoption.adopt(self._heard, self._ledger, self._move)
+        for row in adoption.go_on(self._begun, self._ledger, self._move):
+            self._weigh(row)
+        self._keep(owed.from_rows(self._meta, self.view.tasks.values(), self.view.workers))
         for task in self._trials.open():
             self._end_experiment(task.id, Outcome.FAILED, RESTARTED)
         self._changed.update(node.row.name for node in self.fleet.nodes.values())
         self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
 
-    def _adopt(self) -> None:
-        for orphan in self._heard:
-            report = orphan.report
-            if report.task not in self.view.tasks:
-                self._ledger.put(self._heard.task(report.task, self._now), f"task {report.task} adopted")
-            if (task := self.view.tasks[report.task]).state is TaskState.PENDING:  # or it was asked for here as well
-                self._move(task, "run", "goes on", started_ms=self._now)
-            if task.state is not TaskState.DONE:
-                self._ledger.add_worker(report.task, orphan.row(report.state, report.status), None)
-
-    def _go_on_with_begun(self) -> None:
-        """Start no task that this store does not know to have begun, if agents were heard to perform it."""
-        pending = {task.id for task in self.view.tasks.values() if task.state is TaskState.PENDING}
-        begun = [orphan for orphan in self._begun if orphan.report.task in pending]
-        for task_id in sorted({orphan.report.task for orphan in begun}):
-            self._move(self.view.tasks[task_id], "run", "had begun already", started_ms=self._now)
-        for orphan in begun:
-            self._ledger.add_worker(orphan.report.task, orphan.row(), None)
-        for orphan in begun:
-            new = reported(self._ledger.row(orphan.report.worker), orphan.report, self._now)
-            self._ledger.put_worker(new)
-            self._weigh(new)
-
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
         task = self.view.tasks[node.open[row.id]]
         if hopeless := self.fleet.hopeless(node, row, task, self._now, self.limits.lease_ms):
+            if hopeless[0] is Outcome.UNKNOWN:
+                self._keep(owed.owe(self._meta, task.id, [row]))
             self._end_worker(row, *hopeless)
 
     # --- tasks ------------------------------------------------------------------------------------------------------
@@ -477,10 +469,11 @@ class CoordinatorMachine:
         return Stamp(self.epoch, self.place.me, node.revision)
 
     def _flush(self) -> list[Effect]:
+        doubts.refresh(self.fleet, self._ledger, self._meta)
         effects: list[Effect] = [*self._ledger.changes, *self._scout.take(), *self._trials.take(), *self._exits]
         changed, answer = self._changed, self._answer | self._changed
         self._ledger.changes, self._changed, self._answer = [], set(), set()
-        for name in sorted(answer):
+        for name in sorted(answer & self.fleet.nodes.keys()):
             node = self.fleet.nodes[name]
             node.revision += name in changed
             if not self.listening and not self.ended and node.counter >= 0:

@@ -15,7 +15,7 @@ from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import ConflictError, FencedError
-from trogdor_bus.messages import Latch, NodeRow, TaskInfo
+from trogdor_bus.messages import Latch, Proof
 from trogdor_bus.transports import several
 
 
@@ -31,14 +31,10 @@ class Errand:
         """End everything; as `Client.abort`."""
         return self._api.abort(latch, node)
 
-    async def nodes(self) -> tuple[NodeRow, ...]:
-        """Return the nodes that were heard, or had something to do; FencedError if another coordinator took over."""
+    async def proof(self, latch: str, node: str = "") -> Proof:
+        """Return what is proven; as `Client.proof`, or FencedError if another coordinator took over."""
         self.check()
-        return tuple(self._api.nodes())
-
-    async def tasks(self) -> tuple[TaskInfo, ...]:
-        """Return every task."""
-        return tuple(self._api.all_tasks())
+        return self._api.proof(latch, node)
 
     def check(self) -> None:
         """Raise FencedError, or KeyboardInterrupt, if the coordinator ended before its errand."""

@@ -32,6 +32,7 @@ def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessI
         coordinator=process,
         abort=ordered(meta, node.row.name),
         resume=resumable(meta, node.row.name, node.row.latch),
+        refused=tuple(node.refused),
         describe=any(bytes(ledger.view.tasks[task_id].original) == UNDESCRIBED for task_id in node.open.values()),
     )
 

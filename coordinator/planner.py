@@ -11,6 +11,7 @@ from trogdor_bus.actions import MoveLeader
 from trogdor_bus.coordinator import latches
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Meta
+from trogdor_bus.coordinator.doubts import check_clean
 from trogdor_bus.coordinator.events import Sighting
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.guard import RULES, Loss, permit, weigh
@@ -72,9 +73,9 @@ class Planner:
     def plan(self, spec: TaskSpec, terms: Terms, meta: Meta, now_ms: int, sighting: Sighting | None = None) -> Planned:
         """Return who would do what now; errors as `assign`.
 
-        RefusedError also if a node is aborted, if the bus would be silenced, unless `force`, or if the cluster under
-        test would lose too much, unless that is allowed or later: then that is a warning. NotNowError if nobody holds a
-        role at this moment, or nothing could be seen.
+        RefusedError also if a node is aborted, if one is dirty or the bus would be silenced, unless `force`, or if the
+        cluster under test would lose too much, unless that is allowed or later: then that is a warning. NotNowError if
+        nobody holds a role at this moment, or nothing could be seen.
         """
         topology, chosen, places = self.topology(), tuple[Chosen, ...](), Places()
         if sighting is not None:
@@ -85,7 +86,10 @@ class Planner:
             spec, chosen = _resolved(spec, scene)
             topology = msgspec.structs.replace(topology, cluster=sighting.view.bootstrap)
         workers = assign(spec, topology, force=terms.force)
-        latches.check(meta, {plan.node: self._fleet.ensure(plan.node).row.latch for plan in workers})
+        rows = [self._fleet.ensure(plan.node).row for plan in workers]
+        latches.check(meta, {row.name: row.latch for row in rows})
+        if not terms.force:
+            check_clean(rows)
         self._check_moves(workers)
         warnings = [left_out_warning(workers)]
         warnings.append(self._carrier.check(spec, workers, self._ledger, now_ms, force=terms.force))

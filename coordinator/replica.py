@@ -35,6 +35,7 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
+from trogdor_bus.coordinator.epochs import beyond, is_plausible
 from trogdor_bus.errors import HostError
 from trogdor_bus.names import shown
 from trogdor_bus.states import TaskRow, WorkerRow
@@ -190,6 +191,8 @@ def read(log: StateLog, timeout_s: float) -> Found:
         owner, _, name = key.partition("/")
         generations[owner][name] = value
     claims = {name: _decoded(f"{CLAIM}/{name}", body, int) for name, body in generations.pop(CLAIM, {}).items()}
+    for name, epoch in claims.items():
+        _check_epoch(f"{CLAIM}/{name}", epoch)
     newest: tuple[int, int] = (0, 0)
     chosen = ""
     for owner, rows in generations.items():
@@ -203,6 +206,7 @@ def read(log: StateLog, timeout_s: float) -> Found:
             rows.pop(name, None)
         if "meta" in rows:  # else an old coordinator wrote on after it had been removed
             meta: Meta = _decoded(f"{owner}/meta", rows["meta"], Meta)
+            _check_epoch(f"{owner}/meta", meta.epoch)
             if (meta.epoch, last.turn) > newest:
                 newest, chosen = (meta.epoch, last.turn), owner
     state = _loaded(chosen, generations[chosen]) if chosen else None
@@ -238,6 +242,11 @@ def _decoded(key: str, body: bytes, kind: Any) -> Any:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _unreadable(key, str(error)) from None
+
+
+def _check_epoch(key: str, epoch: int) -> None:
+    if not is_plausible(epoch):
+        raise _unreadable(key, beyond(epoch))
 
 
 def _unreadable(key: str, why: str) -> HostError:

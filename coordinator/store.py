@@ -30,6 +30,7 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
+from trogdor_bus.coordinator.epochs import beyond, is_plausible
 from trogdor_bus.errors import ConflictError, HostError
 from trogdor_bus.states import TaskRow, WorkerRow
 
@@ -95,6 +96,8 @@ class Store:
             tasks = self._db.execute("SELECT id, body FROM tasks ORDER BY id").fetchall()
             workers = self._db.execute("SELECT id, task, row, actions FROM workers ORDER BY id").fetchall()
         meta = self._read(found and found[0], Meta, "the counters")
+        if not is_plausible(meta.epoch):
+            raise HostError(f"{self._path}: {beyond(meta.epoch)}; {_REMEDIES['SQLITE_CORRUPT']}")
         kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in tasks}
         for worker, task, row, actions in workers:
             what = f"worker {worker}"

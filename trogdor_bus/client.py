@@ -17,17 +17,22 @@ from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorB
 from trogdor_bus.messages import (
     CHANGES,
     Abort,
+    AskProof,
     AskStatus,
     CoordinatorStatus,
     CreateTask,
+    Destroyed,
     DestroyTask,
     ExperimentInfo,
+    ForgetNode,
+    Forgotten,
     GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
     NodeRow,
     Plan,
+    Proof,
     Reply,
     Request,
     Resume,
@@ -126,9 +131,13 @@ class Client:
         """Ask for the end of a task; done when its state is DONE."""
         await self._answer(StopTask(id=id))
 
-    async def destroy(self, id: str) -> None:
-        """Stop a task on its agents and forget it."""
-        await self._answer(DestroyTask(id=id))
+    async def destroy(self, id: str) -> Destroyed | None:
+        """Stop a task on its agents and forget it; return what is proven, None if the coordinator cannot tell.
+
+        Asked again, it tells what is still not proven.
+        """
+        reply = await self._answer(DestroyTask(id=id))
+        return None if bytes(reply.result) == b"null" else self._read(reply, Destroyed)
 
     async def show(self, id: str) -> TaskInfo:
         """Return one task with its workers; NotFoundError if there is none."""
@@ -159,9 +168,17 @@ class Client:
     async def abort(self, latch: str, node: str = "") -> Latch:
         """End everything on a node, or ("") on all, and let nothing start until `resume`; the latch that is in force.
 
-        `latch` is a new id; asking again with it is harmless. The proof is in `nodes`: see `NodeRow.at_rest`.
+        `latch` is a new id; asking again with it is harmless. `proof` tells how far it is.
         """
         return await self._ask(Abort(latch=latch, node=node), Latch)
+
+    async def proof(self, latch: str, node: str = "") -> Proof:
+        """Return what is proven under an abort, of one node or ("") of all; `latch` as `abort` returned it."""
+        return await self._ask(AskProof(latch=latch, node=node), Proof)
+
+    async def forget(self, node: str, force: bool = False) -> Forgotten:
+        """Forget a node whose agent is gone; RefusedError if it is alive or may hold something, unless `force`."""
+        return await self._ask(ForgetNode(node=node, force=force), Forgotten)
 
     async def resume(self, node: str = "") -> tuple[str, ...]:
         """Let faults start again on a node, or ("") on all; return the nodes that were aborted."""
@@ -198,7 +215,9 @@ class Client:
                     raise
 
     async def _ask(self, request: Request, kind: type[_T], timeout_s: float | None = None) -> _T:
-        reply = await self._answer(request, timeout_s)
+        return self._read(await self._answer(request, timeout_s), kind)
+
+    def _read(self, reply: Reply, kind: type[_T]) -> _T:
         try:
             return msgspec.json.decode(reply.result, type=kind)
         except msgspec.DecodeError as error:

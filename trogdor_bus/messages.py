@@ -21,6 +21,8 @@ from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerS
 VERSION = 1
 Number = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 """What every implementation can hold, add one to, and write."""
+MAX_EPOCH = 2**53
+"""No agent obeys an epoch above this: nobody starts a coordinator so often. Coordinators believe half of it."""
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,7 +71,7 @@ class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The whole desired state of one node. A worker that is absent must stop; a finished one may be forgotten.
 
     `abort` is the id of a latch that the node must keep: everything ends, and nothing starts. `resume` is the id of one
-    that it may drop.
+    that it may drop. `refused` are the journals of other agents that beat under the same name, and are not heard.
     """
 
     node: str
@@ -80,6 +82,7 @@ class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
     describe: bool = False
     abort: str = ""
     resume: str = ""
+    refused: tuple[str, ...] = ()
 
 
 UNTOLD = msgspec.Raw(b"null")
@@ -114,6 +117,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     says that the agent ends on purpose. `broker` and `controller` are the ids of the Kafka broker and of the KRaft
     controller that its node is, `attached` says that it acts on another network namespace than its own: then what cuts
     the node does not cut the agent. `trouble` says why no fault can hit the node now: it has lost what it acts on.
+    `strays` are what looks like ours on the node and is in nobody's journal, a line each.
     """
 
     node: str
@@ -131,6 +135,7 @@ class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
     controller: Number | None = None
     attached: bool = False
     trouble: str = ""
+    strays: tuple[str, ...] = ()
 
 
 # --- requests of clients, and their replies ---------------------------------------------------------------------------
@@ -170,7 +175,7 @@ class StopTask(Request, frozen=True, kw_only=True, tag="stop"):
 
 
 class DestroyTask(Request, frozen=True, kw_only=True, tag="destroy"):
-    """Stop a task on its agents and forget it."""
+    """Stop a task on its agents and forget it; the reply is a Destroyed. An unknown id is no error."""
 
     id: str
 
@@ -216,6 +221,23 @@ class Resume(Request, frozen=True, kw_only=True, tag="resume"):
     node: str = ""
 
 
+class AskProof(Request, frozen=True, kw_only=True, tag="proof"):
+    """Ask how far an abort is, on one node or ("") on all; the reply is a Proof. `latch` is the id of the abort."""
+
+    latch: str
+    node: str = ""
+
+
+class ForgetNode(Request, frozen=True, kw_only=True, tag="forget"):
+    """Forget a node whose agent is gone, or with `force` what a former agent of it may hold; the reply is a Forgotten.
+
+    `force` also gives up what the node may hold.
+    """
+
+    node: str
+    force: bool = False
+
+
 class GetExperiment(Request, frozen=True, kw_only=True, tag="experiment"):
     """Ask how an experiment goes: the lines numbered above `after`, and `with_result` its result once it has ended."""
 
@@ -239,11 +261,13 @@ AnyRequest = (
     | AskStatus
     | Abort
     | Resume
+    | AskProof
+    | ForgetNode
     | GetExperiment
     | Shutdown
 )
 
-CHANGES = (CreateTask, StopTask, DestroyTask, Abort, Resume)
+CHANGES = (CreateTask, StopTask, DestroyTask, Abort, Resume, ForgetNode)
 """The requests that change what the coordinator keeps."""
 
 
@@ -254,7 +278,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     `at_rest` whether that agent holds no fault any more (told only under a latch), `dirty` what is stuck there, each
     with what a person would type. `broker` is the id of the Kafka broker that the node is, None if none is known;
     `controller` that of the KRaft controller, by configuration or agent.
-    `links` tells, where an agent has several, which of them are alive.
+    `links` tells, where an agent has several, which of them are alive. `unproven` is what a journal that is not heard
+    may still hold there, `strays` what nobody's journal tells of, a line each.
     """
 
     name: str
@@ -274,6 +299,8 @@ class NodeRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     broker: int | None = None
     controller: int | None = None
     links: dict[str, bool] = {}
+    unproven: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
 
 
 class TaskInfo(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -351,6 +378,51 @@ class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     lease_ms: Number = 0
 
 
+class NodeProof(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is proven of one node under an abort.
+
+    `state` is "ended" (it holds nothing and starts nothing), "stuck" (so too, but an undo is stuck), "waiting",
+    "silent" or "unproven" (somebody who does not speak may have left something). The rest is as in NodeRow, cut where
+    it is long.
+    """
+
+    node: str
+    state: str
+    dirty: tuple[str, ...] = ()
+    unproven: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+
+    @property
+    def doubtful(self) -> bool:
+        """Return whether something may be left of which nobody can tell."""
+        return bool(self.unproven or self.strays)
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How far an abort is: the nodes that were heard or may hold something, by name."""
+
+    nodes: tuple[NodeProof, ...] = ()
+
+
+class Destroyed(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What came of destroying a task: whether there was one, and which nodes have not proven yet that it ended there.
+
+    `waiting` are those whose agents are heard, `unheard` the others.
+    """
+
+    known: bool
+    waiting: tuple[str, ...] = ()
+    unheard: tuple[str, ...] = ()
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """What came of forgetting a node: what was given up with it, and whether the node itself is `gone`."""
+
+    node: str
+    given_up: tuple[str, ...] = ()
+    gone: bool = True
+
+
 class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """When the coordinator started, its own time (epoch ms), and its stamp.
 
@@ -420,11 +492,17 @@ class NodeChanged(Event, frozen=True, kw_only=True, tag="node"):
     node: NodeRow
 
 
+class NodeGone(Event, frozen=True, kw_only=True, tag="node-gone"):
+    """A node was forgotten."""
+
+    name: str
+
+
 class Noted(Event, frozen=True, kw_only=True, tag="note"):
     """Something that people should know, with no row of its own."""
 
 
-AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | Noted
+AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | NodeGone | Noted
 
 
 class WorldView(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):

@@ -164,5 +164,17 @@ class JudgingPlatform(Protocol):
         ...
 
 
+@runtime_checkable
+class StrayPlatform(Protocol):
+    """What a Platform may offer beside: whether something looks like its work and is in nobody's journal."""
+
+    def strays(self, held: Sequence[Step], directory: str) -> tuple[str, ...]:
+        """Return what is in force and neither of the steps held nor another agent's, a line each; nothing is changed.
+
+        `directory` is the state directory of the agent that asks. HostError if it cannot be looked.
+        """
+        ...
+
+
 PlatformFactory = Callable[[Mapping[str, Any]], Platform]
 """Makes a platform from the agent's settings: {"attach": "", "allowCommands": [[...]], ...}."""

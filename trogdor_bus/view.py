@@ -5,6 +5,7 @@ from __future__ import annotations
 from trogdor_bus.messages import (
     AnyEvent,
     NodeChanged,
+    NodeGone,
     NodeRow,
     TaskChanged,
     TaskGone,
@@ -41,6 +42,8 @@ class View:
                     self.workers[task_id][worker.id] = worker
             case NodeChanged(node=node):
                 self.nodes[node.name] = node
+            case NodeGone(name=name):
+                self.nodes.pop(name, None)
 
     def replace(self, world: WorldView) -> None:
         """Take over a whole view (a late joiner's first word, and the repair of lost events)."""

@@ -193,7 +193,8 @@ def test_an_abort_as_json_and_once_more(cluster: Site) -> None:
     ran = cluster.run("abort", "--json")
     assert ran.code == 0 and runs(victim)
     told = json.loads(ran.out)
-    ended: list[dict[str, Any]] = [{"node": name, "state": "ended", "dirty": []} for name in ("node1", "node2")]
+    nothing: dict[str, Any] = {"dirty": [], "unproven": [], "strays": []}
+    ended = [{"node": name, "state": "ended", **nothing} for name in ("node1", "node2")]
     assert told == {"latch": told["latch"], "leaseMs": 30_000, "nodes": ended, "unproven": []}
     assert {node["latch"] for node in cluster.nodes().values()} == {told["latch"]}
     assert cluster.json("abort") == told  # the first latch stays
@@ -246,8 +247,8 @@ def test_a_silent_agent_that_holds_a_fault_is_no_proof(cluster: Site) -> None:
         assert "  node1: ended, nothing is left" in ran.out and "  node2: silent" in ran.out
         assert ran.out.splitlines()[-2:] == [
             "Aborted: 1 of 2 nodes hold nothing and start nothing.",
-            "No proof from node2. An agent there ends its faults by itself, at the latest 30 s (its lease) after the "
-            "last word that it heard; it is told of the abort when it is heard again.",
+            "No proof from node2. An agent that runs there ends its faults by itself, at the latest 30 s (its lease) "
+            "after the last word that it heard; it is told of the abort when it is heard again.",
         ]
         told = cluster.run("abort", "--json")
         assert (told.code, json.loads(told.out)["unproven"]) == (3, ["node2"])
@@ -346,7 +347,8 @@ def test_in_the_place_of_a_dead_coordinator_one_node_that_is_silent_and_then_eve
     ran = site.run("abort", "--node", "node1", "--json", *place)
     assert ran.code == 3, ran
     told = json.loads(ran.out)
-    assert (told["nodes"], told["unproven"]) == ([{"node": "node1", "state": "silent", "dirty": []}], ["node1"])
+    assert [(node["node"], node["state"]) for node in told["nodes"]] == [("node1", "silent")]
+    assert told["unproven"] == ["node1"] and "may hold task" in told["nodes"][0]["unproven"][0]
     assert not runs(one) and not runs(two)
     for process in family:
         process.send_signal(signal.SIGCONT)

@@ -18,6 +18,7 @@ from trogdor_bus.messages import (
     AskStatus,
     CoordinatorStatus,
     CreateTask,
+    Destroyed,
     DestroyTask,
     ListNodes,
     ListTasks,
@@ -71,7 +72,7 @@ def test_create_show_stop_destroy(cluster: Cluster) -> None:
     assert result(cluster, ShowTask(id="t"), TaskInfo) == info
     assert result(cluster, StopTask(id="t"), None) is None
     assert result(cluster, ShowTask(id="t"), TaskInfo).task.state is TaskState.STOPPING
-    assert result(cluster, DestroyTask(id="t"), None) is None
+    assert result(cluster, DestroyTask(id="t"), Destroyed) == Destroyed(known=True, waiting=("a", "b"))
     assert refused(cluster, ShowTask(id="t")) == ("NotFoundError", 'No task with ID "t" exists.')
 
 

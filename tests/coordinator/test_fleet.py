@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trogdor_bus.coordinator.fleet import SILENT_BEATS, Fleet, Heard
+from trogdor_bus.coordinator.fleet import KEEP_JOURNALS, LONG_SILENT_MS, SILENT_BEATS, Fleet, Heard
+from trogdor_bus.coordinator.notes import AGAIN_MS, MOST, Notes
 from trogdor_bus.messages import Beat, Echo, Stamp
 from trogdor_bus.topology import Node
 
@@ -69,7 +70,8 @@ def test_a_copied_name_is_refused_and_changes_nothing(fleet: Fleet) -> None:
     refused = fleet.hear(copy, NOW + SILENT_BEATS * BEAT_MS - 1)
     assert refused == Heard(False, "two agents call themselves a: the one with journal copy-of- is refused")
     assert fleet.hear(copy, NOW + 10) == Heard(False), "said once"
-    assert repr(fleet.nodes["a"]) == before
+    fleet.nodes["a"].refused.clear()
+    assert repr(fleet.nodes["a"]) == before, "but that it is to be told so"
 
 
 @pytest.mark.parametrize("how", ["silent", "leaving"])
@@ -177,10 +179,45 @@ def test_the_topology_is_what_specs_see(configured: Fleet) -> None:
     assert (topology.coordinator_addresses, topology.coordinator_ports) == (("10.0.0.9",), (7000,))
 
 
-def test_notes_do_not_pile_up(fleet: Fleet) -> None:
-    notes = [fleet.once(f"note {number}") for number in range(2_000)]
-    assert 1_000 <= sum(map(bool, notes)) <= 1_001
-    assert fleet.once("note 1") == ""
+def test_notes_do_not_pile_up_and_are_told_again_after_an_hour() -> None:
+    notes = Notes()
+    told = [notes.once(f"note {number}", NOW + number) for number in range(2 * MOST)]
+    assert sum(map(bool, told)) == MOST
+    assert notes.once("note 1", NOW + AGAIN_MS) == "" and notes.once("one more", NOW + AGAIN_MS) == "one more"
+    assert notes.once("note 1", NOW + 2 * AGAIN_MS) == "note 1"
+
+
+def test_a_refused_agent_is_told_until_it_is_gone(fleet: Fleet) -> None:
+    fleet.hear(beat(counter=1), NOW)
+    for number in range(9):
+        fleet.hear(beat(journal=f"copy{number}"), NOW + number)
+    assert list(fleet.nodes["a"].refused) == ["copy5", "copy6", "copy7", "copy8"]
+    fleet.hear(beat(counter=2), NOW + 10)
+    assert len(fleet.nodes["a"].refused) == 4
+    fleet.hear(beat(counter=3), NOW + 2_900)
+    fleet.hear(beat(counter=4), NOW + 5_800)
+    assert fleet.nodes["a"].refused == {}
+
+
+def test_of_a_node_the_last_journals_are_remembered(fleet: Fleet) -> None:
+    for number in range(100):
+        fleet.hear(beat(counter=9, journal=f"j{number}"), NOW + number * 60_000)
+    assert len(fleet.nodes["a"].counters) == KEEP_JOURNALS
+    assert not fleet.hear(beat(counter=8, journal="j99"), NOW).accepted
+    assert not fleet.hear(beat(counter=8, journal="j90"), NOW + 200 * 60_000).accepted
+
+
+def test_a_node_that_is_long_silent_blocks_no_address_of_a_live_one(fleet: Fleet) -> None:
+    fleet.hear(beat("old", addresses=("10.0.0.1", "10.0.0.2")), NOW)
+    fleet.fall_silent(NOW + 10_000)
+    fleet.hear(beat("new", addresses=("10.0.0.1",)), NOW + 10_000)
+    assert fleet.topology((), ()).nodes["old"].addresses == ("10.0.0.1", "10.0.0.2"), "not silent for long yet"
+    fleet.hear(beat("new", 2, addresses=("10.0.0.1",)), NOW + LONG_SILENT_MS)
+    topology = fleet.topology((), ())
+    assert topology.nodes["old"].addresses == ("10.0.0.2",)
+    assert topology.peer("other", "new").addresses == ("10.0.0.1",)
+    fleet.hear(beat("old", 2, addresses=("10.0.0.1",)), NOW + LONG_SILENT_MS)
+    assert fleet.topology((), ()).nodes["old"].addresses == ("10.0.0.1",), "both claim it again"
 
 
 def test_the_links_of_a_node_and_what_is_news(fleet: Fleet) -> None:

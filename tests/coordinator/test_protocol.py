@@ -38,11 +38,12 @@ def test_a_lost_agent_shows_at_once_and_its_worker_is_unknown_in_the_end(cluster
     cluster.pass_(3 * BEAT_MS, "a", "b")
     task, row = cluster.task(), cluster.row("c")
     assert (task.state, task.outcome, row.outcome) == (DONE, Outcome.UNKNOWN, Outcome.UNKNOWN)
-    assert task.error == "outcome unknown: node c was not heard again; its agent ends the fault by its own clock"
+    why = "node c was not heard again; an agent that runs there ends the fault by its own clock"
+    assert task.error == f"outcome unknown: {why}"
     cluster.say("c", W.DONE, outcome=Outcome.DONE)
     task = cluster.task()
     assert (task.state, task.outcome, task.error) == (DONE, Outcome.DONE, "")
-    assert cluster.texts[-1] == "task t corrected: done"
+    assert "task t corrected: done" in cluster.texts
     cluster.say("c", W.DONE, outcome=Outcome.FAILED, error="second thoughts")
     assert cluster.task() == task, "what is known is final"
 

@@ -136,6 +136,8 @@ def test_values_are_known_to_be_kept_in_order() -> None:
         ("a-1/actions/1", b'[{"type":"unheard-of"}]'),
         ("a-1/task/t", b"\xff\xfe"),
         ("claim/b", b'"soon"'),
+        ("claim/b", b"4611686018427387904"),
+        ("a-1/meta", b'{"cluster":"c","epoch":4611686018427387904,"next_worker":1}'),
     ],
 )
 def test_a_row_that_makes_no_sense_is_named(key: str, value: bytes) -> None:

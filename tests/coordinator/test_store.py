@@ -206,6 +206,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
         ("UPDATE workers SET row = x'ff22'", "worker 1 cannot be read"),
         ("UPDATE meta SET body = '[]'", "the counters cannot be read"),
         ("DELETE FROM meta", "the counters cannot be read"),
+        ("UPDATE meta SET body = json_set(body, '$.epoch', 4611686018427387904)", "of epoch 4611686018427387904"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_named(tmp_path: Path, damage: str, named: str) -> None:

@@ -63,6 +63,11 @@ class Machine:
         self.applied -= lost
         self.leaked |= {effect for _, effect in lost if effect in self.effects and effect not in FOREIGN}
 
+    def undo_by_hand(self) -> None:
+        """Let somebody take away what is nobody's."""
+        self.effects = [effect for effect in self.effects if effect not in self.leaked]
+        self.leaked.clear()
+
     def held(self) -> list[tuple[int, str]]:
         """Return which worker's effects are in force."""
         return [(worker, effect) for worker, effect in self.applied if effect in self.effects]

@@ -18,7 +18,7 @@ from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import ledger as coordinator_ledger
-from trogdor_bus.coordinator import takeover
+from trogdor_bus.coordinator import owed, takeover
 from trogdor_bus.coordinator.changes import PutRow
 from trogdor_bus.coordinator.drift import Drift
 from trogdor_bus.coordinator.ledger import Ledger
@@ -247,6 +247,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
     Mutant("new addresses are not followed", (_constant(Performer, "_follow", _nothing),)),
     Mutant("new addresses are not told", (_changed(Drift, "of", lambda *_: ()),)),
+    Mutant("what is destroyed or given up unheard is forgotten", (_constant(owed, "owe", lambda meta, *_: meta),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),

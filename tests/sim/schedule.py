@@ -7,13 +7,24 @@ from random import Random
 import msgspec
 
 from tests.agents.simdisk import SimDisk
-from tests.sim import verdict
+from tests.sim import proofs, verdict
 from tests.sim.cluster import ROLES
 from tests.sim.coordinator import EPOCH_MS
 from tests.sim.tally import Tally
 from tests.sim.troubles import TROUBLE_MS, Troubles
 from tests.sim.world import Violation, World
-from trogdor_bus.messages import Abort, CreateTask, DestroyTask, Reply, Request, Resume, StopTask, decode, encode
+from trogdor_bus.messages import (
+    Abort,
+    CreateTask,
+    DestroyTask,
+    ForgetNode,
+    Reply,
+    Request,
+    Resume,
+    StopTask,
+    decode,
+    encode,
+)
 
 BOUND_MS = 90_000
 """How long after the troubles everything may take to end."""
@@ -21,6 +32,8 @@ CLASH_MS = 15_000
 """How long after them two coordinators of one epoch go on, until somebody starts one of them anew."""
 RESUME_MS = 22_000
 """How long after them somebody ends the last abort."""
+CLEAN_MS = 5_000
+"""How long after them somebody cleans the nodes whose former agents may have left something, and how often."""
 QUIET_MS = 6_000
 TRIAL = "trial"
 """The last task: when all is calm, everything works."""
@@ -57,6 +70,7 @@ class Schedule:
         world.calm()
         world.after(CLASH_MS, world.settle_clash)
         world.after(RESUME_MS, self._resume_all)
+        world.after(CLEAN_MS, self._clean_all)
         self._await(TROUBLE_MS + BOUND_MS)
         world.run(world.now + QUIET_MS)
         world.run(world.now + BOUND_MS, self._led)  # whoever takes over listens first
@@ -98,11 +112,13 @@ class Schedule:
         return any(one.machine and not one.machine.listening for one in self.world.running())
 
     def _settled(self) -> bool:
-        return not self._awaited and verdict.settled(self.world)
+        return not self._awaited and verdict.settled(self.world) and not proofs.dirty(self.world)
 
     def _probe(self) -> None:
         for agent in self.world.agents:
             agent.promises.check()
+        for coordinator in self.world.coordinators:
+            proofs.check(self.world, coordinator)
         if self.world.now % 10_000 == 0:
             for coordinator in self.world.coordinators:
                 coordinator.check_fold()
@@ -177,6 +193,14 @@ class Schedule:
         if any(agent.machine and agent.machine.latch for agent in self.world.nodes.values()):
             self._ask(self.world.now, Resume())
             self.world.after(5_000, self._resume_all)
+
+    def _clean_all(self) -> None:
+        """Do what somebody does where a former agent may have left something: look, undo it by hand, and say so."""
+        for agent in proofs.dirty(self.world):
+            agent.platform.undo_by_hand()
+            self.world.tally.counts["nodes cleaned by hand"] += 1
+            self._ask(self.world.now, ForgetNode(node=agent.node, force=True))
+        self.world.after(CLEAN_MS, self._clean_all)
 
     def _ask(self, at: int, request: Request, allowed: set[str] | None = None) -> None:
         """Send a request until it is answered; its frames may be lost both ways."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from tests.sim import proofs
 from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import FOREIGN
@@ -45,6 +46,8 @@ def complain(world: World) -> None:
         for worker in agent.machine.workers.values() if agent.machine else ():
             ids = (agent.node, worker.task, str(worker.id))
             world.fail(ids, f"{agent.node} still has worker {worker.id} ({worker.state})")
+    for agent in proofs.dirty(world):
+        world.fail((agent.node,), f"{agent.node} is still dirty")
     latches = [agent.machine.latch for agent in world.nodes.values() if agent.machine]
     if any(latches):
         world.fail((), f"still aborted: {latches}")

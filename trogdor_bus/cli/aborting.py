@@ -9,8 +9,9 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from trogdor_bus import logs
@@ -20,22 +21,37 @@ from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
 from trogdor_bus.config import DEFAULT_LEASE_MS, CoordinatorSettings
-from trogdor_bus.errors import BusError, ConflictError, FencedError, HostError, NoCoordinatorError, NotFoundError
+from trogdor_bus.errors import (
+    BusError,
+    ConflictError,
+    FencedError,
+    HostError,
+    NoCoordinatorError,
+    NotFoundError,
+    TrogdorBusError,
+)
 from trogdor_bus.keys import COORDINATOR_FILE
-from trogdor_bus.messages import Latch, NodeRow, TaskInfo
-from trogdor_bus.states import WorkerState
+from trogdor_bus.messages import Latch, NodeProof, Proof
 
 POLL_S = 0.1
 APPEAR_S = 5.0
 """How long a one-shot coordinator waits for agents to find it."""
 RESUMED_S = 10.0
+LEFT = "nothing was aborted from here. What happens now:"
 _WORDS = {
     "ended": "ended, nothing is left",
     "stuck": "aborted, but an undo is stuck",
+    "unproven": "aborted, but something may be left",
     "waiting": "not yet",
     "silent": "silent",
 }
-_STYLES = {"ended": "green", "stuck": "bold red", "silent": "bold yellow", "waiting": "yellow"}
+_STYLES = {
+    "ended": "green",
+    "stuck": "bold red",
+    "unproven": "bold red",
+    "silent": "bold yellow",
+    "waiting": "yellow",
+}
 
 
 class _Source(Protocol):
@@ -46,9 +62,7 @@ class _Source(Protocol):
     @property
     def replicated(self) -> bool | None: ...
 
-    async def nodes(self) -> tuple[NodeRow, ...]: ...
-
-    async def tasks(self) -> tuple[TaskInfo, ...]: ...
+    async def proof(self, latch: str, node: str = "") -> Proof: ...
 
 
 def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bool) -> int:
@@ -63,7 +77,12 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
         return ask(reach, verb)
     except NoCoordinatorError as error:
         silence = error
-    settings = _in_its_place(reach, state_dir, silence)
+    except BusError as error:  # an older coordinator does not know what a proof is
+        return teller.no_proof(error)
+    try:
+        settings = _in_its_place(reach, state_dir, silence)
+    except NoCoordinatorError as error:
+        return teller.no_proof(error)
     teller.say(f"No coordinator answers at {reach.where()}: taking its place at {settings.url}.")
     logs.set_up("warning", daemon=False)
 
@@ -79,7 +98,7 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
         teller.say(str(error))
         return 3
     except (ConflictError, BusError, HostError) as error:
-        raise _left_to_the_agents(f"{silence}\n  its place cannot be taken: {error}") from None
+        return teller.no_proof(_left_to_the_agents(f"{silence}\n  its place cannot be taken: {error}"))
 
 
 def resume(reach: Reach, node: str, as_json: bool) -> int:
@@ -117,27 +136,18 @@ async def _abort(
     """
     began = time.monotonic()
     latch = await _latch(source, latch_id, node, began + appear_s)
-    teller.say(f"Aborting {node or 'everything'}: every fault ends, nothing starts until `trogdor-bus resume`.")
+    teller.accepted(latch, node)
     while True:
-        holding = {
-            worker.node
-            for info in await source.tasks()
-            for worker in info.workers
-            if worker.state not in (WorkerState.DONE, WorkerState.STUCK)
-        }
-        rows = [row for row in await source.nodes() if node in ("", row.name)]
-        states = {row.name: _state(row, latch.id) for row in rows if row.heard_ms >= 0 or row.name in holding}
-        teller.tell(states, rows)
+        nodes = (await source.proof(latch.id, node)).nodes
+        teller.tell(nodes)
         passed_s = time.monotonic() - began
-        unheard = [name for name, state in states.items() if state == "silent" and name in holding]
-        waits = "waiting" in states.values() or (unheard and passed_s < appear_s)
+        unheard = any(one.state == "silent" and one.doubtful for one in nodes)
+        waits = any(one.state == "waiting" for one in nodes) or (unheard and passed_s < appear_s)
         if passed_s >= (within_s if waits else appear_s):
             break
         await asyncio.sleep(POLL_S)
-    unproven = [name for name, state in states.items() if state == "waiting"] + unheard
-    nobody = appear_s > 0 and all(state == "silent" for state in states.values())
-    teller.end(latch, states, rows, unproven, nobody=nobody, replicated=source.replicated)
-    return 1 if any(row.dirty for row in rows) else 3 if unproven or nobody else 0
+    nobody = appear_s > 0 and all(one.state == "silent" for one in nodes)
+    return teller.end(nodes, nobody=nobody, replicated=source.replicated)
 
 
 async def _latch(source: _Source, latch_id: str, node: str, deadline: float) -> Latch:
@@ -150,65 +160,78 @@ async def _latch(source: _Source, latch_id: str, node: str, deadline: float) -> 
         await asyncio.sleep(POLL_S)
 
 
-def _state(row: NodeRow, latch: str) -> str:
-    if row.left or (row.latch == latch and row.at_rest):
-        return "stuck" if row.dirty else "ended"
-    return "waiting" if row.alive else "silent"
-
-
 class _Teller:
     """Tells each node's news once, and the end; as JSON only the end."""
 
     def __init__(self, as_json: bool) -> None:
         self._as_json = as_json
         self._said: dict[str, str] = {}
+        self._latch: Latch | None = None
 
     def say(self, text: str) -> None:
         """Say a line, on standard error if standard output is for JSON."""
         render.print_line(render.console(stderr=self._as_json), text)
 
-    def tell(self, states: dict[str, str], rows: list[NodeRow]) -> None:
-        """Tell what is new of each node."""
-        for row in rows:
-            state = states.get(row.name, "waiting")
-            if not self._as_json and state != "waiting" and self._said.get(row.name) != state:
-                self._said[row.name] = state
-                to = render.console()
-                render.print_line(to, f"  {row.name}: {_WORDS[state]}", _STYLES[state])
-                render.print_dirt(to, [row])
+    def accepted(self, latch: Latch, node: str) -> None:
+        """Tell that a coordinator has taken it up."""
+        self._latch = latch
+        self.say(f"Aborting {node or 'everything'}: every fault ends, nothing starts until `trogdor-bus resume`.")
 
-    def end(
-        self,
-        latch: Latch,
-        states: dict[str, str],
-        rows: list[NodeRow],
-        unproven: list[str],
-        *,
-        nobody: bool,
-        replicated: bool | None,
-    ) -> None:
-        """Tell how it ended; `nobody` was heard, `replicated` as `Client.replicated`."""
+    def no_proof(self, error: TrogdorBusError) -> int:
+        """Return the exit code if nobody answers (any more); the error if nobody took it up."""
+        if self._latch is None:
+            raise error
+        why = str(error).partition(LEFT)[0].rstrip()
+        self.say(
+            f"{why}\nThe coordinator took the abort up, and then told nothing more of it: it tells its agents as long "
+            "as it runs, and so does the next one. There is no proof: abort again."
+        )
+        return 3
+
+    def tell(self, nodes: Sequence[NodeProof]) -> None:
+        """Tell what is new of each node."""
+        for node in nodes:
+            if not self._as_json and node.state != "waiting" and self._said.get(node.node) != node.state:
+                self._said[node.node] = node.state
+                to = render.console()
+                render.print_line(to, f"  {node.node}: {_WORDS[node.state]}", _STYLES[node.state])
+                render.print_left(to, node.node, (*node.dirty, *node.unproven, *node.strays))
+
+    def end(self, nodes: Sequence[NodeProof], *, nobody: bool, replicated: bool | None) -> int:
+        """Tell how it ended, and return the exit code; `nobody` was heard, `replicated` as `Client.replicated`."""
+        assert self._latch is not None
+        unproven = [one.node for one in nodes if one.state == "waiting" or one.doubtful]
+        code = 1 if any(one.dirty for one in nodes) else 3 if unproven or nobody else 0
         if self._as_json:
-            nodes: list[dict[str, Any]] = [
-                {"node": row.name, "state": states[row.name], "dirty": row.dirty} for row in rows if row.name in states
-            ]
+            latch = self._latch
             found = {"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven}
             render.print_json(render.with_replicated(found, replicated))
-            return
+            return code
         render.print_unreplicated(replicated)
-        ended = sum(state == "ended" for state in states.values())
-        self.say(f"Aborted: {ended} of {len(states)} nodes hold nothing and start nothing.")
+        ended = sum(one.state == "ended" for one in nodes)
+        self.say(f"Aborted: {ended} of {len(nodes)} nodes hold nothing and start nothing.")
         if nobody:
             self.say(
                 f"No agent was heard within {APPEAR_S:g} s: is this the address that they dial, are these its keys? "
-                "Each ends its faults by itself at their deadlines, and at the latest when its lease ends."
+                "Each that runs ends its faults by itself at their deadlines, and at the latest when its lease ends."
             )
-        if unproven:
+        self._say_unproven(nodes, self._latch.lease_ms)
+        return code
+
+    def _say_unproven(self, nodes: Sequence[NodeProof], lease_ms: int) -> None:
+        """Say why there is no proof, what to look for, and what to type."""
+        silent = [one.node for one in nodes if one.state == "waiting" or (one.state == "silent" and one.doubtful)]
+        if silent:
             self.say(
-                f"No proof from {', '.join(unproven)}. An agent there ends its faults by itself, at the latest "
-                f"{latch.lease_ms / 1000:g} s (its lease) after the last word that it heard; it is told of the abort "
+                f"No proof from {', '.join(silent)}. An agent that runs there ends its faults by itself, at the latest "
+                f"{lease_ms / 1000:g} s (its lease) after the last word that it heard; it is told of the abort "
                 "when it is heard again."
             )
+        for one in nodes:
+            if one.state in ("unproven", "stuck") and one.unproven:
+                self.say(render.former_remedy(one.node))
+            if one.strays and one.state != "silent":
+                self.say(render.strays_remedy(one.node))
 
 
 def _in_its_place(reach: Reach, state_dir: Path, silence: NoCoordinatorError) -> CoordinatorSettings:
@@ -271,7 +294,7 @@ def _left_to_the_agents(text: str) -> NoCoordinatorError:
     lease_s = DEFAULT_LEASE_MS / 1000
     return NoCoordinatorError(
         f"{text}\n"
-        "nothing was aborted from here. What happens now:\n"
+        f"{LEFT}\n"
         f"  each agent ends its faults by itself at their deadlines, and at the latest {lease_s:g} s after the\n"
         "  coordinator's last word (its --lease, if it was given another one)\n"
         "  to end them now: run `trogdor-bus abort` on the coordinator's host, or end the agent on each node (SIGTERM)"

@@ -1,6 +1,8 @@
-"""What is there: `nodes`, `status`, `uptime`, and `shutdown`."""
+"""What is there: `nodes`, `forget`, `status`, `uptime`, and `shutdown`."""
 
 from __future__ import annotations
+
+from typing import Annotated
 
 import typer
 
@@ -11,6 +13,7 @@ from trogdor_bus.cli.reach import Reach, connected
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     app.command(epilog="Example: trogdor-bus nodes --coordinator 10.0.0.1")(nodes)
+    app.command(epilog="Example: trogdor-bus forget node3")(forget)
     app.command(epilog="Example: trogdor-bus status --json")(status)
     app.command(epilog="Example: trogdor-bus uptime")(uptime)
     app.command(epilog="Example: trogdor-bus shutdown --coordinator 10.0.0.1")(shutdown)
@@ -38,6 +41,39 @@ def nodes(
         render.print_nodes(render.console(), rows, status.now_ms)
     else:
         print(f"No nodes: start an agent on each ({reach.agent()}).")
+
+
+@connected
+def forget(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="The name of the node.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Also if it may hold something, which is given up.")] = False,
+    as_json: options.AsJson = False,
+    reach: Reach,
+) -> None:
+    """Forget a node whose agent is gone for good.
+
+    Refused while its agent is alive, or while it may hold something. If a live agent came back with another state
+    directory, --force gives up what its former one may hold.
+    """
+    from trogdor_bus.cli import render
+    from trogdor_bus.cli.asking import ask
+    from trogdor_bus.client import Client
+    from trogdor_bus.messages import Forgotten
+
+    async def verb(client: Client) -> tuple[Forgotten, bool | None]:
+        return await client.forget(node, force), client.replicated
+
+    found, replicated = ask(reach, verb)
+    if as_json:
+        told = {"node": found.node, "gone": found.gone, "givenUp": found.given_up}
+        render.print_json(render.with_replicated(told, replicated))
+        return
+    to = render.console()
+    render.print_unreplicated(replicated)
+    for line in found.given_up:
+        render.print_line(to, f"Given up: {line}", "yellow")
+    render.print_line(to, f"Node {node} is forgotten." if found.gone else f"Node {node} stays: its agent is alive.")
 
 
 @connected

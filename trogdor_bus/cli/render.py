@@ -191,8 +191,12 @@ def links_text(node: NodeRow) -> Text:
 
 
 def dirt(nodes: Iterable[NodeRow]) -> list[Text]:
-    """Return what is stuck on the nodes, each with what a person would type, one line each."""
-    return [text(f"{node.name}: {what}", _COLOURS["dirty"]) for node in nodes for what in node.dirty]
+    """Return what is stuck on the nodes or may be left there, each with what a person would type, one line each."""
+    return [
+        text(f"{node.name}: {what}", _COLOURS["dirty"])
+        for node in nodes
+        for what in (*node.dirty, *node.unproven, *node.strays)
+    ]
 
 
 def print_nodes(to: Console, nodes: Sequence[NodeRow], now_ms: int) -> None:
@@ -211,7 +215,30 @@ def node_state(node: NodeRow) -> str:
     """Return "alive", "silent" or "never heard"; for a live node also "dirty" or "aborted", the worst first."""
     if not node.alive:
         return "never heard" if node.heard_ms < 0 else "silent"
-    return "dirty" if node.dirty else "aborted" if node.latch else "alive"
+    return "dirty" if node.dirty or node.unproven or node.strays else "aborted" if node.latch else "alive"
+
+
+def print_left(to: Console, node: str, lines: Iterable[str]) -> None:
+    """Print what is left or may be left on a node, each on a line to be copied."""
+    for line in lines:
+        to.print(text(f"{node}: {line}", _COLOURS["dirty"]), soft_wrap=True)
+
+
+def former_remedy(node: str) -> str:
+    """Return what to do about a node whose former agent may have left something."""
+    return (
+        f"On {node}, what its former agent may hold is in no journal of the present one. Look there for chains TB-... "
+        "(`iptables-save | grep TB-`, `ip6tables-save | grep TB-`) and for stopped processes (`ps -eo pid,stat,args | "
+        "grep ' T'`), or `trogdor-bus heal --state-dir` the former state directory. Once nothing is left: "
+        f"`trogdor-bus forget {node} --force`."
+    )
+
+
+def strays_remedy(node: str) -> str:
+    """Return what to do about chains that are in nobody's journal."""
+    return (
+        f"On {node}, type the commands above, once no other agent or test needs those chains; the node is clean then."
+    )
 
 
 def print_plan(plan: Plan) -> None:

@@ -176,18 +176,11 @@ def destroy(
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
-    """Stop a task on its agents and forget it."""
-    from trogdor_bus.cli import render
-    from trogdor_bus.cli.asking import ask
-    from trogdor_bus.client import Client
+    """Stop a task on its agents and forget it.
 
-    async def verb(client: Client) -> bool | None:
-        await client.destroy(id)
-        return client.replicated
+    Exit codes: 0 its faults are undone, 2 there is no such task, 3 some node has not proven that (it is remembered
+    until then).
+    """
+    from trogdor_bus.cli.destroying import destroy as destroyed
 
-    replicated = ask(reach, verb)
-    if as_json:
-        render.print_json(render.with_replicated({"id": id}, replicated))
-    else:
-        render.print_unreplicated(replicated)
-        render.print_line(render.console(), f"Task {id} is forgotten, and its faults are being undone.")
+    raise typer.Exit(destroyed(reach, id, as_json))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from trogdor_bus.agents.platforms.linux import privileges, rules
@@ -137,6 +137,15 @@ def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:
     """Return what is left of our chains."""
     now = _read(namespace, table.tool)
     return tuple(f"chain {chain} in {Path(table.tool).name}" for chain in table.chains if chain in now.chains)
+
+
+def rulesets(namespace: Namespace) -> Iterator[tuple[str, Ruleset]]:
+    """Yield the filter table of a namespace as each iptables of this machine shows it, by its absolute path."""
+    for name in NAMES.values():
+        found = filter(None, (find_tool(name), find_tool(f"{name}-nft"), find_tool(f"{name}-legacy")))
+        for tool in dict.fromkeys(map(_pinned, found)):
+            if find_tool(f"{tool}-save"):
+                yield tool, parse(_run(namespace, [f"{tool}-save"]))
 
 
 def _read(namespace: Namespace, tool: str) -> Ruleset:

@@ -13,7 +13,18 @@ from typing import get_args
 import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
-from trogdor_bus.agents.platforms.linux import endings, firewall, leaders, locking, newcomers, processes, rules, signals
+from trogdor_bus.agents.platforms.linux import (
+    endings,
+    firewall,
+    leaders,
+    locking,
+    newcomers,
+    owners,
+    processes,
+    rules,
+    signals,
+    strays,
+)
 from trogdor_bus.agents.platforms.linux.holders import Held, open_held
 from trogdor_bus.agents.platforms.linux.namespace import (
     Namespace,
@@ -205,6 +216,12 @@ class LinuxPlatform:
                 return (step,)
             case _:
                 return ()
+
+    def strays(self, held: Sequence[Step], directory: str) -> tuple[str, ...]:
+        """Return the chains of nobody in the attached namespace, a line each; HostError if it cannot be looked."""
+        owners.register(directory)
+        with open_attached(self._attachment) as namespace:
+            return strays.find(namespace, held, directory)
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         """Return what is left of an undone step; () is what everybody wants."""

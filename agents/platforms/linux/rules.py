@@ -143,6 +143,11 @@ def parse(saved: str) -> Ruleset:
     return Ruleset({name: tuple(rules) for name, rules in chains.items()})
 
 
+def ours(rules: Ruleset) -> tuple[str, ...]:
+    """Return the chains that have a name of ours."""
+    return tuple(name for name in rules.chains if _CHAIN.fullmatch(name))
+
+
 def dropped(saved: str, chains: Collection[str]) -> int:
     """Return how many packets these chains dropped, by the output of iptables-save with counters."""
     found = re.findall(r"^\[([0-9]+):[0-9]+\] -A (\S+) .*-j DROP$", saved, re.MULTILINE)

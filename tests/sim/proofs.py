@@ -1,0 +1,43 @@
+"""What a coordinator calls proven must be true: checked at any moment against the nodes themselves."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trogdor_bus.coordinator.doubts import proof
+from trogdor_bus.messages import NodeProof
+
+if TYPE_CHECKING:
+    from tests.sim.agent import SimAgent
+    from tests.sim.coordinator import SimCoordinator
+    from tests.sim.world import World
+
+
+def check(world: World, coordinator: SimCoordinator) -> None:
+    """Check that an abort, asked for now, would prove nothing of a node that holds something.
+
+    Nobody can know what another coordinator, whose store is lost or was not replicated whole, had a node do.
+    """
+    machine = coordinator.machine
+    if machine is None or machine.listening or machine.ended or world.rivals or world.stores > 1 or world.keeper:
+        return
+    for name, agent in world.nodes.items():
+        node = machine.fleet.nodes.get(name)
+        said = proof(node, machine.latch(name)) if node else NodeProof(node=name, state="silent")
+        left = [*agent.platform.held(), *agent.platform.leaked]
+        if said.doubtful or said.dirty or not left:
+            continue
+        if said.state in ("ended", "silent"):
+            world.fail((name,), f"{coordinator.name} has no doubt of {name}, which is {said.state} and holds {left}")
+        present = agent.journal is not None and node is not None and node.row.journal == agent.journal.id
+        if present and agent.platform.leaked:
+            text = f"{coordinator.name} has no doubt of {name}, whose former agent left {agent.platform.leaked}"
+            world.fail((name,), text)
+        world.tally.counts["proofs that would wait"] += 1
+
+
+def dirty(world: World) -> list[SimAgent]:
+    """Return the live nodes of which a leading coordinator doubts that their former agents left nothing."""
+    leading = [one.machine for one in world.running() if one.machine and not one.machine.listening]
+    rows = [node.row for machine in leading for node in machine.fleet.nodes.values()]
+    return [world.nodes[row.name] for row in rows if row.alive and row.unproven and row.name in world.nodes]
