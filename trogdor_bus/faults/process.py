@@ -29,8 +29,8 @@ class TrogdorProcessStopFaultSpec(
 ):
     """Freeze the JVMs whose jcmd line (pid, main class, arguments) contains a text (Trogdor's ProcessStopFaultSpec).
 
-    As in Trogdor, no match is a success; here it comes with a warning. Unlike Trogdor, an empty name is refused: it
-    would match every JVM.
+    No match is no failure, as in Trogdor, but no success either: the outcome is `disturbed`, it met nothing. Unlike
+    Trogdor, an empty name is refused: it would match every JVM.
     """
 
     node_names: tuple[str, ...] = ()
