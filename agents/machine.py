@@ -10,8 +10,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from trogdor_bus.actions import Peer
-from trogdor_bus.agents.drift import beyond, together, told
+from trogdor_bus.agents.drift import Drift
 from trogdor_bus.agents.events import (
     AddressesRead,
     Effect,
@@ -84,8 +83,7 @@ LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, Worke
 class Worker(msgspec.Struct, kw_only=True):
     """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while an undo is under way.
 
-    `since_ms` is when it took hold. `drift` are addresses of its peers that no rule names, `blocked` those that some do
-    since.
+    `since_ms` is when it took hold, `drift` what its peers announce since.
     """
 
     id: int
@@ -102,8 +100,7 @@ class Worker(msgspec.Struct, kw_only=True):
     by_hand: tuple[str, ...] = ()
     dropped: int = 0
     reapply: bool = False
-    drift: tuple[Peer, ...] = ()
-    blocked: tuple[Peer, ...] = ()
+    drift: Drift = msgspec.field(default_factory=Drift)
     since_ms: int = 0
     done_counter: int = 0
     retry_ms: int | None = 0
@@ -269,14 +266,9 @@ class AgentMachine:
                 if order.worker not in self.workers and order.actions is not None:
                     ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
                     self._start(order, ends_ms, now_ms, effects)
-                self._heed_drift(order, now_ms)
-
-    def _heed_drift(self, order: Order, now_ms: int) -> None:
-        """Keep, and tell, what the peers of a running worker announce beside what its rules name."""
-        worker = self.workers.get(order.worker)
-        if order.drift and worker and worker.state is WorkerState.RUNNING:
-            worker.drift = beyond(together(worker.drift, order.drift), worker.blocked)
-            self._disturb(worker, told(worker.drift), now_ms)
+                worker = self.workers.get(order.worker)
+                if worker and worker.state is WorkerState.RUNNING:
+                    self._disturb(worker, worker.drift.heed(order.drift), now_ms)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
@@ -367,10 +359,10 @@ class AgentMachine:
         self._looking = False
         for worker_id, disturbances in found.items():
             worker = self.workers.get(worker_id)
-            if worker and worker.state is WorkerState.RUNNING and (disturbances or worker.drift):
+            if worker and worker.state is WorkerState.RUNNING and (disturbances or worker.drift.open):
                 self._disturb(worker, disturbances, now_ms)
                 if worker.reapply:
-                    effects.append(Reapply(worker_id, worker.drift))
+                    effects.append(Reapply(worker_id, worker.drift.open))
 
     def _count(self, counts: dict[int, int]) -> None:
         """Keep the first count of a worker that is not 0: that it drops is news, how much is told at its end."""
@@ -386,11 +378,9 @@ class AgentMachine:
         if event.error:
             self._disturb(worker, (f"cannot be put back: {event.error}",), now_ms)
             return
-        worker.blocked = together(worker.blocked, event.blocked)
-        worker.drift = beyond(worker.drift, event.blocked)
-        open_ = told(worker.drift)
+        left = worker.drift.close(event.blocked)
         worker.disturbed = tuple(
-            one if one.text in open_ else msgspec.structs.replace(one, mended=True) for one in worker.disturbed
+            msgspec.structs.replace(one, mended=one.mended or one.text not in left) for one in worker.disturbed
         )
 
     def _disturb(self, worker: Worker, found: tuple[str, ...], now_ms: int) -> None:
