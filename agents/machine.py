@@ -266,9 +266,8 @@ class AgentMachine:
                 if order.worker not in self.workers and order.actions is not None:
                     ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
                     self._start(order, ends_ms, now_ms, effects)
-                worker = self.workers.get(order.worker)
-                if worker and worker.state is WorkerState.RUNNING:
-                    self._disturb(worker, worker.drift.heed(order.drift), now_ms)
+                if (one := self.workers.get(order.worker)) and one.state is WorkerState.RUNNING:
+                    self._disturb(one, one.drift.heed(order.drift), now_ms)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
