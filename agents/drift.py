@@ -4,7 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from trogdor_bus.actions import Peer
+
+
+class Drift(msgspec.Struct):
+    """What is known of one worker: addresses that are `open`, and those that are `blocked` since."""
+
+    open: tuple[Peer, ...] = ()
+    blocked: tuple[Peer, ...] = ()
+
+    def heed(self, peers: Iterable[Peer]) -> tuple[str, ...]:
+        """Take in what peers announce beside what was ordered; return a line for people for each that is open."""
+        self.open = beyond(together(self.open, peers), self.blocked)
+        return told(self.open)
+
+    def close(self, blocked: Iterable[Peer]) -> tuple[str, ...]:
+        """Note what is blocked now; return the lines of what is open still."""
+        self.blocked = together(self.blocked, blocked)
+        return self.heed(())
 
 
 def beyond(peers: Iterable[Peer], named: Iterable[Peer]) -> tuple[Peer, ...]:

@@ -284,13 +284,8 @@ class AgentMachine:
                 if order.worker not in self.workers and order.actions is not None:
                     ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
                     self._start(order, ends_ms, now_ms, effects)
-                self._heed_drift(order, now_ms)
-
-    def _heed_drift(self, order: Order, now_ms: int) -> None:
-        """Keep, and tell, what the peers of a running worker announce beside what its rules name."""
-        worker = self.workers.get(order.worker)
-        if order.drift and worker and worker.state is WorkerState.RUNNING:
-            worker.see_drift(order.drift, now_ms)
+                if (one := self.workers.get(order.worker)) and one.state is WorkerState.RUNNING:
+                    one.see_drift(order.drift, now_ms)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""
@@ -392,8 +387,8 @@ class AgentMachine:
             worker = self.workers.get(worker_id)
             if worker and worker.state is WorkerState.RUNNING:
                 worker.see(seen, now_ms)
-                if worker.reapply and (seen.found or seen.unseen or worker.drift):
-                    effects.append(Reapply(worker_id, worker.drift))
+                if worker.reapply and (seen.found or seen.unseen or worker.drift.open):
+                    effects.append(Reapply(worker_id, worker.drift.open))
 
     def _reapplied(self, event: Reapplied, now_ms: int) -> None:
         worker = self.workers.get(event.worker)

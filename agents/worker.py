@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from trogdor_bus.actions import Peer
-from trogdor_bus.agents.drift import beyond, together, told
+from trogdor_bus.agents.drift import Drift
 from trogdor_bus.agents.events import Inject, ReadBack
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
@@ -21,8 +21,7 @@ class Worker(msgspec.Struct, kw_only=True):
     `since_ms` is when it took hold, `stopped_ms` when it was told to end. `inject` is what it began with, `awaits` what
     its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was
     put back. `counted` are packets since its rules are there (None: not to be known), `before` those that were counted
-    before its rules were put back. `drift` are addresses of its peers that no rule names, `blocked` those that some do
-    since.
+    before its rules were put back. `drift` is what its peers announce since.
     """
 
     id: int
@@ -41,8 +40,7 @@ class Worker(msgspec.Struct, kw_only=True):
     counted: int | None = None
     before: int = 0
     reapply: bool = False
-    drift: tuple[Peer, ...] = ()
-    blocked: tuple[Peer, ...] = ()
+    drift: Drift = msgspec.field(default_factory=Drift)
     put_back: int = 0
     met_nothing: str = ""
     since_ms: int = 0
@@ -79,17 +77,14 @@ class Worker(msgspec.Struct, kw_only=True):
 
     def see_drift(self, drift: tuple[Peer, ...], now_ms: int) -> None:
         """Take in what its peers announce and no rule named when it was ordered."""
-        self.drift = beyond(together(self.drift, drift), self.blocked)
-        self._disturb(told(self.drift), now_ms)
+        self._disturb(self.drift.heed(drift), now_ms)
 
     def see_put_back(self, error: str, after: ReadBack, blocked: tuple[Peer, ...], now_ms: int) -> None:
         """Take in that what no longer held was done again, or why not, and what a look found afterwards."""
         if error:
             self._disturb((f"cannot be put back: {error}",), now_ms)
             return
-        self.blocked = together(self.blocked, blocked)
-        self.drift = beyond(self.drift, blocked)
-        known, left = self.disturbed, (*after.found, *after.unseen, *told(self.drift))
+        known, left = self.disturbed, (*after.found, *after.unseen, *self.drift.close(blocked))
         self.disturbed = tuple(one if one.text in left else msgspec.structs.replace(one, mended=True) for one in known)
         self.put_back += self.disturbed != known
         self._look(after, now_ms)

@@ -15,7 +15,7 @@ from tests.support import wait_until
 from trogdor_bus.lab.cluster import Lab
 from trogdor_bus.lab.demo import cut_between
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 FOLLOWED_S = 30.0
 """Agents read their addresses every 5 s; a machine may be busy."""
