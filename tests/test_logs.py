@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -43,3 +45,21 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 def test_no_such_level() -> None:
     with pytest.raises(SpecError, match="there is no log level 'loud' \\(use one of debug, info, warning, error\\)"):
         logs.set_up("loud")
+
+
+def test_importing_our_modules_leaves_the_loggers_of_the_importing_program_alone() -> None:
+    program = """
+import importlib, logging, pkgutil
+import trogdor_bus
+logging.getLogger("kafka").setLevel(logging.INFO)
+before = (logging.root.level, list(logging.root.handlers))
+for info in pkgutil.walk_packages(trogdor_bus.__path__, "trogdor_bus."):
+    if "__main__" not in info.name:
+        importlib.import_module(info.name)
+changed = {name: log.level for name, log in logging.root.manager.loggerDict.items()
+           if isinstance(log, logging.Logger) and log.level and name != "kafka" and name.split(".")[0] != "asyncio"}
+after = (logging.root.level, list(logging.root.handlers))
+print(logging.getLogger("kafka").level == logging.INFO, before == after, changed)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("True True {}\n", "")

@@ -22,6 +22,12 @@ def set_up(level: str = "info", as_json: bool = False) -> None:
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
+    quiet_drivers()
+
+
+def quiet_drivers() -> None:
+    """Silence kafka-python in a process of our own: what matters of its words comes as errors, too."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
 
 def check(level: str) -> None:

@@ -10,6 +10,7 @@ from trogdor_bus import __version__
 from trogdor_bus.cli import aborts, cluster, daemons, experiment, keys, lab, monitor, offline, tasks
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.logs import quiet_drivers
 
 app = typer.Typer(
     name="trogdor-bus",
@@ -45,4 +46,4 @@ def _version(wanted: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    quiet_drivers()
