@@ -24,6 +24,8 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.plan import describe
 from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
+from trogdor_bus.experiment.destinations import Destinations, parsed
+from trogdor_bus.faults.experiment import ExperimentSpec
 from trogdor_bus.messages import (
     CHANGES,
     Abort,
@@ -83,6 +85,8 @@ class Api:
         self._behind_ms = behind_ms
         self.experiments: Callable[[TaskRow, GetExperiment], ExperimentInfo] = _untold
         """Tells how an experiment goes; set by whoever runs their programs."""
+        self.destinations: Callable[[], Destinations] | None = None
+        """Tells where experiments may connect; set likewise."""
 
     def answer(self, frame: bytes) -> bytes:
         """Return the frame of the reply to a request frame."""
@@ -123,6 +127,7 @@ class Api:
         decoded = _decode(spec)
         check_allowed(terms.allow)
         if decoded.is_experiment:
+            self._check_destinations(decoded.performed())
             return Plan(spec=msgspec.Raw(wire(decoded.performed())))
         self._machine.planner.look(decoded)
         planned = self._machine.plan(decoded, terms, sighting)
@@ -130,6 +135,14 @@ class Api:
         plan = describe(planned.spec, planned.topology, alive=alive, force=terms.force)
         warnings = (*plan.warnings, *planned.warnings)
         return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
+
+    def _check_destinations(self, spec: TaskSpec) -> None:
+        """Raise RefusedError for an address in an experiment that may not be reached; names are looked up later."""
+        if self.destinations is None or not isinstance(spec, ExperimentSpec):
+            return
+        found = self.destinations()
+        for place in spec.places():
+            found.check_literal(*parsed(place))
 
     def stop_task(self, task_id: str) -> None:
         """Stop a task; an unknown or ended one is no error (as in Trogdor)."""

@@ -19,6 +19,7 @@ import msgspec
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
 from trogdor_bus.errors import BusError, HostError
 from trogdor_bus.experiment import marked
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.experiment.files import write_whole
 from trogdor_bus.experiment.pipe import (
     Answered,
@@ -57,6 +58,11 @@ class UnderTest(msgspec.Struct, frozen=True, kw_only=True):
     config: str = ""
 
 
+def nowhere() -> Destinations:
+    """Return that nothing may be reached but the cluster itself."""
+    return Destinations()
+
+
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
     """What the file of an ended experiment holds."""
 
@@ -74,7 +80,8 @@ class Experiments:
     """The programs, by experiment.
 
     `answer` replies to a request of one of them, `handle` gives an event to the machine. Results are files in
-    `directory`, which only their owner reads. `probe_commands`: probes may start programs here.
+    `directory`, which only their owner reads. `probe_commands`: probes may start programs here; `destinations` tells
+    where they may connect.
     """
 
     def __init__(
@@ -86,7 +93,9 @@ class Experiments:
         answer: Callable[[bytes, str], bytes],
         handle: Callable[[Event], None],
         now_ms: Callable[[], int],
+        destinations: Callable[[], Destinations] = nowhere,
     ) -> None:
+        self._destinations = destinations
         self._directory, self._under_test, self._probe_commands = directory, under_test, probe_commands
         self._answer, self._handle, self._now_ms = answer, handle, now_ms
         self._programs: dict[str, Program] = {}
@@ -102,6 +111,7 @@ class Experiments:
                 bootstrap=self._under_test.bootstrap,
                 config=self._under_test.config,
                 probe_commands=self._probe_commands,
+                destinations=self._destinations(),
             )
             program = self._programs[effect.id] = Program(begin, self._answer, self._now_ms)
             before = self._running.get(effect.id)  # of an experiment that was destroyed

@@ -29,10 +29,20 @@ MOST_OTHERS, MOST_WAITING = 4, 16
 
 
 class Lookout:
-    """Asks the brokers at `bootstrap`; `properties` is a file of librdkafka properties, None for none."""
+    """Asks the brokers at `bootstrap`; `properties` is a file of librdkafka properties, None for none.
 
-    def __init__(self, bootstrap: str, properties: Path | None = None) -> None:
+    `check_others` refuses brokers that an experiment names and that may not be asked; `check` does it for this one.
+    """
+
+    def __init__(
+        self,
+        bootstrap: str,
+        properties: Path | None = None,
+        check_others: Callable[[str], None] | None = None,
+        check: Callable[[str], None] | None = None,
+    ) -> None:
         self._bootstrap, self._properties = bootstrap, properties
+        self._check_others, self._check = check_others, check
         self._reader: Reader | None = None
         self._turn = threading.Lock()
         self._threads = ThreadPoolExecutor(MOST_WAITING, thread_name_prefix="look")  # nobody else's work waits for it
@@ -98,7 +108,7 @@ class Lookout:
             while len(self._others) >= MOST_OTHERS:
                 self._others.pop(next(iter(self._others))).close()
             properties = Path(cluster.config) if cluster.config else None
-            self._others[cluster] = Lookout(cluster.bootstrap, properties)
+            self._others[cluster] = Lookout(cluster.bootstrap, properties, check=self._check_others)
         return self._others[cluster]
 
     def _read(self, wanted: Wanted, begin: Callable[[], object]) -> tuple[ClusterView, dict[str, tuple[str, ...]]]:
@@ -108,6 +118,8 @@ class Lookout:
 
         with self._turn:
             begin()
+            if self._check is not None:
+                self._check(self._bootstrap)
             if self._reader is None:
                 self._reader = Reader(Access(self._bootstrap, self._properties))
             view = self._reader.read(None, wanted.coordinators, ports=True)

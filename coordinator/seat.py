@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from logging import INFO, WARNING
 from urllib.parse import SplitResult, urlsplit
 
+from trogdor_bus.config import CoordinatorSettings
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.host import addresses_of, local_addresses
+from trogdor_bus.messages import NodeRow
 
 PORTS = 4
 
@@ -18,6 +21,17 @@ def reachable_at(url: str) -> tuple[tuple[str, ...], tuple[int, ...]]:
         if part.scheme == "zmq" and part.port:
             return _addresses(part.hostname or ""), tuple(range(part.port, part.port + PORTS))
     return (), ()
+
+
+def allowed(settings: CoordinatorSettings, addresses: tuple[str, ...], nodes: Iterable[NodeRow]) -> Destinations:
+    """Return where experiments may have this coordinator's host connect; `addresses` are where it is dialled."""
+    rows = list(nodes)
+    return Destinations(
+        typed=settings.allow_probes,
+        brokers=tuple(filter(None, settings.cluster.split(","))),
+        hosts=tuple({one for row in rows for one in (*row.addresses, row.hostname) if one}),
+        loopback=bool(addresses) and all(ipaddress.ip_address(one).is_loopback for one in addresses),
+    )
 
 
 def greeting(url: str, addresses: tuple[str, ...], *, keys: bool) -> Iterator[tuple[int, str]]:

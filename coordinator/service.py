@@ -38,11 +38,12 @@ from trogdor_bus.coordinator.lookout import Lookout
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.replication import Replication
-from trogdor_bus.coordinator.seat import greeting, reachable_at
+from trogdor_bus.coordinator.seat import allowed, greeting, reachable_at
 from trogdor_bus.coordinator.standby import Standby
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
 from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
 from trogdor_bus.roles import Wanted
@@ -143,7 +144,9 @@ class Service:
             machine=local_addresses(),
             cluster=settings.cluster,
         )
-        self._lookout = Lookout(settings.cluster, settings.cluster_config)
+        self._lookout = Lookout(
+            settings.cluster, settings.cluster_config, lambda brokers: self._destinations().check_brokers(brokers)
+        )
         self._machine = CoordinatorMachine(
             store.load(),
             Fleet(config.nodes if config else None, settings.beat_ms),
@@ -168,8 +171,9 @@ class Service:
             answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
             handle=self._handle_now,
             now_ms=self._clock.now_ms,
+            destinations=self._destinations,
         )
-        self.api.experiments = self._experiments.told
+        self.api.experiments, self.api.destinations = self._experiments.told, self._destinations
         self._waiting: set[asyncio.Task[None]] = set()
         self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
         self._brokers: BusBrokers | None = None
@@ -301,6 +305,10 @@ class Service:
             elif isinstance(effect, Exit):
                 self._fail(effect.reason, fenced=effect.fenced)
         self._wake.set()
+
+    def _destinations(self) -> Destinations:
+        nodes = self._machine.view.nodes.values()
+        return allowed(self._settings, self._machine.place.addresses, nodes)
 
     def _fail(self, reason: str, *, fenced: bool) -> None:
         log.error("%s", reason)

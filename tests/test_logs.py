@@ -189,3 +189,21 @@ def test_a_daemon_ends_at_these_signals_unless_it_was_started_to_ignore_one() ->
     assert subprocess.check_output(argv, text=True).split() == ["SIGTERM", "SIGINT", "SIGHUP"]
     assert subprocess.check_output(["nohup", *argv], text=True).split() == ["SIGTERM", "SIGINT"]
     assert logs.terminating(signal.SIGHUP) == "Terminating process due to signal SIGHUP"
+
+
+def test_importing_our_modules_leaves_the_loggers_of_the_importing_program_alone() -> None:
+    program = """
+import importlib, logging, pkgutil
+import trogdor_bus
+logging.getLogger("kafka").setLevel(logging.INFO)
+before = (logging.root.level, list(logging.root.handlers))
+for info in pkgutil.walk_packages(trogdor_bus.__path__, "trogdor_bus."):
+    if "__main__" not in info.name:
+        importlib.import_module(info.name)
+changed = {name: log.level for name, log in logging.root.manager.loggerDict.items()
+           if isinstance(log, logging.Logger) and log.level and name != "kafka" and name.split(".")[0] != "asyncio"}
+after = (logging.root.level, list(logging.root.handlers))
+print(logging.getLogger("kafka").level == logging.INFO, before == after, changed)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.stdout, done.stderr) == ("True True {}\n", "")

@@ -64,7 +64,8 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     `standby_ms`: wait until no leader was seen for so long, and take over then; None leads at once. `cluster` are the
     brokers of the Kafka cluster under test (HOST:PORT,...; "" for none), `cluster_config` librdkafka's properties for
     it.
-    `allow_probe_commands`: probes of experiments may start programs on the coordinator's host, as its user.
+    `allow_probe_commands`: probes of experiments may start programs on the coordinator's host, as its user;
+    `allow_probes` is where else than to the cluster they may connect from there.
     """
 
     url: str
@@ -76,6 +77,7 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     take_over: bool = False
     standby_ms: int | None = None
     allow_probe_commands: bool = False
+    allow_probes: tuple[str, ...] = ()
     beat_ms: int = 1000
     lease_ms: int = DEFAULT_LEASE_MS
     cluster: str = ""

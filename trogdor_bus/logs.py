@@ -29,6 +29,7 @@ def set_up(level: str = "info", as_json: bool = False, *, daemon: bool = True) -
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(max(logging.INFO, root.level))
+    quiet_drivers()
     if daemon and _is_ours(sys.stderr):
         sys.stderr = _Stderr(handler.writer)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else a terminal may stop who writes to it in the background
@@ -40,6 +41,11 @@ def _is_ours(stream: TextIO) -> bool:
         return stream.fileno() == 2
     except (AttributeError, OSError, ValueError):
         return False
+
+
+def quiet_drivers() -> None:
+    """Silence kafka-python in a process of our own: what matters of its words comes as errors, too."""
+    logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
 
 
 def check(level: str) -> None:

@@ -111,6 +111,14 @@ def test_what_cannot_be_meant_is_said_without_a_coordinator(arguments: list[str]
     assert "Traceback" not in ran.err
 
 
+def test_where_it_may_not_connect_is_said_before_it_begins(site: Site) -> None:
+    probes = [{"name": "shop", "type": "http", "url": "http://192.0.2.1/health"}]
+    for fields in ({"probes": probes}, {"bootstrap": "192.0.2.1:80"}):
+        ran = site.run("experiment", "run", spec(**fields), "--id", "far")
+        assert ran.code == 2 and "start it with --allow-probe 192.0.2.1:80" in ran.err, ran
+    assert site.run("show", "far").code == 2
+
+
 def test_nobody_answers() -> None:
     ran = run("experiment", "run", spec(), "--insecure", TROGDOR_BUS_COORDINATOR="127.0.0.1:1")
     assert ran.code == 4 and "is one running there?" in ran.err, ran

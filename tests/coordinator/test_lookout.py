@@ -12,9 +12,10 @@ import pytest
 from tests.support import async_wait_until
 from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController
 from trogdor_bus.coordinator import lookout
-from trogdor_bus.coordinator.events import LookAtCluster
+from trogdor_bus.coordinator.events import LookAtCluster, OtherCluster
 from trogdor_bus.coordinator.lookout import Lookout
 from trogdor_bus.errors import HostError
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.roles import Wanted
 
 VIEW = ClusterView(
@@ -151,3 +152,11 @@ def test_a_look_waits_for_no_thread_of_somebody_else() -> None:
             await blocked
 
     assert asyncio.run(look()) == ""
+
+
+def test_a_cluster_that_an_experiment_names_is_looked_at_only_where_that_is_allowed() -> None:
+    found = Lookout("kafka1:9092", None, Destinations(hosts=("10.0.0.1",)).check_brokers)
+    order = LookAtCluster("t", 1, Wanted(), other=OtherCluster("192.0.2.1:9092", ""))
+    seen = asyncio.run(found.answer(order))
+    assert "start it with --allow-probe 192.0.2.1:9092" in seen.sighting.error
+    found.close()

@@ -15,8 +15,11 @@ import msgspec
 import pytest
 
 from tests.support import async_wait_until
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.experiment.probes import REFUSED, Looks
 from trogdor_bus.faults.stream import ProbeSpec
+
+LOOPBACK = Destinations(loopback=True)
 
 
 class Page(http.server.BaseHTTPRequestHandler):
@@ -60,7 +63,7 @@ async def whole(_: ProbeSpec) -> str:
 
 def look(*, commands: bool = False, **fields: Any) -> str:
     async def once() -> str:
-        return await Looks((), whole, commands=commands).look(probe(**fields))
+        return await Looks((), whole, commands=commands, to=LOOPBACK).look(probe(**fields))
 
     return asyncio.run(once())
 
@@ -142,7 +145,7 @@ def test_kafka_is_looked_at_by_who_knows_it() -> None:
         return "orders-0 has no leader"
 
     async def once() -> str:
-        return await Looks((), broken, commands=False).look(probe(type="kafka"))
+        return await Looks((), broken, commands=False, to=LOOPBACK).look(probe(type="kafka"))
 
     assert asyncio.run(once()) == "orders-0 has no leader"
 
@@ -158,7 +161,7 @@ def test_each_mode_looks_at_its_time(page: Any) -> None:
     async def run() -> None:
         modes = ("before", "after", "edge", "continuous", "during")
         probes = tuple(probe(name=mode, type="http", url=page.url, mode=mode, intervalMs=10) for mode in modes)
-        looks = Looks(probes, whole, commands=False)
+        looks = Looks(probes, whole, commands=False, to=LOOPBACK)
         assert {passed for passed, _ in told(looks).values()} == {None}
         await looks.before()
         found = told(looks)
@@ -179,7 +182,7 @@ def test_each_mode_looks_at_its_time(page: Any) -> None:
 
 def test_one_wrong_look_decides_and_is_told(page: Any) -> None:
     async def run() -> None:
-        looks = Looks((probe(type="http", url=page.url, mode="edge"),), whole, commands=False)
+        looks = Looks((probe(type="http", url=page.url, mode="edge"),), whole, commands=False, to=LOOPBACK)
         await looks.before()
         page.status = 500
         await looks.after()
@@ -194,7 +197,9 @@ def test_a_look_is_repeated_before_it_is_wrong(page: Any) -> None:
     page.status = 500
 
     async def run() -> None:
-        looks = Looks((probe(type="http", url=page.url, attempts=50, intervalMs=10),), whole, commands=False)
+        looks = Looks(
+            (probe(type="http", url=page.url, attempts=50, intervalMs=10),), whole, commands=False, to=LOOPBACK
+        )
         looking = asyncio.create_task(looks.before())
         await async_wait_until(lambda: page.seen > 2)
         page.status = 200
@@ -208,7 +213,10 @@ def test_a_look_is_repeated_before_it_is_wrong(page: Any) -> None:
 def test_one_that_halts_says_so(page: Any, halt: bool) -> None:
     async def run() -> None:
         looks = Looks(
-            (probe(type="http", url=page.url, mode="continuous", intervalMs=10, halt=halt),), whole, commands=False
+            (probe(type="http", url=page.url, mode="continuous", intervalMs=10, halt=halt),),
+            whole,
+            commands=False,
+            to=LOOPBACK,
         )
         await looks.before()
         await async_wait_until(lambda: page.seen > 1)
@@ -222,3 +230,25 @@ def test_one_that_halts_says_so(page: Any, halt: bool) -> None:
 
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+def test_it_connects_only_where_it_may(page: type[Page], kind: str) -> None:
+    place = page.url.split("/")[2]
+    fields = {"url": page.url} if kind == "http" else {"address": place}
+
+    async def once(to: Destinations) -> str:
+        return await Looks((), whole, commands=False, to=to).look(probe(type=kind, **fields))
+
+    said = asyncio.run(once(Destinations()))
+    assert f"{place} is no node of this cluster" in said and f"start it with --allow-probe {place}" in said
+    assert page.seen == 0
+    assert asyncio.run(once(Destinations(typed=(place,)))) == ""
+
+
+def test_a_name_that_means_another_address_than_it_should_is_not_dialled() -> None:
+    async def once() -> str:
+        spec = probe(type="tcp", address=f"localhost:{free_port()}")
+        return await Looks((), whole, commands=False, to=Destinations(hosts=("10.0.0.1",))).look(spec)
+
+    assert "(127.0.0.1) is no node" in asyncio.run(once()).replace("(::1)", "(127.0.0.1)")

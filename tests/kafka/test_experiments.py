@@ -205,7 +205,13 @@ def test_a_probe_of_each_type_and_one_that_halts(lab: KafkaLab, tmp_path: Path) 
         {"name": "whole", "type": "kafka"},
         {"name": "stream", "type": "kafka", "topic": "$stream", "mode": "before"},
         {"name": "port", "type": "tcp", "address": address},
-        {"name": "nobody", "type": "tcp", "address": "127.0.0.1:1", "mode": "continuous", "halt": True},
+        {
+            "name": "nobody",
+            "type": "tcp",
+            "address": f"{address.rpartition(':')[0]}:1",
+            "mode": "continuous",
+            "halt": True,
+        },
     ]
     found = run(lab, spec(probes=probes, baselineMs=5000), tmp_path)
     assert found.verdict == "Fail", found.reasons

@@ -11,6 +11,7 @@ from trogdor_bus import __version__
 from trogdor_bus.cli import aborts, cluster, daemons, experiment, keys, lab, monitor, offline, tasks
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.logs import quiet_drivers
 
 UNREAD_EXIT = 141
 """As a shell tells of SIGPIPE."""
@@ -51,4 +52,4 @@ def _version(wanted: bool) -> None:
 def _root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    pass
+    quiet_drivers()

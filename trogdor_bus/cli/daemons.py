@@ -54,12 +54,22 @@ def coordinator(
             help="Let probes of experiments start programs here as this user, for whoever reaches it.",
         ),
     ] = False,
+    allow_probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-probe",
+            metavar="HOST[:PORT]",
+            help="Let experiments connect there, too, from here: by probes, or as their Kafka. Also a network such as "
+            "10.1.0.0/16, or '*'; repeatable. Nodes, and the brokers of --cluster, may be reached in any case.",
+        ),
+    ] = None,
     log_level: options.LogLevel = "info",
     log_json: options.LogJson = False,
 ) -> None:
     """Run the coordinator, which tells the agents."""
     from trogdor_bus import logs
     from trogdor_bus.config import CoordinatorSettings, load_cluster, parse_standby_ms
+    from trogdor_bus.experiment.destinations import check_rule
 
     if adopt and abort_all:
         raise SpecError("--adopt and --abort-all exclude each other", remedy="drop one")
@@ -83,6 +93,7 @@ def coordinator(
         cluster=under_test,
         cluster_config=properties,
         allow_probe_commands=allow_probe_commands,
+        allow_probes=tuple(map(check_rule, allow_probe or ())),
     )
     from trogdor_bus.coordinator.service import run
 

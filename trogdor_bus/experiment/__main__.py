@@ -15,6 +15,7 @@ from trogdor_bus.experiment.pipe import Ended, open_pipe
 from trogdor_bus.experiment.result import Result
 from trogdor_bus.experiment.runner import Runner
 from trogdor_bus.faults.experiment import ExperimentSpec
+from trogdor_bus.logs import quiet_drivers
 from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome
 
@@ -25,6 +26,7 @@ HANG_S = 20.0
 
 def main() -> int:
     """Run the experiment; return the exit status, which only says whether the pipe was spoken."""
+    quiet_drivers()
     try:
         return asyncio.run(_main())
     except TrogdorBusError as error:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from trogdor_bus.errors import BusError, NoCoordinatorError
+from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.messages import ExperimentProgress
 from trogdor_bus.names import shown
 from trogdor_bus.states import Outcome
@@ -28,7 +29,8 @@ _LENGTH = 4
 class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin"):
     """The coordinator's first word: which experiment, and where the cluster under test is.
 
-    `config` is a file of librdkafka properties, "" for none; `probe_commands`: probes may start programs.
+    `config` is a file of librdkafka properties, "" for none; `probe_commands`: probes may start programs;
+    `destinations`: where probes and clients of Kafka may connect.
     """
 
     id: str
@@ -36,6 +38,7 @@ class Begin(msgspec.Struct, frozen=True, kw_only=True, tag="begin"):
     bootstrap: str = ""
     config: str = ""
     probe_commands: bool = False
+    destinations: Destinations = Destinations()
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, tag="answered"):

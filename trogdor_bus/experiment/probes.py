@@ -6,10 +6,17 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
+from functools import partial
+from http.client import HTTPConnection, HTTPSConnection
+from typing import Any
 
+from trogdor_bus.errors import RefusedError
+from trogdor_bus.experiment.destinations import Destinations, parsed
 from trogdor_bus.experiment.result import ProbeResult
 from trogdor_bus.faults.stream import ProbeSpec
 from trogdor_bus.printable import escape
@@ -26,10 +33,15 @@ KafkaLook = Callable[[ProbeSpec], Awaitable[str]]
 
 
 class Looks:
-    """The probes of one experiment. `kafka` looks at the cluster, `commands`: programs may be started."""
+    """The probes of one experiment.
 
-    def __init__(self, probes: tuple[ProbeSpec, ...], kafka: KafkaLook, *, commands: bool) -> None:
-        self._probes, self._kafka, self._commands = probes, kafka, commands
+    `kafka` looks at the cluster; `commands`: programs may be started; `to`: where the others may connect.
+    """
+
+    def __init__(
+        self, probes: tuple[ProbeSpec, ...], kafka: KafkaLook, *, commands: bool, to: Destinations | None = None
+    ) -> None:
+        self._probes, self._kafka, self._commands, self._to = probes, kafka, commands, to or Destinations()
         self._counts: dict[str, tuple[int, int]] = {}
         self._first_wrong: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,15 +113,41 @@ class Looks:
 
     async def look(self, probe: ProbeSpec) -> str:
         """Look once: "" or what is wrong."""
-        kinds = {"http": _http, "tcp": _tcp, "command": self._command, "kafka": self._kafka}
+        kinds = {"http": self._http, "tcp": self._tcp, "command": self._command, "kafka": self._kafka}
         limit_s = probe.timeout_ms / 1000
         try:
             async with asyncio.timeout(limit_s):
                 return await kinds[probe.type](probe)
         except TimeoutError:
             return f"nothing came of it within {limit_s:g} s"
+        except RefusedError as error:
+            return str(error)
         except OSError as error:
             return escape(str(error.strerror or error))
+
+    async def _http(self, probe: ProbeSpec) -> str:
+        status, body = await asyncio.to_thread(_fetched, probe.url, probe.timeout_ms / 1000, self._to)
+        if status == 0:
+            return escape(body)
+        if status != probe.status:
+            return f"{probe.url} answered with status {status}, not {probe.status}"
+        return _contains(probe, body, "the page")
+
+    async def _tcp(self, probe: ProbeSpec) -> str:
+        host, port = parsed(probe.address)
+        infos = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        wrong = OSError(f"{host} has no address")
+        for address in self._to.usable(host, port, dict.fromkeys(str(info[4][0]) for info in infos)):
+            try:
+                _, writer = await asyncio.open_connection(address, port)
+            except OSError as error:
+                wrong = error
+                continue
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return ""
+        raise wrong
 
     async def _command(self, probe: ProbeSpec) -> str:
         if not self._commands:
@@ -147,24 +185,6 @@ async def _read(stream: asyncio.StreamReader) -> bytes:
     return printed
 
 
-async def _http(probe: ProbeSpec) -> str:
-    status, body = await asyncio.to_thread(_fetched, probe.url, probe.timeout_ms / 1000)
-    if status == 0:
-        return escape(body)
-    if status != probe.status:
-        return f"{probe.url} answered with status {status}, not {probe.status}"
-    return _contains(probe, body, "the page")
-
-
-async def _tcp(probe: ProbeSpec) -> str:
-    host, _, port = probe.address.rpartition(":")
-    _, writer = await asyncio.open_connection(host.strip("[]"), int(port))
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return ""
-
-
 def _contains(probe: ProbeSpec, text: str, what: str) -> str:
     return "" if probe.contains in text else f"{what} does not contain {probe.contains!r}"
 
@@ -174,9 +194,52 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _fetched(url: str, timeout_s: float) -> tuple[int, str]:
+def _dialled(to: Destinations, host: str, port: int, timeout_s: Any) -> socket.socket:
+    """Return a connection to one of the addresses of a host that may be reached; what is checked is what is dialled."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    wrong = OSError(f"{host} has no address")
+    for address in to.usable(host, port, dict.fromkeys(str(info[4][0]) for info in infos)):
+        try:
+            return socket.create_connection((address, port), timeout_s)
+        except OSError as error:
+            wrong = error
+    raise wrong
+
+
+class _Plain(HTTPConnection):
+    def __init__(self, *args: Any, to: Destinations, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._to = to
+
+    def connect(self) -> None:
+        self.sock = _dialled(self._to, self.host, self.port, self.timeout)
+
+
+class _Secure(HTTPSConnection):
+    def __init__(self, *args: Any, to: Destinations, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._to = to
+
+    def connect(self) -> None:
+        plain = _dialled(self._to, self.host, self.port, self.timeout)
+        self.sock = ssl.create_default_context().wrap_socket(plain, server_hostname=self.host)
+
+
+class _Checked(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    def __init__(self, to: Destinations) -> None:
+        super().__init__()
+        self._to = to
+
+    def http_open(self, request: Any) -> Any:
+        return self.do_open(partial(_Plain, to=self._to), request)
+
+    def https_open(self, request: Any) -> Any:
+        return self.do_open(partial(_Secure, to=self._to), request)
+
+
+def _fetched(url: str, timeout_s: float, to: Destinations) -> tuple[int, str]:
     """Return status and body of a page, 0 and the reason if there is none; never through a proxy, nor elsewhere."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect)
+    opener = urllib.request.build_opener(_Checked(to), urllib.request.ProxyHandler({}), _NoRedirect)
     try:
         with opener.open(url, timeout=timeout_s) as answer:  # only http and https: ProbeSpec checks it
             return int(answer.status), answer.read(MOST_BODY).decode(errors="replace")

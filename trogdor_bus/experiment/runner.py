@@ -106,7 +106,7 @@ class Runner:
     async def _steps(self) -> None:
         spec = self._spec
         self._enter("pre-check")
-        access = self._access()
+        access = await asyncio.to_thread(self._access)
         if not spec.evidence_wanted():
             kind = spec.fault["class"]
             self._say(f"nothing is known that would show that {kind} took effect, and evidence is empty: not proven")
@@ -124,7 +124,7 @@ class Runner:
             await live.start()
             self._say("the stream flows")
         look = probing.kafka_look(access, around.watch, around.topic)
-        looks = self._looks = Looks(spec.probes, look, commands=self._begin.probe_commands)
+        looks = self._looks = Looks(spec.probes, look, commands=self._begin.probe_commands, to=self._begin.destinations)
         looks.broken.add_done_callback(lambda broken: self.interrupt("halted", broken.result()))
         self._enter("baseline")
         await looks.before()
@@ -190,6 +190,8 @@ class Runner:
                 path="$.bootstrap",
                 remedy="start the coordinator with --cluster HOST:PORT,..., or name it here",
             )
+        if self._spec.bootstrap:
+            self._begin.destinations.check_brokers(bootstrap)
         return Access(bootstrap, Path(config) if config else None)
 
     # --- the end ------------------------------------------------------------------------------------------------------

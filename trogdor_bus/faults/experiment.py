@@ -165,6 +165,11 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         fit = -(-self.chaos_ms // max(1, self.interval_ms))
         return min(fit, self.max_faults) if self.max_faults else fit
 
+    def places(self) -> tuple[str, ...]:
+        """Return where the coordinator's host connects for it, beside the cluster that it knows itself: HOST:PORT."""
+        own = filter(None, self.bootstrap.split(","))
+        return (*own, *(place for probe in self.probes if (place := probe.place())))
+
     def longest_ms(self) -> int:
         """Return after how many ms it is ended if it has not ended by itself."""
         return self.duration_ms or self.total_ms()

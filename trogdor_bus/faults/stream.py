@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -155,6 +156,17 @@ class ProbeSpec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbi
             f"{path}.halt",
             "leave it out, or say mode: continuous",
         )
+
+    def place(self) -> str:
+        """Return where it connects, HOST:PORT; "" if it connects nowhere, or nobody knows where that is."""
+        if self.type != "http":
+            return self.address
+        try:
+            url = urlsplit(self.url)
+            port = url.port or {"https": 443}.get(url.scheme, 80)
+        except ValueError:
+            return ""
+        return f"[{url.hostname}]:{port}" if ":" in (url.hostname or "") else f"{url.hostname or ''}:{port}"
 
     def longest_ms(self) -> int:
         """Return how long (ms) the looks may take that the steps of the experiment wait for."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import queue
 import socket
 import threading
@@ -32,8 +31,6 @@ SETTINGS = {
     "socket_connection_setup_timeout_ms": int(ANSWER_S * 1000),
     "socket_connection_setup_timeout_max_ms": int(ANSWER_S * 1000),
 }
-
-logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)  # what matters of its words comes as errors, too
 
 Make = Callable[[], Any]
 """Makes a request of kafka-python, which is changed by being sent."""
