@@ -5,8 +5,11 @@ export PATH := $(PATH):/usr/sbin:/sbin
 
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
-BIN := .venv/bin
-READY := .venv/.ready
+# A Python that is named has a .venv of its own, such as .venv-3.13.
+NAMED := $(if $(filter command environment,$(firstword $(origin PYTHON))),$(PYTHON))
+VENV := .venv$(if $(NAMED),-$(shell $(NAMED) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
 SEEDS ?= 10000
 EFFORT ?= 10
 FRESH ?= yes
@@ -66,7 +69,7 @@ reference: $(READY) ## Write the generated parts of docs/reference
 	$(BIN)/python -m tests.house.reference
 
 clean: ## Remove .venv, caches and builds
-	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-* dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system: ## Install what the system lacks (root, Debian or Ubuntu), or print the command to type
@@ -77,8 +80,9 @@ system-kafka: system
 
 $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; install one, or say make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is no Python 3.11 or newer" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || .ci/setup python-venv=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -35,6 +36,9 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
 
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("here")  # how fast this machine is says nothing of what is tested
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the programs that tests interrupt inherit it
 
 _made: list[KafkaCluster] = []
 

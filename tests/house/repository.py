@@ -9,13 +9,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("trogdor_bus", "agents", "coordinator", "transports", "tests", "benchmarks")
-_SKIPPED = {".git", ".venv", "__pycache__", "dist", "build", "results"}
+_SKIPPED = {".git", "__pycache__", "dist", "build", "results"}
 
 
 def files() -> Iterator[Path]:
     """Yield every file that people wrote, links not followed."""
     for folder, names, found in os.walk(ROOT):
-        names[:] = [name for name in names if name not in _SKIPPED and not name.endswith("_cache")]
+        names[:] = [
+            name for name in names if not (name in _SKIPPED or name.startswith(".venv") or name.endswith("_cache"))
+        ]
         for name in found:
             if (path := Path(folder, name)).suffix != ".pyc":
                 yield path

@@ -7,6 +7,7 @@ import io
 import os
 import re
 import subprocess
+import sys
 import tokenize
 from pathlib import Path
 
@@ -75,14 +76,14 @@ def test_every_link_stays_inside_the_repository() -> None:
     links = [
         path for folder, names, _ in os.walk(ROOT) for path in map(Path(folder).joinpath, names) if path.is_symlink()
     ]
-    own = [link for link in links if ".venv" not in link.parts]
+    own = [link for link in links if not link.relative_to(ROOT).parts[0].startswith(".venv")]
     assert {link.relative_to(ROOT).as_posix() for link in own} == {
         f"trogdor_bus/{name}" for name in ("agents", "coordinator", "transports", "examples")
     }
 
 
 def make(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
     return subprocess.run(
         ["make", *words], cwd=ROOT, env={**clean, **environment}, capture_output=True, text=True, check=False
     )
@@ -117,6 +118,23 @@ def test_make_without_a_python_says_so(tmp_path: Path) -> None:
     done = make("--directory", str(tmp_path), "check", "PYTHON=")
     assert done.returncode != 0
     assert "no Python 3.11 or newer was found" in done.stderr
+
+
+def test_a_python_that_is_named_has_a_venv_of_its_own() -> None:
+    version = "{}.{}".format(*sys.version_info)
+    for words, environment, venv in (
+        (["check"], {}, ".venv"),
+        (["check", f"PYTHON={sys.executable}"], {}, f".venv-{version}"),
+        (["check"], {"PYTHON": sys.executable}, f".venv-{version}"),
+    ):
+        told = make("--dry-run", *words, **environment).stdout
+        assert f"\n{venv}/bin/ruff check .\n" in f"\n{told}"
+
+
+def test_a_python_that_is_none_is_told() -> None:
+    done = make("check", "PYTHON=false")
+    assert done.returncode != 0
+    assert "false is no Python 3.11 or newer" in done.stderr
 
 
 def setup(*words: str, path: Path) -> subprocess.CompletedProcess[str]:

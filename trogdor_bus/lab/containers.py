@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import ipaddress
 import socket
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ BROKER_ID = "trogdor-bus.broker-id"
 OFFICIAL = "apache/kafka"
 BUILT = "trogdor-kafka"
 """The images: that of the Kafka project, and that of contrib/kafka-image/build."""
+EXTRA = "testcontainers: pip install 'trogdor-bus[lab]'"
+"""What a base installation lacks."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -81,6 +84,7 @@ class Containers:
 
     def make_network(self) -> ipaddress.IPv4Network:
         """Make the network of the lab, where nobody else is, and return its addresses; ConflictError if it exists."""
+        require_library()
         from docker.types import IPAMConfig, IPAMPool
         from testcontainers.core.network import Network
 
@@ -107,6 +111,7 @@ class Containers:
 
     def start(self, wanted: Wanted) -> None:
         """Make and start a container, which is not started again by itself; return at once."""
+        require_library()
         import docker
         from docker.types import EndpointConfig
         from testcontainers.core.container import DockerContainer
@@ -189,12 +194,22 @@ class Containers:
             return list(self._client.client.networks.list(filters={"label": f"{LAB}={self.lab}"}))
 
 
+def has_library() -> bool:
+    """Return whether Docker's library is installed, which a base installation lacks."""
+    return importlib.util.find_spec("testcontainers") is not None
+
+
+def require_library() -> None:
+    """Raise RefusedError that says what to install if Docker's library is missing."""
+    if not has_library():
+        raise RefusedError(f"Kafka in containers needs {EXTRA}")
+
+
 def _client() -> DockerClient:
-    try:
-        from testcontainers.core.config import testcontainers_config
-        from testcontainers.core.docker_client import DockerClient, get_docker_host
-    except ImportError:
-        raise RefusedError("Kafka in containers needs testcontainers: pip install 'trogdor-bus[lab]'") from None
+    require_library()
+    from testcontainers.core.config import testcontainers_config
+    from testcontainers.core.docker_client import DockerClient, get_docker_host
+
     testcontainers_config.ryuk_disabled = True  # labels and the state file tell what is left, and no image is needed
     _require_listening(get_docker_host() or "unix:///var/run/docker.sock")
     with _asking("what it is"):
@@ -218,7 +233,8 @@ def _require_listening(host: str) -> None:
 
 @contextlib.contextmanager
 def _asking(what: str) -> Iterator[None]:
-    """Translate what Docker's library raises."""
+    """Translate what Docker's library raises; RefusedError if it is not installed."""
+    require_library()
     import docker.errors
     import requests
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 from trogdor_bus.errors import HostError, RefusedError, SpecError
-from trogdor_bus.lab.containers import Containers
+from trogdor_bus.lab.containers import EXTRA, Containers, has_library
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
 from trogdor_bus.lab.namespaces import COORDINATOR, check_name
 from trogdor_bus.lab.processes import LabProcess
@@ -190,5 +190,6 @@ def require() -> None:
     lacking += [
         f"it needs {tool}: apt-get install {pkg}" for tool, pkg in TOOLS.items() if not shutil.which(tool, path=where)
     ]
+    lacking += [] if has_library() else [f"it needs {EXTRA}"]
     if lacking:
         raise RefusedError(f"no lab of Kafka here: {'; '.join(lacking)}")
