@@ -250,9 +250,10 @@ class Ledger:
         self._fleet.touched.add(row.node)
         if row.state is not WorkerState.DONE:
             self._fleet.ensure(row.node).open[row.id] = task_id
-        elif node := self._fleet.nodes.get(row.node):  # else it was forgotten
-            node.open.pop(row.id, None)
+        else:
             self.drift.forget(row.id)
+            if node := self._fleet.nodes.get(row.node):  # else it was forgotten
+                node.open.pop(row.id, None)
 
 
 def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:

@@ -12,7 +12,7 @@ from trogdor_bus.agents.machine import REFUSED_MS
 from trogdor_bus.agents.neighbours import Refusal
 from trogdor_bus.messages import MAX_EPOCH, Echo, Stamp
 
-STRAY = "chain TB-0123456789abcdef in iptables cuts traffic and is in no agent's journal; by hand: ..."
+STRAY = "chain TB-0123456789abcdef in iptables cuts traffic and is in no journal that can be read; by hand: ..."
 
 
 def test_an_agent_that_is_refused_knows_by_whom_and_does_nothing() -> None:

@@ -165,7 +165,7 @@ def test_an_agent_that_ends_on_purpose_proves_that_nothing_is_left(cluster: Clus
 
 
 def test_chains_of_nobody_are_no_proof(cluster: Cluster) -> None:
-    stray = "chain TB-0123456789abcdef in iptables cuts traffic and is in no agent's journal; by hand: iptables ..."
+    stray = "chain TB-0123456789abcdef in iptables cuts traffic and is in no journal that can be read; by hand: ..."
     cluster.give(AbortRequested("L1"))
     cluster.beat("c", latch="L1", strays=(stray,))
     assert (proof(cluster).state, proof(cluster).strays) == ("unproven", (stray,))

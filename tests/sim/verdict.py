@@ -143,5 +143,9 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
         unknown = row.outcome is Outcome.UNKNOWN and (unwritten or not (there and told))
         others = not told or len(world.coordinators) > 1  # told another one how it ended, before it told this one
         unneeded = row.outcome is Outcome.DONE and (others or unwritten)
-        if not unknown and not unneeded:
+        ended = [error for outcome, error in truth if outcome is row.outcome]
+        late = (
+            bool(ended) and others and row.error.startswith("undone late")
+        )  # that it was undone, another one was told
+        if not unknown and not unneeded and not late:
             world.fail(ids, f"worker {row.id} ended {truth}, but {leader.name} says {row.outcome}: {row.error}")

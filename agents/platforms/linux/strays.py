@@ -50,4 +50,4 @@ def _line(namespace: Namespace, tool: str, rules: Ruleset, chain: str, directory
     typed = f"{typed_prefix(namespace)}{tool}"
     jumps = [f"{typed} -D {hook} -j {chain} -w" for hook in rules.jumps(chain)]
     commands = [*jumps, f"{typed} -F {chain} -w", f"{typed} -X {chain} -w"]
-    return f"{what} is in no agent's journal; by hand: {'; '.join(commands)}"
+    return f"{what} is in no journal that can be read; by hand: {'; '.join(commands)}"

@@ -68,7 +68,7 @@ def test_what_is_in_no_journal_is_told_with_what_a_person_types_and_stays(
         name.unlink()
     before = node.rules()
     found = node.platform.strays((), me)
-    assert found and all("is in no agent's journal; by hand: " in line for line in found)
+    assert found and all("is in no journal that can be read; by hand: " in line for line in found)
     assert node.rules() == before, "nobody removes it"
     for line in found:
         subprocess.run(["sh", "-ec", line.partition("by hand: ")[2]], check=True, timeout=20)
