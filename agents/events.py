@@ -6,7 +6,7 @@ import msgspec
 
 from trogdor_bus.messages import Beat, Order, Snapshot
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.states import Outcome
+from trogdor_bus.states import Disturbance, Outcome
 
 # --- events -----------------------------------------------------------------------------------------------------------
 
@@ -18,10 +18,11 @@ class SnapshotHeard(msgspec.Struct, frozen=True):
 
 
 class Injected(msgspec.Struct, frozen=True):
-    """The worker's steps are done and read back."""
+    """The worker's steps are done and read back; `met_nothing` says why there was nothing to do, "" if there was."""
 
     worker: int
     warnings: tuple[str, ...] = ()
+    met_nothing: str = ""
 
 
 class NotInjected(msgspec.Struct, frozen=True):
@@ -34,13 +35,33 @@ class NotInjected(msgspec.Struct, frozen=True):
     stuck: bool = False
 
 
+class ReadBack(msgspec.Struct, frozen=True):
+    """What one look at a worker found: what changed it, what could not be looked at, and how many packets it dropped.
+
+    `found` and `unseen` are () while it holds. `dropped`: since its rules are there; None if that is not to be known.
+    """
+
+    found: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    dropped: int | None = None
+
+    def disturbances(self, after_ms: int) -> tuple[Disturbance, ...]:
+        """Return what was found, so long after the worker took hold."""
+        found = (Disturbance(after_ms, text) for text in self.found)
+        return (*found, *(Disturbance(after_ms, text, unseen=True) for text in self.unseen))
+
+
 class Healed(msgspec.Struct, frozen=True):
-    """The worker's steps are undone, and nothing is left; `missed` says how it had not done what it was meant for."""
+    """The worker's steps are undone, and nothing is left; `last` is the last look at it, directly before the undo.
+
+    `outcome` and `error` are how it ended as the journal has it, NONE if as it was asked.
+    """
 
     worker: int
     notes: tuple[str, ...] = ()
-    dropped: int = 0
-    missed: tuple[str, ...] = ()
+    last: ReadBack = ReadBack()
+    outcome: Outcome = Outcome.NONE
+    error: str = ""
 
 
 class NotHealed(msgspec.Struct, frozen=True):
@@ -50,33 +71,33 @@ class NotHealed(msgspec.Struct, frozen=True):
     error: str
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
+    last: ReadBack = ReadBack()
 
 
 class NotYet(msgspec.Struct, frozen=True):
     """What `Inject` or `Heal` asked for goes on by itself, and is to be asked for again soon; `why` is what it awaits.
 
-    `notes`, `dropped` and `missed` are those of `Healed` so far.
+    `notes` and `last` are those of `Healed` so far.
     """
 
     worker: int
     why: str
     notes: tuple[str, ...] = ()
-    dropped: int = 0
-    missed: tuple[str, ...] = ()
+    last: ReadBack = ReadBack()
 
 
 class Looked(msgspec.Struct, frozen=True):
-    """What the read-back of running workers found: worker id to disturbances (() = holds), and to packets dropped."""
+    """What the read-back of running workers found, by worker id."""
 
-    found: dict[int, tuple[str, ...]]
-    dropped: dict[int, int] = {}
+    found: dict[int, ReadBack]
 
 
 class Reapplied(msgspec.Struct, frozen=True):
-    """What no longer held of a running worker was done again; `error` says why not."""
+    """What no longer held of a running worker was done again; `error` says why not, `after` how it is now."""
 
     worker: int
     error: str = ""
+    after: ReadBack = ReadBack()
 
 
 class LatchKept(msgspec.Struct, frozen=True):
@@ -128,11 +149,12 @@ class Inject(msgspec.Struct, frozen=True):
 
 
 class Heal(msgspec.Struct, frozen=True):
-    """Undo the worker, or go on with it; answer with Healed, NotHealed or NotYet."""
+    """Undo the worker, which has held for `held_ms`, or go on with it; answer with Healed, NotHealed or NotYet."""
 
     worker: int
     outcome: Outcome
     error: str
+    held_ms: int = 0
 
 
 class Look(msgspec.Struct, frozen=True):

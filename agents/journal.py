@@ -42,7 +42,11 @@ class JournalState(enum.StrEnum):
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker and all that is needed to take it back. `ends_ms` is on CLOCK_BOOTTIME of the boot `boot_id`."""
+    """One worker and all that is needed to take it back. `ends_ms` is on CLOCK_BOOTTIME of the boot `boot_id`.
+
+    `met_nothing`: why there was nothing to do. Of one that is stuck, `cause` is why it was ended, and `trouble` why its
+    undo failed.
+    """
 
     v: int = VERSION
     worker: int
@@ -57,6 +61,9 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     warnings: tuple[str, ...] = ()
     residue: tuple[str, ...] = ()
+    met_nothing: str = ""
+    cause: str = ""
+    trouble: str = ""
 
 
 class _Identity(msgspec.Struct, frozen=True):

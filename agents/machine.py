@@ -28,17 +28,18 @@ from trogdor_bus.agents.events import (
     NotHealed,
     NotInjected,
     NotYet,
+    ReadBack,
     Reapplied,
     Reapply,
     SendBeat,
     SnapshotHeard,
     Ticked,
 )
+from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.spec import Texts
-from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
+from trogdor_bus.states import Outcome, WorkerState, ended
 
 FRESH_MS = 5_000
 """A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
@@ -51,8 +52,6 @@ STUCK_RETRY_MS = 15_000
 AGAIN_MS = 100
 """When what goes on by itself is asked for again."""
 STORY_LINES = 30
-DISTURBANCES = 10
-"""So many are told of each worker, the first ones."""
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
 Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"]
@@ -88,44 +87,6 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
 ASKED = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING, WorkerState.STUCK)
 """Where a do or an undo may have to be asked for again."""
 LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
-
-
-class Worker(msgspec.Struct, kw_only=True):
-    """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while nothing is to be asked again.
-
-    `since_ms` is when it took hold, `inject` what it began with, and `awaits` what its do or undo waits for.
-    """
-
-    id: int
-    task: str
-    state: WorkerState
-    texts: Texts
-    ends_ms: int
-    spec: msgspec.Raw = msgspec.Raw(b"null")
-    error: str = ""
-    outcome: Outcome = Outcome.NONE
-    warnings: tuple[str, ...] = ()
-    disturbed: tuple[Disturbance, ...] = ()
-    residue: tuple[str, ...] = ()
-    by_hand: tuple[str, ...] = ()
-    dropped: int = 0
-    reapply: bool = False
-    since_ms: int = 0
-    done_counter: int = 0
-    retry_ms: int | None = 0
-    inject: Inject | None = None
-    awaits: str = ""
-    story: list[str] = msgspec.field(default_factory=list)
-
-    def status(self) -> str:
-        """Return the status text of the present state."""
-        if self.state is WorkerState.STARTING:
-            return f"{self.texts.starting}: {self.awaits}" if self.awaits else self.texts.starting
-        if self.state is WorkerState.RUNNING:
-            return self.texts.running
-        if self.state is WorkerState.DONE:
-            return self.texts.done if self.outcome is Outcome.DONE else self.error
-        return f"{self.texts.stopping}: {self.awaits}" if self.awaits else self.texts.stopping
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,43 +137,29 @@ class AgentMachine:
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
-    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912, PLR0915 (one case per event)
+    def handle(self, event: Event, now_ms: int) -> list[Effect]:  # noqa: PLR0912 (one case per event)
         """Return the effects of one event; an illegal one raises InvalidTransitionError and changes nothing."""
         effects: list[Effect] = []
         before = self._visible()
         match event:
             case SnapshotHeard(snapshot=snapshot):
                 self._snapshot(snapshot, now_ms, effects)
-            case Injected(worker=worker_id):
-                worker = self._known(worker_id, "injected")
-                if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
-                    effects.append(Heal(worker.id, worker.outcome, worker.error))
-                _take_hold(worker, event, now_ms)
+            case Injected():
+                self._injected(event, now_ms, effects)
             case NotInjected(worker=worker_id, stuck=stuck):
                 worker = self._known(worker_id, "not-injected")
                 self._move(worker, "half-injected" if stuck else "not-injected", now_ms)
-                _fail(worker, event, now_ms)
-            case NotYet(worker=worker_id, missed=missed):
-                worker = self._known(worker_id, "not-yet")
-                self._move(worker, "not-yet", now_ms)
-                _go_on(worker, event, now_ms)
-                self._miss(worker, missed, now_ms)
-            case Healed(worker=worker_id, notes=notes, dropped=dropped, missed=missed):
-                worker = self._known(worker_id, "healed")
-                self._move(worker, "healed", now_ms)
-                worker.warnings += notes
-                worker.dropped = max(worker.dropped, dropped)
-                self._miss(worker, missed, now_ms)
-                worker.residue = worker.by_hand = ()
-            case NotHealed(worker=worker_id):
-                worker = self._known(worker_id, "not-healed")
-                self._move(worker, "not-healed", now_ms)
-                _fail(worker, event, now_ms)
-            case Looked(found=found, dropped=counts):
-                self._count(counts)
+                worker.fail(event.error, event.residue, event.by_hand, now_ms + STUCK_RETRY_MS)
+            case NotYet():
+                self._not_yet(event, now_ms)
+            case Healed():
+                self._healed(event, now_ms)
+            case NotHealed():
+                self._not_healed(event, now_ms)
+            case Looked(found=found):
                 self._looked(found, now_ms, effects)
-            case Reapplied(worker=worker_id, error=error):
-                self._reapplied(worker_id, error, now_ms)
+            case Reapplied():
+                self._reapplied(event, now_ms)
             case LatchKept(id=latch):
                 self._kept = latch
             case AddressesRead(addresses=addresses, broker=broker, controller=controller):
@@ -249,6 +196,48 @@ class AgentMachine:
     def lonely(self, now_ms: int) -> bool:
         """Return whether no coordinator has answered for three beats."""
         return self.fresh_ms is None or now_ms - self.fresh_ms > 3 * self.limits.beat_ms
+
+    # --- what was done ------------------------------------------------------------------------------------------------
+
+    def _injected(self, event: Injected, now_ms: int, effects: list[Effect]) -> None:
+        worker = self._known(event.worker, "injected")
+        if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
+            effects.append(Heal(worker.id, worker.outcome, worker.error))
+        worker.warnings, worker.met_nothing = event.warnings, event.met_nothing
+        worker.since_ms = worker.stopped_ms = now_ms
+        worker.awaits, worker.retry_ms, worker.inject = "", None, None
+
+    def _not_yet(self, event: NotYet, now_ms: int) -> None:
+        worker = self._known(event.worker, "not-yet")
+        self._move(worker, "not-yet", now_ms)
+        if worker.state is WorkerState.STOPPING and not worker.awaits:
+            worker.see_last(event.last)
+            worker.outcome, worker.error = ended(worker.outcome, worker.error, worker.disturbed, worker.met_nothing)
+        worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
+        worker.warnings += event.notes
+
+    def _healed(self, event: Healed, now_ms: int) -> None:
+        worker = self._known(event.worker, "healed")
+        was_stuck = worker.state is WorkerState.STUCK
+        self._move(worker, "healed", now_ms)
+        if not was_stuck and not worker.awaits:
+            worker.see_last(event.last)
+        if event.outcome is Outcome.NONE:
+            how = ended(worker.outcome, worker.error, worker.disturbed, worker.met_nothing)
+        else:
+            how = event.outcome, event.error
+        worker.outcome, worker.error = how
+        worker.warnings += (*event.notes, *worker.told_at_the_end())
+        worker.residue = worker.by_hand = ()
+        worker.awaits = ""
+
+    def _not_healed(self, event: NotHealed, now_ms: int) -> None:
+        worker = self._known(event.worker, "not-healed")
+        was_stuck = worker.state is WorkerState.STUCK
+        self._move(worker, "not-healed", now_ms)
+        if not was_stuck and not worker.awaits:
+            worker.see_last(event.last)
+        worker.fail(event.error, event.residue, event.by_hand, now_ms + STUCK_RETRY_MS)
 
     # --- the protocol -----------------------------------------------------------------------------------------------
 
@@ -345,10 +334,10 @@ class AgentMachine:
         before = worker.state
         self._move(worker, "stop", now_ms)
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
-            worker.outcome, worker.error = ended(outcome, error, worker.disturbed)  # the first reason counts
+            worker.stop(outcome, error, now_ms)  # the first reason counts
         if before is WorkerState.RUNNING:
-            worker.retry_ms = None
-            effects.append(Heal(worker.id, worker.outcome, worker.error))
+            worker.retry_ms, held_ms = None, now_ms - worker.since_ms
+            effects.append(Heal(worker.id, worker.outcome, worker.error, held_ms))
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
         lease_ms = self.limits.lease_ms
@@ -374,40 +363,19 @@ class AgentMachine:
             self._looking = True
             effects.append(Look(running))
 
-    def _looked(self, found: dict[int, tuple[str, ...]], now_ms: int, effects: list[Effect]) -> None:
+    def _looked(self, found: dict[int, ReadBack], now_ms: int, effects: list[Effect]) -> None:
         self._looking = False
-        for worker_id, disturbances in found.items():
+        for worker_id, seen in found.items():
             worker = self.workers.get(worker_id)
-            if worker and worker.state is WorkerState.RUNNING and disturbances:
-                self._disturb(worker, disturbances, now_ms)
-                if worker.reapply:
+            if worker and worker.state is WorkerState.RUNNING:
+                worker.see(seen, now_ms)
+                if worker.reapply and (seen.found or seen.unseen):
                     effects.append(Reapply(worker_id))
 
-    def _count(self, counts: dict[int, int]) -> None:
-        """Keep the first count of a worker that is not 0: that it drops is news, how much is told at its end."""
-        for worker_id, count in counts.items():
-            worker = self.workers.get(worker_id)
-            if worker and worker.state is WorkerState.RUNNING and not worker.dropped:
-                worker.dropped = count
-
-    def _reapplied(self, worker_id: int, error: str, now_ms: int) -> None:
-        worker = self.workers.get(worker_id)
-        if worker is None or worker.state is not WorkerState.RUNNING:
-            return
-        if error:
-            self._disturb(worker, (f"cannot be put back: {error}",), now_ms)
-        else:
-            worker.disturbed = tuple(msgspec.structs.replace(one, mended=True) for one in worker.disturbed)
-
-    def _disturb(self, worker: Worker, found: tuple[str, ...], now_ms: int) -> None:
-        known = {one.text for one in worker.disturbed if not one.mended}
-        new = tuple(Disturbance(now_ms - worker.since_ms, text) for text in found if text not in known)
-        worker.disturbed = (worker.disturbed + new)[:DISTURBANCES]
-
-    def _miss(self, worker: Worker, missed: tuple[str, ...], now_ms: int) -> None:
-        """Take in, at the end of its time, how a worker missed what it was meant for."""
-        self._disturb(worker, missed, now_ms)
-        worker.outcome, worker.error = ended(worker.outcome, worker.error, worker.disturbed)
+    def _reapplied(self, event: Reapplied, now_ms: int) -> None:
+        worker = self.workers.get(event.worker)
+        if worker is not None and worker.state is WorkerState.RUNNING:
+            worker.see_put_back(event.error, event.after, now_ms)
 
     # --- beats ------------------------------------------------------------------------------------------------------
 
@@ -488,20 +456,3 @@ class AgentMachine:
 
 def _moving(worker: Worker) -> bool:
     return worker.state in (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING)
-
-
-def _take_hold(worker: Worker, event: Injected, now_ms: int) -> None:
-    worker.warnings, worker.since_ms = event.warnings, now_ms
-    worker.awaits, worker.retry_ms, worker.inject = "", None, None
-
-
-def _fail(worker: Worker, event: NotInjected | NotHealed, now_ms: int) -> None:
-    worker.error, worker.outcome, worker.residue = event.error, Outcome.FAILED, event.residue
-    worker.by_hand, worker.retry_ms = event.by_hand, now_ms + STUCK_RETRY_MS
-    worker.awaits, worker.inject = "", None
-
-
-def _go_on(worker: Worker, event: NotYet, now_ms: int) -> None:
-    worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
-    worker.warnings += event.notes
-    worker.dropped = max(worker.dropped, event.dropped)

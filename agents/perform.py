@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import msgspec
 
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.errors import (
     CannotHealError,
@@ -21,8 +22,17 @@ from trogdor_bus.errors import (
     TrogdorBusError,
 )
 from trogdor_bus.messages import Order
-from trogdor_bus.platform import CountingPlatform, JudgingPlatform, Operation, Platform, Step, Surroundings
-from trogdor_bus.states import Outcome
+from trogdor_bus.platform import (
+    CountingPlatform,
+    JudgingPlatform,
+    Operation,
+    Platform,
+    Prepared,
+    Seen,
+    Step,
+    Surroundings,
+)
+from trogdor_bus.states import Outcome, ended
 
 RESTARTED = "agent restarted, fault undone"
 _PAUSES_S = (0.05, 0.2)
@@ -108,6 +118,7 @@ class Performer:
             boot_id=boot_id,
             steps=tuple(step for one in prepared for step in one.steps),
             warnings=tuple(warning for one in prepared for warning in one.warnings),
+            met_nothing="; ".join(_met_nothing(one) for one in prepared if not one.steps),
         )
         self._surroundings[order.worker] = surroundings
         try:
@@ -118,11 +129,19 @@ class Performer:
             raise NotInjectedError(text) from error
         return self._apply(intent, list(intent.steps), 0)
 
-    def heal(self, worker: int, outcome: Outcome, error: str) -> tuple[str, ...]:
+    def heal(
+        self,
+        worker: int,
+        outcome: Outcome,
+        error: str,
+        held_ms: int = 0,
+        saw: Callable[[ReadBack], object] = lambda _: None,
+    ) -> tuple[str, ...]:
         """Take a worker back, read back that nothing is left, and return notes for people.
 
-        An undone worker is left alone. CannotHealError lists what is left; all steps were tried, so try again later.
-        NotYetError: what is left goes on by itself, so try again soon.
+        `saw` is given what a last look found, directly before the undo: DONE becomes DISTURBED if it did not hold, for
+        `held_ms`, until then. An undone worker is left alone. CannotHealError lists what is left; all steps were tried,
+        so try again later. NotYetError: what is left goes on by itself, so try again soon.
         """
         self._begun.pop(worker, None)
         entry = self.journal.entries.get(worker)
@@ -131,6 +150,11 @@ class Performer:
         if entry.state is JournalState.UNDONE:
             return ()
         with self._alone(entry.steps) as barred:
+            last = self.look(worker)
+            last = msgspec.structs.replace(last, found=last.found + self._missed(entry))
+            saw(last)
+            if outcome is Outcome.DONE:
+                outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
             notes, trouble = self._heal(entry, outcome, error, error, barred)
         return (*notes, trouble) if trouble else notes
 
@@ -166,7 +190,8 @@ class Performer:
                 except CannotHealError as error:
                     lines.append(str(error))
                 else:
-                    lines.append("; ".join(filter(None, [f"{what}: {RESTARTED}", *notes, trouble])))
+                    what = f"{what}: {self.journal.entries[entry.worker].error}"
+                    lines.append("; ".join(filter(None, [what, *notes, trouble])))
         return going_on
 
     def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
@@ -174,50 +199,51 @@ class Performer:
         with self._alone([step for worker in workers for step in self.journal.entries[worker].steps]) as barred:
             return tuple(line for worker in workers for line in self._look_again(worker, barred))
 
-    def disturbances(self, worker: int) -> tuple[str, ...]:
-        """Return what no longer holds of an applied worker; () if all holds or the worker is not applied."""
+    def look(self, worker: int) -> ReadBack:
+        """Return what no longer holds of an applied worker, and how many packets it dropped; never raises."""
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
-            return ()
-        return tuple(text for text in map(self._disturbance, entry.steps) if text)
+            return ReadBack()
+        found: list[str] = []
+        unseen: list[str] = []
+        counts: list[int] = []
+        for step in entry.steps:
+            try:
+                seen = self._seen(step)
+            except Exception as error:  # a look must not keep a fault
+                unseen.append(f"cannot look whether it holds: {_words(error)}")
+            else:
+                found += [seen.disturbance] if seen.disturbance else []
+                counts += [seen.dropped] if seen.dropped is not None else []
+        return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
 
-    def dropped(self, worker: int) -> int:
-        """Return how many packets the rules of an applied worker dropped; 0 if that is not to be known."""
-        entry = self.journal.entries.get(worker)
-        if entry is None or entry.state is not JournalState.APPLIED or not isinstance(self.platform, CountingPlatform):
-            return 0
-        try:
-            return sum(map(self.platform.dropped, entry.steps))
-        except Exception:  # a count must not keep a fault
-            return 0
-
-    def missed(self, worker: int) -> tuple[str, ...]:
+    def _missed(self, entry: Entry) -> tuple[str, ...]:
         """Return how an applied worker whose time is over has missed what it was meant for."""
-        entry = self.journal.entries.get(worker)
-        if entry is None or entry.state is not JournalState.APPLIED or not isinstance(self.platform, JudgingPlatform):
+        if entry.state is not JournalState.APPLIED or not isinstance(self.platform, JudgingPlatform):
             return ()
         try:
             return tuple(filter(None, map(self.platform.missed, entry.steps)))
         except Exception as error:  # a judgement must not keep a fault
             return (f"cannot look whether it did what it was for: {_words(error)}",)
 
-    def reapply(self, worker: int) -> None:
-        """Do again what no longer holds of an applied worker; HostError says why that cannot be.
+    def reapply(self, worker: int) -> ReadBack:
+        """Do again what no longer holds of an applied worker, and return how it is then; HostError if it cannot be.
 
         A step that is new (for a process that somebody started again) is on disk before it is done, as ever.
         """
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
-            return
+            return ReadBack()
         with self._alone(entry.steps) as barred:
             if barred:
                 raise HostError(barred)
             self._reapply(entry)
+            return self.look(worker)
 
     def _reapply(self, entry: Entry) -> None:
         held = self.journal.held(excluding=entry.worker)
         for step in entry.steps:
-            if not self._disturbance(step):
+            if self._holds(step):
                 continue
             for again in self.platform.again(step, self._surroundings[entry.worker], held):
                 if again not in entry.steps:
@@ -343,28 +369,35 @@ class Performer:
         if undoing.awaited and not undoing.failures and not undoing.residue:
             raise self._going_on(entry, undoing, outcome, error)
         if undoing.left:
-            what = f"worker {entry.worker} of task {entry.task}: the fault may still be there: "
-            text = what + "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
-            cause = cause.partition(what)[0].rstrip("; ")  # when tried again, the cause says what was left before
+            cause = entry.cause if entry.state is JournalState.STUCK else cause
+            trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
+            text = f"worker {entry.worker} of task {entry.task}: the fault may still be there: {trouble}"
             stuck = msgspec.structs.replace(
                 entry,
                 state=JournalState.STUCK,
                 steps=undoing.left,  # what is undone is no longer held, so that other workers do not leave it to us
-                outcome=outcome,
+                outcome=Outcome.FAILED,
                 error=f"{cause}; {text}" if cause else text,
                 residue=tuple(undoing.residue),
+                cause=cause,
+                trouble=trouble,
             )
             if trouble := self._keep(stuck):
                 text = f"{text}; and the journal could not be written: {trouble}"
             raise CannotHealError(text)
-        undone = msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=())
+        if entry.state is JournalState.STUCK:
+            outcome, error = Outcome.FAILED, _late(entry)
+        undone = msgspec.structs.replace(
+            entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=(), cause="", trouble=""
+        )
         if trouble := self._keep(undone):
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
 
     def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
-        state = JournalState.STUCK if entry.state is JournalState.STUCK else JournalState.UNKNOWN
-        begun = msgspec.structs.replace(entry, state=state, steps=undoing.left, outcome=outcome, error=error)
+        begun = msgspec.structs.replace(entry, steps=undoing.left)
+        if entry.state is not JournalState.STUCK:
+            begun = msgspec.structs.replace(begun, state=JournalState.UNKNOWN, outcome=outcome, error=error)
         notes = [note for note in undoing.notes if note]
         if begun != self.journal.entries[entry.worker] and (trouble := self._keep(begun)):
             notes.append(f"the journal could not note how far the undo is (a restart begins it once more): {trouble}")
@@ -417,11 +450,16 @@ class Performer:
                 self._sleep(pause_s)
         return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it
 
-    def _disturbance(self, step: Step) -> str:
+    def _seen(self, step: Step) -> Seen:
+        if isinstance(self.platform, CountingPlatform):
+            return self.platform.look(step)
+        return Seen(self.platform.disturbance(step))
+
+    def _holds(self, step: Step) -> bool:
         try:
-            return self.platform.disturbance(step)
-        except Exception as error:
-            return f"cannot look whether it holds: {_words(error)}"
+            return not self._seen(step).disturbance
+        except Exception:
+            return False
 
     def _keep(self, entry: Entry) -> str:
         """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
@@ -435,6 +473,17 @@ class Performer:
 
 def _failed(entry: Entry, error: str) -> Entry:
     return msgspec.structs.replace(entry, state=JournalState.UNDONE, outcome=Outcome.FAILED, error=error)
+
+
+def _met_nothing(prepared: Prepared) -> str:
+    return "; ".join(prepared.warnings) or "there was nothing to do"
+
+
+def _late(entry: Entry) -> str:
+    """Return what is true of a worker that was stuck and is undone now."""
+    because = f"; at first its undo failed: {entry.trouble}" if entry.trouble else ""
+    late = f"undone late, and nothing is left{because}"
+    return f"{entry.cause}; {late}" if entry.cause else late
 
 
 def _words(error: Exception) -> str:

@@ -32,6 +32,7 @@ from trogdor_bus.agents.events import (
     NotHealed,
     NotInjected,
     NotYet,
+    ReadBack,
     Reapplied,
     Reapply,
     SendBeat,
@@ -41,9 +42,10 @@ from trogdor_bus.agents.events import (
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
-from trogdor_bus.agents.machine import AgentMachine, Limits, Worker
+from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.agents.platforms import open_platform
+from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
@@ -254,7 +256,8 @@ class Service:
         order = effect.order
         surroundings = Surroundings(control=self._bus.control(), coordinator=effect.coordinator, force=order.force)
         try:
-            return Injected(order.worker, self._performer.inject(order, effect.ends_ms, surroundings))
+            warnings = self._performer.inject(order, effect.ends_ms, surroundings)
+            return Injected(order.worker, warnings, self._journal.entries[order.worker].met_nothing)
         except NotInjectedError as error:
             by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
             return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
@@ -276,35 +279,34 @@ class Service:
     def _heal(self, effect: Heal) -> Healed | NotHealed | NotYet:
         if not self._journal.knows(effect.worker):
             return Healed(effect.worker)  # it was stopped before anything was written down
-        dropped = self._performer.dropped(effect.worker)  # as long as the rules are there
-        missed = self._performer.missed(effect.worker)
+        seen: list[ReadBack] = []
+        worker, heal = effect.worker, self._performer.heal
         try:
-            notes = self._performer.heal(effect.worker, effect.outcome, effect.error)
-            return Healed(effect.worker, notes, dropped, missed)
+            notes = heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
+            entry = self._journal.entries[worker]
+            return Healed(worker, notes, seen[0] if seen else ReadBack(), entry.outcome, entry.error)
         except NotYetError as error:
-            return NotYet(effect.worker, str(error), error.notes, dropped, missed)
+            return NotYet(worker, str(error), error.notes, seen[0] if seen else ReadBack())
         except CannotHealError as error:
-            entry = self._journal.entries.get(effect.worker)
-            residue = entry.residue if entry else ()
-            return NotHealed(effect.worker, str(error), residue, self._performer.by_hand(effect.worker))
+            entry = self._journal.entries[worker]
+            by_hand, last = self._performer.by_hand(worker), seen[0] if seen else ReadBack()
+            return NotHealed(worker, str(error), entry.residue, by_hand, last)
         except Exception as error:  # stuck is loud, and tried again
             log.exception("worker %d: internal error while undoing", effect.worker)
             return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
 
     def _look(self, workers: tuple[int, ...]) -> Looked:
-        performer = self._performer
-        found = {worker: performer.disturbances(worker) for worker in workers}
-        return Looked(found, {worker: performer.dropped(worker) for worker in workers})
+        return Looked({worker: self._performer.look(worker) for worker in workers})
 
     def _reapply(self, worker: int) -> Reapplied:
         try:
-            self._performer.reapply(worker)
+            after = self._performer.reapply(worker)
         except TrogdorBusError as error:
             return Reapplied(worker, str(error))
         except Exception as error:
             log.exception("worker %d: internal error while putting it back", worker)
             return Reapplied(worker, f"internal error: {error!r}")
-        return Reapplied(worker)
+        return Reapplied(worker, after=after)
 
     def _keep_latch(self, latch: str) -> LatchKept:
         try:

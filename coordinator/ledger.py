@@ -29,7 +29,7 @@ from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import AnyEvent, NodeChanged, Noted, Report, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
-from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
 from trogdor_bus.view import View
 
 ENDED = (WorkerState.DONE, WorkerState.STUCK)
@@ -122,7 +122,7 @@ class Ledger:
     def forgotten(self, row: WorkerRow) -> tuple[Outcome, str] | None:
         """Return how a worker ended of which its agent, with our latest word, knows nothing; None if it may start."""
         if row.state is WorkerState.STUCK:
-            return row.outcome, row.error  # undone since, and another coordinator was told
+            return row.outcome, f"undone late, and nothing is left: node {row.node} has no record of it any more"
         if not row.wanted:
             return Outcome.DONE, ""
         if row.state is not WorkerState.RECEIVING or self.actions(row.id) is None:
@@ -143,6 +143,22 @@ class Ledger:
         self._counts[task_id][row.state] += 1
         self._index(task_id, row, self._actions[row.id])
         self._record_row(task_id, row)
+
+    def close_worker(self, row: WorkerRow, outcome: Outcome, error: str) -> WorkerRow:
+        """Keep how a worker ended that no agent tells of, and return it; what was left of one is told no more."""
+        new = msgspec.structs.replace(
+            row,
+            state=WorkerState.DONE,
+            wanted=False,
+            status=(error or "never started") if row.status == "receiving" else row.status,
+            outcome=outcome,
+            error=error,
+            residue=(),
+            by_hand=(),
+            done_ms=self.now_ms,
+        )
+        self.put_worker(new)
+        return new
 
     def drop(self, task_id: str, text: str) -> list[NodeState]:
         """Forget a task and its workers; return the nodes that had an open one."""
@@ -233,7 +249,9 @@ def require_id(task_id: str, request: str) -> None:
 
 
 def ending(outcome: Outcome, error: str) -> str:
-    """Return how a task ended, for people."""
+    """Return how a task ended, for people; what is not known to have ended is not said to have."""
+    if outcome is Outcome.UNKNOWN:
+        return f"is closed: {error}"
     return f"ended: {outcome}" + (f" ({error})" if error else "")
 
 
@@ -244,12 +262,16 @@ def decoded(task: TaskRow) -> TaskSpec:
 
 def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
     """Return the row of a worker as its agent reports it."""
+    error = report.error if report.state in ENDED else ""
+    outcome = report.outcome
+    if outcome is Outcome.DONE:  # so says an agent of an older version, whatever it saw
+        outcome, error = ended(outcome, error, report.disturbed)
     return msgspec.structs.replace(
         row,
         state=report.state,
         status=report.status,
-        error=report.error if report.state in ENDED else "",
-        outcome=report.outcome,
+        error=error,
+        outcome=outcome,
         warnings=report.warnings,
         disturbed=report.disturbed,
         residue=report.residue,

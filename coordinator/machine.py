@@ -429,14 +429,8 @@ class CoordinatorMachine:
                 self._end_worker(new, Outcome.DONE, "")
 
     def _end_worker(self, row: WorkerRow, outcome: Outcome, error: str) -> None:
-        new = msgspec.structs.replace(
-            row, state=WorkerState.DONE, wanted=False, outcome=outcome, error=error, done_ms=self._now
-        )
-        if new.status == "receiving":
-            new = msgspec.structs.replace(new, status=error or "never started")
         self._changed.add(row.node)
-        self._ledger.put_worker(new)
-        self._weigh(new)
+        self._weigh(self._ledger.close_worker(row, outcome, error))
 
     def _end_experiment(self, task_id: str, outcome: Outcome, error: str) -> None:
         task = self.view.tasks.get(task_id)

@@ -136,12 +136,22 @@ class ControllerPlatform(Protocol):
         ...
 
 
+class Seen(msgspec.Struct, frozen=True):
+    """What one look at a step found: what changed it, "" while it holds, and how many packets its rules dropped.
+
+    The count begins anew when the rules are put back. `dropped` is None if it has no rules, or they are out of reach.
+    """
+
+    disturbance: str = ""
+    dropped: int | None = None
+
+
 @runtime_checkable
 class CountingPlatform(Protocol):
-    """What a Platform may offer beside: whether what it does to packets meets any."""
+    """What a Platform may offer beside: to see in one look whether a step holds and whether it meets any packets."""
 
-    def dropped(self, step: Step) -> int:
-        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
+    def look(self, step: Step) -> Seen:
+        """Return what `disturbance` returns, and what the step's rules dropped since they are there."""
         ...
 
 

@@ -24,6 +24,8 @@ Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Java's long holds: every other time is refused."""
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 """A TCP or UDP port."""
+Evidence = Literal["process-stopped", "leader-moved", "controller-moved", "isr-shrank", "cut-off"]
+"""What may show in an experiment that a fault took effect; `cut-off`: its rules stood and dropped packets."""
 
 
 class Texts(msgspec.Struct, frozen=True):
@@ -52,6 +54,8 @@ class TaskSpec(
     is_experiment: ClassVar[bool] = False
     """Whether it is performed by a program beside the coordinator, and by no node."""
     node_fields: ClassVar[tuple[str, ...]] = ()
+    proven_by: ClassVar[tuple[Evidence, ...]] = ()
+    """What must be seen in an experiment for it to count as effective; (): nothing is known that would show it."""
 
     def check(self) -> None:
         """Raise SpecError for what the types cannot express; needs no cluster."""

@@ -60,19 +60,22 @@ EXIT_CODES: dict[Outcome, int] = {
 
 
 class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
-    """What somebody changed of a fault: seen `after_ms` after it took hold; `mended`: it was put back since."""
+    """What somebody changed of a fault: seen `after_ms` after it took hold; `mended`: it was put back since.
+
+    `unseen`: nobody could look whether it held; `mended`: a later look found that it did.
+    """
 
     after_ms: Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
     text: str
     mended: bool = False
+    unseen: bool = False
 
     def __str__(self) -> str:
-        return f"{self.text} ({self.after_ms / 1000:.1f} s in{', put back' if self.mended else ''})"
+        since = ", held when looked at again" if self.unseen else ", put back"
+        return f"{self.text} ({self.after_ms / 1000:.1f} s in{since if self.mended else ''})"
 
 
-def ended(
-    outcome: Outcome, error: str, disturbed: Iterable[Disturbance], met_nothing: str = ""
-) -> tuple[Outcome, str]:
+def ended(outcome: Outcome, error: str, disturbed: Iterable[Disturbance], met_nothing: str = "") -> tuple[Outcome, str]:
     """Return how a worker ended of which this was seen, and why: DONE is what met something and held to its end.
 
     Every other outcome stays what it is.
@@ -81,16 +84,19 @@ def ended(
         return outcome, error
     if met_nothing:
         return Outcome.DISTURBED, f"it met nothing: {met_nothing}"
-    if left := next((one for one in disturbed if not one.mended), None):
-        return Outcome.DISTURBED, f"it did not hold to its end: {left}"
-    return Outcome.DONE, ""
+    left = sorted((one for one in disturbed if not one.mended), key=lambda one: one.unseen)
+    if not left:
+        return Outcome.DONE, ""
+    what = "it is not known whether it held to its end" if left[0].unseen else "it did not hold to its end"
+    return Outcome.DISTURBED, f"{what}: {left[0]}"
 
 
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
 
     `by_hand` are the commands that a person would type to undo what is stuck. `dropped`: packets that its rules
-    dropped, 0 until the first is seen, then as many as were seen at that moment, and all of them at the end.
+    dropped, 0 until the first is seen, then as many as were seen at that moment, and at the end all that were counted:
+    what was dropped between the last look and somebody's change of the rules is not among them.
     """
 
     id: int
@@ -112,7 +118,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def stops_others(self) -> bool:
-        """Return whether its end is a reason to end the task on the other nodes; one that was disturbed had its time."""
+        """Return whether its end is a reason to end the task on the other nodes; a disturbed one had its time."""
         return bool(self.error) and self.outcome is not Outcome.DISTURBED
 
 

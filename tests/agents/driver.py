@@ -15,8 +15,8 @@ from trogdor_bus.agents.events import (
 from trogdor_bus.agents.machine import (
     AgentMachine,
     Limits,
-    Worker,
 )
+from trogdor_bus.agents.worker import Worker
 from trogdor_bus.messages import Beat, Echo, Order, Report, Snapshot, Stamp, decode, encode
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import WorkerState

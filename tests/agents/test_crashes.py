@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from random import Random
+from typing import Any
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import Crash, CrashPoints, NeverSyncs, NeverSyncsDirectory, SimDisk
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, TrogdorBusError
@@ -68,7 +70,7 @@ class World:
             self.performer.forget(worker)
         for entry in self.performer.journal.live():
             if entry.state is JournalState.APPLIED:
-                assert not self.performer.disturbances(entry.worker), "somebody else's fault was disturbed"
+                assert self.performer.look(entry.worker) == ReadBack(), "somebody else's fault was disturbed"
         self.check_once()
 
     def offer_again(self) -> None:
@@ -179,12 +181,12 @@ class Volatile(Journal):
 class EarlyUndone(Performer):
     """Writes "undone" before the undo."""
 
-    def heal(self, worker: int, outcome: Outcome, error: str) -> tuple[str, ...]:
+    def heal(self, worker: int, outcome: Outcome, error: str, *last: Any) -> tuple[str, ...]:
         entry = self.journal.entries[worker]
         if entry.state is not JournalState.UNDONE:
             self.journal.put(msgspec.structs.replace(entry, state=JournalState.UNDONE))
         self.journal.entries[worker] = entry
-        return super().heal(worker, outcome, error)
+        return super().heal(worker, outcome, error, *last)
 
 
 class Resigned(Performer):

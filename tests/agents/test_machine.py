@@ -26,13 +26,13 @@ from trogdor_bus.agents.events import (
     NotHealed,
     NotInjected,
     NotYet,
+    ReadBack,
     Reapplied,
     Reapply,
     Ticked,
 )
 from trogdor_bus.agents.machine import (
     ABORTED,
-    AGAIN_MS,
     FRESH_MS,
     LONELY_BEAT_MS,
     SOON_MS,
@@ -40,8 +40,8 @@ from trogdor_bus.agents.machine import (
     TABLE,
     AgentMachine,
     Move,
-    Worker,
 )
+from trogdor_bus.agents.worker import UNMET, Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import Beat, Echo, Stamp, decode, encode
 from trogdor_bus.platform import ProcessIdentity
@@ -157,7 +157,7 @@ def test_a_worker_from_order_to_forgetting() -> None:
     assert (report.task, report.remaining_ms, report.outcome) == ("t1", 10_000 - SOON_MS, Outcome.NONE)
     agent.hear(order())
     effects = agent.pass_(10_000)
-    assert Heal(1, Outcome.DONE, "") in effects
+    assert Heal(1, Outcome.DONE, "", 10_000 - SOON_MS) in effects
     assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it")
     assert agent.give(Healed(1, ("gone: pid 7",))) == []
     report = agent.report()
@@ -191,7 +191,8 @@ def test_a_stop_while_it_starts_is_kept_until_it_has_started() -> None:
 def test_the_first_reason_to_stop_counts() -> None:
     agent = Agent(lease_ms=3_000)
     agent.run()
-    assert Heal(1, Outcome.LEASE, "lease expired: no fresh word from the coordinator for 3000 ms") in agent.pass_(3_000)
+    error = "lease expired: no fresh word from the coordinator for 3000 ms"
+    assert Heal(1, Outcome.LEASE, error, 3_000) in agent.pass_(3_000)
     assert agent.hear() == []
     assert agent.pass_(20_000) == []
     assert agent.give(EndRequested()) == []
@@ -240,60 +241,228 @@ def test_running_workers_are_looked_at_each_beat_but_never_twice_at_once() -> No
     agent.run()
     assert agent.pass_(1_000) == [Look((1,))]
     assert agent.pass_(3_000) == []
-    agent.give(Looked({1: ()}))
+    agent.give(Looked({1: ReadBack()}))
     assert agent.pass_(1_000) == [Look((1,))]
+
+
+def looked(*found: str, worker: int = 1, unseen: tuple[str, ...] = (), dropped: int | None = None) -> Looked:
+    return Looked({worker: ReadBack(found, unseen, dropped)})
 
 
 def test_what_disturbs_a_worker_is_reported_once() -> None:
     agent = Agent()
     agent.run()
-    agent.give(Looked({1: ("jump is not first",), 7: ("nobody's",)}))
+    agent.give(Looked({1: ReadBack(("jump is not first",)), 7: ReadBack(("nobody's",))}))
     assert agent.report().disturbed == (Disturbance(0, "jump is not first"),)
     agent.pass_(300)
     beats = len(agent.beats)
-    agent.give(Looked({1: ("jump is not first",)}))
+    agent.give(looked("jump is not first"))
     assert len(agent.beats) == beats
     for number in range(20):
-        agent.give(Looked({1: (f"thing {number}",)}))
+        agent.give(looked(f"thing {number}"))
     assert len(agent.report().disturbed) == 10
     assert {one.after_ms for one in agent.report().disturbed} == {0, 300}
     agent.hear()
-    agent.give(Looked({1: ("while it stops",)}))
+    agent.give(looked("while it stops"))
     assert "while it stops" not in [one.text for one in agent.report().disturbed]
 
 
 def test_that_packets_are_dropped_is_told_at_once_and_how_many_at_the_end() -> None:
     agent = Agent()
     agent.run()
-    agent.give(Looked({1: ()}, {1: 0, 7: 4}))
+    agent.give(Looked({1: ReadBack(dropped=0), 7: ReadBack(dropped=4)}))
     assert agent.report().dropped == 0
-    assert agent.give(Looked({1: ()}, {1: 3})) == []
+    assert agent.give(looked(dropped=3)) == []
     assert agent.report().dropped == 3
     beats = len(agent.beats)
-    agent.give(Looked({1: ()}, {1: 9}))
+    agent.give(looked(dropped=9))
     assert (agent.report().dropped, len(agent.beats)) == (3, beats)
     agent.hear()
-    agent.give(Healed(1, dropped=12))
-    assert agent.report().dropped == 12
+    agent.give(Healed(1, last=ReadBack(dropped=12)))
+    assert (agent.report().dropped, agent.report().warnings) == (12, ())
+
+
+@pytest.mark.parametrize("last", [0, None, 2])
+def test_what_was_counted_before_somebody_changed_the_rules_is_not_forgotten(last: int | None) -> None:
+    agent = Agent()
+    agent.run(reapply=True)
+    agent.give(looked(dropped=7))
+    agent.give(looked("chain gone", dropped=0))
+    agent.give(Reapplied(1, after=ReadBack(dropped=0)))
+    agent.give(looked(dropped=1))
+    agent.give(looked(dropped=5))
+    agent.hear()
+    agent.give(Healed(1, last=ReadBack(dropped=last)))
+    assert agent.report().dropped == 12 + (last or 0)
+
+
+def test_a_block_that_no_packet_met_says_so_and_is_done_all_the_same() -> None:
+    for seen, told in ((0, (UNMET,)), (None, ()), (1, ())):
+        agent = Agent()
+        agent.run()
+        agent.give(looked(dropped=0))
+        agent.hear()
+        agent.give(Healed(1, ("a note",), ReadBack(dropped=seen)))
+        assert (agent.report().warnings, agent.report().outcome) == (("a note", *told), Outcome.DONE)
+
+
+def test_that_no_packet_came_is_not_said_of_rules_that_somebody_changed() -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(looked("chain gone", dropped=0))
+    agent.hear()
+    agent.give(Healed(1, last=ReadBack(("chain gone",), dropped=0)))
+    assert agent.report().warnings == ()
 
 
 def test_what_is_disturbed_is_put_back_only_if_the_order_says_so() -> None:
     agent = Agent()
     agent.run()
-    assert agent.give(Looked({1: ("no jump",)})) == []
+    assert agent.give(looked("no jump")) == []
     agent.run(2, reapply=True)
-    assert agent.give(Looked({1: ("no jump",), 2: ()})) == []
-    assert agent.give(Looked({2: ("no jump",)})) == [Reapply(2)]
+    assert agent.give(Looked({1: ReadBack(("no jump",)), 2: ReadBack()})) == []
+    assert agent.give(looked("no jump", worker=2)) == [Reapply(2)]
     agent.give(Reapplied(2))
     assert agent.report(2).disturbed == (Disturbance(0, "no jump", mended=True),)
     agent.pass_(500)
-    assert agent.give(Looked({2: ("no jump",)})) == [Reapply(2)]
+    assert agent.give(looked("no jump", worker=2)) == [Reapply(2)]
     agent.give(Reapplied(2, "no iptables"))
     said = [(one.after_ms, one.mended) for one in agent.report(2).disturbed]
     assert said == [(0, True), (500, False), (500, False)]
     agent.hear()
     agent.give(Reapplied(2, "too late"))
     assert len(agent.report(2).disturbed) == 3
+
+
+# --- what did not hold to its end -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reapply", [False, True])
+def test_a_disturbance_that_is_never_put_back_ends_disturbed_and_names_what_and_when(reapply: bool) -> None:
+    agent = Agent()
+    agent.run(reapply=reapply)
+    agent.pass_(2_100)
+    agent.give(looked("chain gone"))
+    error = "it did not hold to its end: chain gone (2.1 s in)"
+    assert Heal(1, Outcome.DISTURBED, error, 2_100) in agent.hear()
+    agent.give(Healed(1, last=ReadBack(("chain gone",))))
+    report = agent.report()
+    assert (report.outcome, report.error, report.status) == (Outcome.DISTURBED, error, error)
+    assert report.disturbed == (Disturbance(2_100, "chain gone"),)
+
+
+def test_what_is_put_back_each_time_ends_done_and_says_how_often() -> None:
+    agent = Agent()
+    agent.run(reapply=True)
+    for number in range(30):
+        agent.give(looked(f"change {number}"))
+        agent.give(Reapplied(1))
+    assert agent.hear() == [Heal(1, Outcome.DONE, "", 0)]
+    agent.give(Healed(1))
+    report = agent.report()
+    assert (report.outcome, report.error) == (Outcome.DONE, "")
+    assert report.warnings == ("it was disturbed, and put back 30 times",)
+
+
+def test_the_last_of_many_disturbances_counts_though_no_more_are_told() -> None:
+    agent = Agent()
+    agent.run(reapply=True)
+    for number in range(30):
+        agent.give(looked(f"change {number}"))
+        agent.give(Reapplied(1))
+    agent.give(looked("the last"))
+    assert [one.text for one in agent.report().disturbed if not one.mended] == ["the last"]
+    agent.hear()
+    agent.give(Healed(1))
+    assert agent.report().outcome is Outcome.DISTURBED
+
+
+def test_what_is_not_back_after_it_was_done_again_is_not_called_put_back() -> None:
+    agent = Agent()
+    agent.run(reapply=True)
+    agent.give(Looked({1: ReadBack(("chain gone", "process 7 ended"))}))
+    agent.give(Reapplied(1, after=ReadBack(("process 7 ended",))))
+    assert {one.text: one.mended for one in agent.report().disturbed} == {"chain gone": True, "process 7 ended": False}
+    agent.hear()
+    agent.give(Healed(1, last=ReadBack(("process 7 ended",))))
+    assert (agent.report().outcome, agent.report().warnings) == (
+        Outcome.DISTURBED,
+        ("it was disturbed, and put back once",),
+    )
+
+
+def test_a_change_between_the_last_look_and_the_undo_is_seen() -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(looked())
+    agent.pass_(700)
+    assert agent.hear() == [Heal(1, Outcome.DONE, "", 700)]
+    agent.pass_(60_000)  # the undo takes its time: what was seen before it is told with the time of the end
+    agent.give(Healed(1, last=ReadBack(("chain gone",))))
+    error = "it did not hold to its end: chain gone (0.7 s in)"
+    assert (agent.report().outcome, agent.report().error) == (Outcome.DISTURBED, error)
+    assert agent.report().disturbed == (Disturbance(700, "chain gone"),)
+
+
+def test_a_worker_that_met_nothing_says_so() -> None:
+    agent = Agent()
+    agent.hear(order())
+    agent.give(Injected(1, ("no process matches",), "no process matches"))
+    error = "it met nothing: no process matches"
+    assert agent.hear() == [Heal(1, Outcome.DISTURBED, error, 0)]
+    agent.give(Healed(1))
+    assert (agent.report().outcome, agent.report().error) == (Outcome.DISTURBED, error)
+
+
+def test_other_outcomes_weigh_more_and_keep_the_note() -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(looked("chain gone"))
+    assert Heal(1, Outcome.ABORTED, ABORTED, 0) in agent.hear(order(), abort="L1")
+    agent.give(Healed(1, last=ReadBack(("chain gone",))))
+    report = agent.report()
+    assert (report.outcome, report.error) == (Outcome.ABORTED, ABORTED)
+    assert report.disturbed == (Disturbance(0, "chain gone"),)
+
+
+def test_what_could_not_be_looked_at_once_and_holds_later_is_no_disturbance() -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(looked(unseen=("cannot look: no memory",)))
+    assert agent.report().disturbed == (Disturbance(0, "cannot look: no memory", unseen=True),)
+    agent.give(looked())
+    assert agent.report().disturbed[0].mended
+    assert str(agent.report().disturbed[0]) == "cannot look: no memory (0.0 s in, held when looked at again)"
+    agent.give(looked(unseen=("cannot look: no memory",)))
+    assert agent.hear() == [Heal(1, Outcome.DONE, "", 0)], "the last look decides"
+    agent.give(Healed(1))
+    assert (agent.report().outcome, agent.report().error) == (Outcome.DONE, "")
+
+
+def test_what_cannot_be_looked_at_to_the_end_is_not_known_to_have_held() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(Healed(1, last=ReadBack(unseen=("cannot look: no memory",))))
+    error = "it is not known whether it held to its end: cannot look: no memory (0.0 s in)"
+    assert (agent.report().outcome, agent.report().error) == (Outcome.DISTURBED, error)
+
+
+def test_a_stuck_worker_that_is_undone_late_tells_what_is_true_now() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(NotHealed(1, "the fault may still be there", ("a rule",), ("iptables -F",), ReadBack(("jump gone",))))
+    assert agent.report().disturbed == (Disturbance(0, "jump gone"),)
+    agent.after(STUCK_RETRY_MS)
+    agent.give(Healed(1, outcome=Outcome.FAILED, error="undone late, and nothing is left"))
+    report = agent.report()
+    assert (report.state, report.outcome, report.error) == (
+        WorkerState.DONE,
+        Outcome.FAILED,
+        "undone late, and nothing is left",
+    )
+    assert (report.residue, report.by_hand, report.status) == ((), (), "undone late, and nothing is left")
 
 
 # --- aborts -----------------------------------------------------------------------------------------------------------
@@ -317,7 +486,10 @@ def test_a_latch_is_heeded_without_a_fresh_word_and_dropped_only_with_one() -> N
     agent.run()
     stale = Echo("j1", 1)
     agent.pass_(FRESH_MS + 1)
-    assert agent.hear(order(), abort="L1", echo=stale) == [KeepLatch("L1"), Heal(1, Outcome.ABORTED, ABORTED)]
+    assert agent.hear(order(), abort="L1", echo=stale) == [
+        KeepLatch("L1"),
+        Heal(1, Outcome.ABORTED, ABORTED, FRESH_MS + 1),
+    ]
     agent.give(LatchKept("L1"))
     agent.give(Healed(1))
     assert agent.hear(resume="L1", echo=stale) == []
@@ -437,44 +609,3 @@ def test_an_idle_agent_ends_at_once_and_a_stuck_worker_does_not_hold_it() -> Non
     agent.give(NotHealed(1, "device busy"))
     assert agent.give(EndRequested()) == [Exit()]
     assert agent.report().state is WorkerState.STUCK
-
-
-# --- what goes on by itself -------------------------------------------------------------------------------------------
-
-
-def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awaits_is_told() -> None:
-    agent = Agent()
-    agent.run()
-    assert agent.hear() == [Heal(1, Outcome.DONE, "")]
-    assert agent.pass_(10 * AGAIN_MS) == [], "a second undo while the first is under way"
-    agent.give(NotYet(1, "the service is ending", ("a note",), dropped=3, missed=("it lives",)))
-    assert agent.pass_(AGAIN_MS - 1) == []
-    (again,) = agent.pass_(1)
-    assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (1.0 s in)")
-    agent.pass_(2_000)
-    assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it: the service is ending")
-    agent.give(Healed(1, ("another",)))
-    told = agent.report()
-    assert (told.warnings, told.dropped, told.outcome) == (("a note", "another"), 3, Outcome.DISTURBED)
-    assert "it lives" in told.error
-    assert agent.pass_(10 * AGAIN_MS) == []
-
-
-def test_a_do_that_goes_on_by_itself_is_asked_for_again_and_if_it_is_stopped_what_was_begun_is_undone() -> None:
-    agent = Agent()
-    (inject,) = agent.hear(order())
-    agent.give(NotYet(1, "the cluster is asked"))
-    assert [effect for effect in agent.pass_(2 * AGAIN_MS) if isinstance(effect, Inject)] == [inject]
-    agent.give(NotYet(1, "the cluster is asked"))
-    assert agent.hear() == []
-    assert agent.worker().state is WorkerState.CANCELLING
-    assert agent.pass_(2 * AGAIN_MS) == [Heal(1, Outcome.DONE, "")]
-    agent.give(Healed(1))
-    assert (agent.report().state, agent.report().outcome) == (WorkerState.DONE, Outcome.DONE)
-
-
-def test_an_undo_of_an_earlier_life_that_goes_on_is_asked_for_at_once() -> None:
-    worker = Worker(id=1, task="t1", state=WorkerState.STOPPING, texts=TEXTS, ends_ms=0, outcome=Outcome.RESTARTED)
-    agent = Agent()
-    agent.machine.workers[1] = worker
-    assert agent.after(0) == [Heal(1, Outcome.RESTARTED, "")]

@@ -9,10 +9,11 @@ import pytest
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import CrashPoints, SimDisk
 from trogdor_bus.actions import BlockPorts
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, RefusedError
-from trogdor_bus.platform import Operation, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 AROUND = Surroundings()
@@ -219,7 +220,11 @@ def test_a_failing_do_whose_undo_fails_is_stuck_and_loud(agent: Agent) -> None:
     assert stuck.error == str(caught.value) and stuck.outcome is Outcome.FAILED
     assert agent.performer.heal(1, Outcome.FAILED, "did not take") == ()
     assert agent.machine.effects == FOREIGN
-    assert (agent.on_disk().state, agent.on_disk().error) == (JournalState.UNDONE, "did not take")
+    undone = agent.on_disk()
+    assert (undone.state, undone.outcome, undone.residue) == (JournalState.UNDONE, Outcome.FAILED, ())
+    assert undone.error.startswith(
+        "did not take; undone late, and nothing is left; at first its undo failed: still there"
+    )
 
 
 @pytest.mark.parametrize("failed", [0, 1, 2])
@@ -265,12 +270,63 @@ def test_a_stuck_worker_keeps_only_what_is_left_and_its_first_cause(agent: Agent
             agent.performer.heal(1, Outcome.LEASE, error)
         stuck = agent.on_disk()
         assert [step.undo["effect"] for step in stuck.steps] == ["rule-1"]
-        assert (stuck.outcome, stuck.error) == (Outcome.LEASE, f"lease expired; {caught.value}")
+        assert (stuck.outcome, stuck.error) == (Outcome.FAILED, f"lease expired; {caught.value}")
         error = stuck.error
     agent.machine.effects.add("stopped-7")  # somebody else stops the process that we have let go
     agent.machine.sticky = set()
     agent.performer.heal(1, Outcome.LEASE, "lease expired")
     assert agent.machine.effects == FOREIGN | {"stopped-7"}
+    late = "lease expired; undone late, and nothing is left; at first its undo failed: rule-1"
+    assert (agent.on_disk().outcome, agent.on_disk().error) == (Outcome.FAILED, late)
+
+
+def test_what_an_earlier_life_could_not_undo_is_told_as_late_and_not_as_restarted(agent: Agent) -> None:
+    agent.inject()
+    agent.machine.sticky = {"rule-1"}
+    with pytest.raises(CannotHealError):
+        agent.performer.heal(1, Outcome.DONE, "")
+    agent.start()
+    assert "may still be there" in agent.performer.recover()[0]
+    agent.machine.sticky = set()
+    agent.start()
+    (line,) = agent.performer.recover()
+    assert line == "worker 1 of task task-1: undone late, and nothing is left; at first its undo failed: rule-1"
+    assert (agent.on_disk().outcome, agent.on_disk().state) == (Outcome.FAILED, JournalState.UNDONE)
+
+
+@pytest.mark.parametrize("outcome", [one for one in Outcome if one not in (Outcome.NONE, Outcome.DONE)])
+def test_what_changed_since_the_last_look_is_seen_before_the_undo(agent: Agent, outcome: Outcome) -> None:
+    seen: list[ReadBack] = []
+    agent.inject(1)
+    agent.inject(2)
+    agent.machine.effects.discard("rule-1")
+    agent.performer.heal(1, Outcome.DONE, "", 2_100, seen.append)
+    assert seen == [ReadBack(("rule-1 is gone",))]
+    told = (agent.on_disk().outcome, agent.on_disk().error)
+    assert told == (Outcome.DISTURBED, "it did not hold to its end: rule-1 is gone (2.1 s in)")
+    agent.machine.effects.discard("rule-2")
+    agent.performer.heal(2, outcome, "why", 2_100, seen.append)
+    assert (agent.on_disk(2).outcome, agent.on_disk(2).error) == (outcome, "why"), "the weightier outcome stays"
+
+
+def test_not_being_able_to_look_at_the_end_is_no_success_and_keeps_no_fault(agent: Agent) -> None:
+    agent.inject()
+    agent.machine.failures["disturbance"] = [HostError("no /proc")]
+    agent.performer.heal(1, Outcome.DONE, "", 900)
+    error = "it is not known whether it held to its end: cannot look whether it holds: no /proc (0.9 s in)"
+    assert (agent.on_disk().outcome, agent.on_disk().error) == (Outcome.DISTURBED, error)
+    assert agent.machine.effects == FOREIGN
+
+
+def test_a_worker_with_nothing_to_do_met_nothing(agent: Agent) -> None:
+    agent.machine.on_prepare = lambda: None
+    nothing = Prepared((), ("no process matches",))
+    agent.machine.prepare = lambda *_: nothing  # type: ignore[method-assign]
+    assert agent.performer.inject(order(1), 99, AROUND) == ("no process matches",) * 3
+    assert agent.on_disk().met_nothing.startswith("no process matches")
+    agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.on_disk().outcome is Outcome.DISTURBED
+    assert agent.on_disk().error.startswith("it met nothing: no process matches")
 
 
 def test_a_stuck_worker_does_not_keep_what_it_shared(agent: Agent) -> None:
@@ -322,20 +378,20 @@ def test_overlapping_workers_do_not_disturb_each_other(agent: Agent) -> None:
     agent.inject(2)
     agent.performer.heal(1, Outcome.DONE, "")
     assert agent.machine.effects == FOREIGN | {"rule-2", "stopped-7"}
-    assert agent.performer.disturbances(2) == ()
+    assert agent.performer.look(2) == ReadBack()
     agent.performer.heal(2, Outcome.DONE, "")
     assert agent.machine.effects == FOREIGN
 
 
 def test_disturbances_are_of_applied_workers_only(agent: Agent) -> None:
-    assert agent.performer.disturbances(1) == ()
+    assert agent.performer.look(1) == ReadBack()
     agent.inject()
-    assert agent.performer.disturbances(1) == ()
+    assert agent.performer.look(1) == ReadBack()
     agent.machine.effects.discard("rule-1")
     agent.machine.failures["disturbance"] = [None, HostError("no /proc")]
-    assert agent.performer.disturbances(1) == ("rule-1 is gone", "cannot look whether it holds: no /proc")
+    assert agent.performer.look(1) == ReadBack(("rule-1 is gone",), ("cannot look whether it holds: no /proc",))
     agent.performer.heal(1, Outcome.DONE, "")
-    assert agent.performer.disturbances(1) == ()
+    assert agent.performer.look(1) == ReadBack()
 
 
 def test_reapply_does_again_what_no_longer_holds_and_nothing_else(agent: Agent) -> None:
@@ -346,7 +402,7 @@ def test_reapply_does_again_what_no_longer_holds_and_nothing_else(agent: Agent) 
     agent.machine.effects -= {"rule-1", "stopped-7"}
     agent.performer.reapply(1)
     assert agent.machine.done == {(1, "rule-1"): 2, (1, "stopped-7"): 2, (1, "stopped-9"): 1}
-    assert agent.performer.disturbances(1) == () and agent.on_disk() == before
+    assert agent.performer.look(1) == ReadBack() and agent.on_disk() == before
     agent.performer.heal(1, Outcome.DONE, "")
     assert agent.machine.effects == FOREIGN
 
@@ -469,7 +525,7 @@ def test_recover_undoes_everything_newest_first_and_goes_on_after_a_problem(agen
     assert [line.split(":")[0] for line in lines] == ["worker 3 of task task-3", "worker 1 of task task-1"]
     assert "rule-3" in lines[0] and lines[1] == f"worker 1 of task task-1: {RESTARTED}"
     assert agent.machine.effects == FOREIGN | {"rule-3"}
-    assert agent.on_disk(3).state is JournalState.STUCK and agent.on_disk(3).outcome is Outcome.RESTARTED
+    assert agent.on_disk(3).state is JournalState.STUCK and agent.on_disk(3).outcome is Outcome.FAILED
     assert agent.on_disk(3).error == f"agent restarted; {lines[0]}"
     assert agent.on_disk(2).outcome is Outcome.DONE
     assert (agent.on_disk(1).outcome, agent.on_disk(1).error) == (Outcome.RESTARTED, RESTARTED)

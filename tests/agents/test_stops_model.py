@@ -16,6 +16,7 @@ from tests.agents.stops import Place, RealPlace, Table
 from tests.effort import examples
 from tests.support import require_namespaces
 from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError
@@ -96,7 +97,7 @@ class Stops(RuleBasedStateMachine):
                 newcomers = {word for word in self.asked[worker] - self.on[worker] if self._runs(word)}
                 self.performer.reapply(worker)
                 self.on[worker] |= newcomers
-                assert self.performer.disturbances(worker) == () or not self._all_live(worker)
+                assert self.performer.look(worker) == ReadBack() or not self._all_live(worker)
                 self.disturbed -= self.on[worker]
 
     @rule(words=SOME, moment=st.integers(0, MOMENTS), when=st.sampled_from(["idle", "injecting", "healing"]))

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from trogdor_bus.cli import live, render
+from trogdor_bus.cli import live, render, waiting
 from trogdor_bus.messages import (
     AnyEvent,
     CoordinatorStatus,
@@ -76,6 +76,28 @@ def test_info_texts() -> None:
     }
     for text, task in texts.items():
         assert render.info_text(task) == text
+
+
+def test_unknown_is_never_called_failed_in_any_word(capsys: pytest.CaptureFixture[str]) -> None:
+    error = "outcome unknown: node n1 was not heard again"
+    task = row(TaskState.DONE, outcome=Outcome.UNKNOWN, error=error, started_ms=START_MS, done_ms=START_MS)
+    worker = WorkerRow(id=1, node="n1", state=WorkerState.DONE, outcome=Outcome.UNKNOWN, error=error, status="it runs")
+    info = TaskInfo(task=task, workers=(worker,))
+    waiting._tell_end(info)
+    render.print_why(render.console(), task)
+    render.console().print(render.tasks_table([info]))
+    told = capsys.readouterr().out
+    assert told.count("Outcome unknown: node n1 was not heard again") == 2
+    assert not re.search("fail|error", told, re.I), told
+
+
+def test_a_disturbed_end_is_told_in_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    error = "it did not hold to its end: chain gone (1.2 s in)"
+    task = row(TaskState.DONE, outcome=Outcome.DISTURBED, error=error, started_ms=START_MS, done_ms=START_MS)
+    waiting._tell_end(TaskInfo(task=task, workers=()))
+    told = capsys.readouterr().out
+    assert ": disturbed. DISTURBED at" in told
+    assert f"Disturbed: {error}" in told and "Error" not in told
 
 
 def shown(value: object, width: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
 import sys
 import time
 from typing import Any
@@ -65,6 +66,63 @@ def test_a_flushed_chain_is_told_with_its_time_and_left_so(lab: Lab) -> None:
     time.sleep(TWO_BEATS_S)
     assert "-A" not in lab.run("node3", "iptables", "-S", ours).stdout
     stop(lab, task)
+
+
+def submitted(lab: Lab, task: str, spec: dict[str, Any]) -> subprocess.Popen[str]:
+    """Begin `submit --wait`, and return it once the fault is active."""
+    document = lab.directory / f"{task}.json"
+    document.write_text(json.dumps(spec))
+    waiting = lab.begin_trogdor("submit", str(document), "--id", task, "--wait")
+    await_active(lab, task)
+    return waiting
+
+
+def told(waiting: subprocess.Popen[str]) -> tuple[int, str]:
+    out, _ = waiting.communicate(timeout=30)
+    return waiting.returncode, " ".join(out.split())
+
+
+def test_who_waits_for_a_fault_that_somebody_took_away_is_told_that_it_was_disturbed(lab: Lab) -> None:
+    task = new_id("taken-away")
+    waiting = submitted(lab, task, {"class": "port-block", "durationMs": 5_000, "nodes": ["node3"], "ports": [9]})
+    change(lab, "node3", "iptables", "-F", chain(lab, "node3"))
+    code, out = told(waiting)
+    assert code == 1, out
+    error = r"it did not hold to its end: chain TB-\w+ holds other rules than ours \(\d\.\d s in\)"
+    assert re.search(rf"Task {task}: disturbed\. DISTURBED at \S+ after 5s Disturbed: {error}", out), out
+    shown = lab.ask("show", task)
+    assert (shown["state"], shown["outcome"], shown["cancelled"]) == ("DONE", "disturbed", False)
+    assert re.fullmatch(error, shown["error"]), shown
+    assert f"{task} port-block DONE DISTURBED at" in " ".join(lab.trogdor("tasks").stdout.split())
+
+
+def test_who_waits_for_a_fault_that_was_put_back_is_told_how_often(lab: Lab) -> None:
+    task = new_id("put-back")
+    spec = {"class": "port-block", "durationMs": 5_000, "nodes": ["node3"], "ports": [9], "onDisturbed": "reapply"}
+    waiting = submitted(lab, task, spec)
+    change(lab, "node3", "iptables", "-F", chain(lab, "node3"))
+    code, out = told(waiting)
+    assert (code, "warning: it was disturbed, and put back once" in out) == (0, True), out
+
+
+def test_a_block_that_no_packet_met_says_so(lab: Lab) -> None:
+    spec = {"class": "port-block", "durationMs": 500, "nodes": ["node3"], "ports": [9]}
+    done = lab.trogdor("submit", "-", "--wait", given=json.dumps(spec))
+    out = " ".join(done.stdout.split())
+    assert done.returncode == 0 and ": done. FINISHED at" in out, out
+    assert "node3 done" in out and "warning: no packet met it: nothing was cut that anybody sent" in out, out
+
+
+def test_a_process_that_ends_while_it_is_to_stand_is_disturbed(lab: Lab) -> None:
+    task, echo = new_id("ended"), lab.process("echo", "node2")
+    waiting = submitted(lab, task, {"class": "process-stop", "durationMs": 3_000, "nodes": ["node2"], "port": 9092})
+    try:
+        echo.send(signal.SIGKILL)
+        code, out = told(waiting)
+        assert code == 1 and re.search(r"did not hold to its end: process \d+ \(\w+\) ended", out), out
+    finally:
+        lab.start_echo("node2")
+        await_matrix(lab, whole, "the new service to answer")
 
 
 def test_a_flushed_chain_and_a_reloaded_firewall_are_put_back_within_two_beats(lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import msgspec
 
@@ -10,8 +11,9 @@ from tests.house.repository import ROOT
 from trogdor_bus.experiment.litmus_keys import ENV_USED
 from trogdor_bus.experiment.result import EXIT_CODES
 from trogdor_bus.experiment.verdict import KINDS
-from trogdor_bus.faults.experiment import EVIDENCE, SLACK_MS, ExperimentSpec
+from trogdor_bus.faults.experiment import SLACK_MS, ExperimentSpec
 from trogdor_bus.faults.stream import ProbeSpec, StreamSpec
+from trogdor_bus.spec import Evidence
 
 PAGE = (ROOT / "docs/reference/experiments.md").read_text()
 
@@ -46,7 +48,7 @@ def test_every_verdict_reason_evidence_and_variable_is_told() -> None:
     for verdict, code in EXIT_CODES.items():
         (line,) = re.findall(rf"^\| {verdict} \| {code} \| .*$", PAGE, re.M)
         assert set(re.findall(r"`([a-z-]+)`", line)) == {kind for kind, one in KINDS.items() if one == verdict}
-    for kind in {kind for kinds in EVIDENCE.values() for kind in kinds}:
+    for kind in get_args(Evidence):
         assert f"`{kind}`" in PAGE
     untold = {name for name in ENV_USED if f"`{name}`" not in PAGE}
     assert untold == {"STATUS_CHECK_DELAY"}, "it stands among those that mean nothing here"

@@ -122,6 +122,15 @@ def test_each_is_hit_once_the_active_controller_last_and_none_after_one_that_sta
     assert chaos.hit == hit
 
 
+def test_a_role_that_one_of_several_holds_is_not_always_held_by_the_same() -> None:
+    hit = set()
+    for _ in range(50):  # 3 brokers: the same one 50 times by chance is not to be expected in this world
+        chaos = Round(rolling(nodes=["one-of"]), 3)
+        asyncio.run(chaos.run())
+        hit.update(chaos.hit)
+    assert len(hit) > 1
+
+
 def test_names_and_roles_are_each_hit_once() -> None:
     chaos = Round(rolling(nodes=["x", "broker(2)", "b", "controller"]), 3)
     asyncio.run(chaos.run())

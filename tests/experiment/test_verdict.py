@@ -115,6 +115,26 @@ NOT_HELD = (Evidence(kind="leader-moved", held=False, text="the leader is still 
             "leader-moved: the leader is still broker 1, of epoch 5",
         ),
         (
+            clean(limits=msgspec.structs.replace(LIMITS, proof=False), faults=(fault(1, evidence=()),)),
+            "Error",
+            "not-proven",
+            "whether its faults took effect is not proven: nothing is known that would show it for their class; name "
+            "it in the experiment's evidence, one or more of process-stopped, leader-moved, controller-moved, "
+            "isr-shrank, cut-off",
+        ),
+        (
+            clean(faults=(fault(1), fault(2, evidence=(Evidence(kind="held-role", held=True),)))),
+            "Error",
+            "not-effective",
+            "fault 2 (node2) is not proven to have taken effect: nobody looked",
+        ),
+        (
+            clean(faults=(fault(1, error="it did not hold to its end: chain gone (1.2 s in)", evidence=()),)),
+            "Error",
+            "not-effective",
+            "fault 1 (node1) is not proven to have taken effect: it did not hold to its end: chain gone (1.2 s in)",
+        ),
+        (
             clean(faults=(fault(1, error="node1 was not heard of"),)),
             "Error",
             "not-effective",

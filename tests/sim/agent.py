@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    ReadBack,
     Reapplied,
     Reapply,
     SendBeat,
@@ -348,26 +349,31 @@ class SimAgent:
                     return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
                 self.world.performed(order.worker)
                 self.promises.kept.add(order.worker)
-                return Injected(order.worker, warnings)
+                return Injected(order.worker, warnings, self._performer.journal.entries[order.worker].met_nothing)
             case Heal(worker=worker):
+                seen: list[ReadBack] = []
                 try:
-                    return Healed(worker, self._performer.heal(worker, effect.outcome, effect.error))
+                    notes = self._performer.heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
+                    entry = self._performer.journal.entries[worker]
+                    last = seen[0] if seen else ReadBack()
+                    return Healed(worker, notes, last, entry.outcome, entry.error)
                 except CannotHealError as error:
                     entry = self._performer.journal.entries[worker]
-                    event = NotHealed(worker, str(error), entry.residue, self._performer.by_hand(worker))
+                    by_hand = self._performer.by_hand(worker)
+                    event = NotHealed(worker, str(error), entry.residue, by_hand, seen[0] if seen else ReadBack())
                     self.promises.check_not_healed(event)
                     return event
             case Look(workers=workers):
-                return Looked({worker: self._performer.disturbances(worker) for worker in workers})
+                return Looked({worker: self._performer.look(worker) for worker in workers})
             case Reapply(worker=worker):
                 self._again = True
                 try:
-                    self._performer.reapply(worker)
+                    after = self._performer.reapply(worker)
                 except TrogdorBusError as error:
                     return Reapplied(worker, str(error))
                 finally:
                     self._again = False
-                return Reapplied(worker)
+                return Reapplied(worker, after=after)
             case KeepLatch(id=latch):
                 try:
                     self._performer.journal.keep_latch(latch)

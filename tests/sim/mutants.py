@@ -146,13 +146,13 @@ def _late_intent(original: Any, journal: Journal, entry: Entry) -> None:
         original(journal, entry)
 
 
-def _early_undone(original: Any, performer: Performer, worker: int, outcome: Outcome, error: str) -> Any:
+def _early_undone(original: Any, performer: Performer, worker: int, *how: Any) -> Any:
     entry = performer.journal.entries[worker]
     if entry.state is not JournalState.UNDONE:
         with contextlib.suppress(Exception):
             performer.journal.put(msgspec.structs.replace(entry, state=JournalState.UNDONE))
     performer.journal.entries[worker] = entry
-    return original(performer, worker, outcome, error)
+    return original(performer, worker, *how)
 
 
 def _lives_are_not_counted(original: Any, journal: Journal, name: str, data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tests.sim.model import FOREIGN
 from trogdor_bus.agents.events import Heal, Inject, KeepLatch, NotHealed
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.machine import Worker
+from trogdor_bus.agents.worker import Worker
 from trogdor_bus.messages import Beat, Report, Snapshot, Stamp
 from trogdor_bus.states import Outcome, WorkerState
 

@@ -14,7 +14,7 @@ from trogdor_bus.exits import report
 app = typer.Typer(
     name="trogdor-bus",
     help="Inject faults into a cluster over a message bus, and undo every one of them on time.",
-    epilog="Exit codes: 0 done, 1 the task failed, 2 bad input, 3 outcome unknown, 4 no coordinator answers.",
+    epilog="Exit codes: 0 done, 1 failed or disturbed, 2 bad input, 3 outcome unknown, 4 no coordinator answers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

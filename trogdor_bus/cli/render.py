@@ -103,6 +103,16 @@ def info_text(task: TaskRow) -> str:
     return f"{word} at {date(task.done_ms)}{after}" + ("" if plain else f" ({task.outcome})")
 
 
+def print_why(to: Console, task: TaskRow) -> None:
+    """Print why a task did not end well; that nobody knows how it ended is called no error."""
+    if task.outcome is Outcome.UNKNOWN:
+        print_line(to, task.error[:1].upper() + task.error[1:], _COLOURS[task.outcome.value])
+    elif task.outcome is Outcome.DISTURBED:
+        print_line(to, f"Disturbed: {task.error}", _COLOURS[task.outcome.value])
+    elif task.error:
+        print_line(to, f"Error: {task.error}", "red")
+
+
 def class_of(task: TaskRow) -> str:
     """Return the class of a task's spec."""
     return str(json.loads(bytes(task.spec)).get("class", "?"))
@@ -127,7 +137,8 @@ def workers_table(info: TaskInfo) -> Table:
     """Return NODE, STATE, STATUS and NOTES of a task's workers."""
     result = table("NODE", "STATE", "STATUS", "NOTES")
     for worker in info.workers:
-        notes = [f"error: {worker.error}"] if worker.error and worker.error != worker.status else []
+        error = worker.error if worker.outcome is Outcome.UNKNOWN else f"error: {worker.error}"
+        notes = [error] if worker.error and worker.error != worker.status else []
         notes += [f"warning: {note}" for note in worker.warnings]
         notes += [f"disturbed: {note}" for note in worker.disturbed]
         notes += [f"left behind: {note}" for note in worker.residue]

@@ -131,8 +131,7 @@ def show(
     console, task = render.console(), info.task
     kind, told = render.class_of(task), render.info_text(task)
     render.print_line(console, f"Task {task.id} of type {kind} is {task.state}. {told}")
-    if task.error:
-        render.print_line(console, f"Error: {task.error}", "red")
+    render.print_why(console, task)
     for line in task.chosen:
         render.print_line(console, line)
     if info.workers:

@@ -69,8 +69,7 @@ def outcome_unknown(message: str, as_json: bool) -> typer.Exit:
 def _tell_end(info: TaskInfo) -> None:
     console, task = render.console(), info.task
     render.print_line(console, f"Task {task.id}: {task.outcome or 'ended'}. {render.info_text(task)}")
-    if task.error:
-        render.print_line(console, f"Error: {task.error}", "red")
+    render.print_why(console, task)
     if any(worker.error or worker.warnings or worker.disturbed or worker.residue for worker in info.workers):
         render.print_workers(console, info)
 

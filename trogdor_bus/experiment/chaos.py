@@ -91,7 +91,8 @@ class Chaos:
         found: dict[str, None] = {}
         for index, name in enumerate(self._around.spec.each_of):
             role = parse(name, f"$.eachOf[{index}]") if is_role(name, known) else None
-            nodes = [one.node for one in resolve(role, view, places)] if role else [name]
+            seed = self._random.getrandbits(63)
+            nodes = [one.node for one in resolve(role, view, places, seed)] if role else [name]
             found.update(dict.fromkeys(nodes))
         return list(found)
 

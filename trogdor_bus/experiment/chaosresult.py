@@ -20,6 +20,7 @@ CODES = {"command": "CMD_PROBE_FAILURE", "http": "HTTP_PROBE_FAILURE"}
 COUNTERS = {"Pass": "passedRuns", "Fail": "failedRuns", "Stopped": "stoppedRuns"}
 STEPS = {
     "no-fault": "fault",
+    "not-proven": "fault",
     "not-effective": "fault",
     "not-audited": "full re-read",
     "no-records": "liveness stream",
@@ -120,7 +121,7 @@ def _code(result: Result, first: Reason) -> str:
         return "EXPERIMENT_ABORTED"
     if first.kind == "broke":
         return result.error_output.code or "GENERIC_ERROR"
-    if first.kind == "not-effective":
+    if first.kind in ("not-effective", "not-proven"):
         return "CHAOS_INJECT_ERROR"
     if first.kind == "probe":
         types = {f"probe {probe.name}": probe.type for probe in result.probes}

@@ -8,7 +8,7 @@ import msgspec
 
 from trogdor_bus.cluster import NOBODY, SeenPartition
 from trogdor_bus.experiment.history import History
-from trogdor_bus.experiment.result import UNKNOWN, Evidence
+from trogdor_bus.experiment.result import HELD_ROLE, UNKNOWN, Evidence
 from trogdor_bus.roles import Chosen
 from trogdor_bus.states import WorkerRow
 
@@ -84,12 +84,12 @@ def _held_roles(hit: Hit, history: History) -> Iterator[Evidence]:
             held = seen is not None and seen.leader == one.id
             who = "nobody" if seen is None or seen.leader == NOBODY else f"broker {seen.leader}"
             text = f"{who} led {topic}-{number} when {one.who} was hit"
-            yield Evidence(kind="held-role", held=held, text=text)
+            yield Evidence(kind=HELD_ROLE, held=held, text=text)
         elif one.role == "controller":
             led = history.quorum_at(hit.start_ms)
             who = "nobody" if led is None or led.leader == NOBODY else str(led.leader)
             held = led is not None and led.leader == one.id
-            yield Evidence(kind="held-role", held=held, text=f"the active controller was {who} when {one.who} was hit")
+            yield Evidence(kind=HELD_ROLE, held=held, text=f"the active controller was {who} when {one.who} was hit")
 
 
 def _process_stopped(hit: Hit, history: History) -> Evidence:

@@ -55,7 +55,7 @@ def _cases(result: Result) -> Iterator[tuple[str, float, Outcome, str]]:
     early = result.fail_step == "pre-check"
     broke = _of(result, ("broke",))
     yield ("pre-check", 0, *_outcome(broke if early else (), passed=True))
-    whole = (*_of(result, ("stopped", "no-fault")), *(() if early else broke))
+    whole = (*_of(result, ("stopped", "no-fault", "not-proven")), *(() if early else broke))
     yield ("experiment", _seconds(result.started_ms, result.ended_ms), *_outcome(whole, passed=True))
     audited = result.findings is not None
     yield ("stream audit", 0, *_outcome(_of(result, AUDIT), passed=audited, why=_unaudited(result)))

@@ -19,6 +19,8 @@ MOST_LISTED = 100
 """How many record numbers a result names of each kind; the count is always whole."""
 
 UNKNOWN = -1
+HELD_ROLE = "held-role"
+"""The kind of evidence that says whom a fault hit, and not what came of it."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -174,8 +176,9 @@ class Topic(_Part, frozen=True, kw_only=True):
 
 
 class Limits(_Part, frozen=True, kw_only=True):
-    """What the stream and the cluster are held against."""
+    """What the stream and the cluster are held against; `proof`: it is known what shows that a fault took effect."""
 
+    proof: bool = True
     stream: bool = True
     idempotent: bool = True
     consumer_timeout_ms: int = 60_000
@@ -185,6 +188,7 @@ class Limits(_Part, frozen=True, kw_only=True):
     def of(cls, spec: ExperimentSpec) -> Limits:
         """Return the limits that an experiment sets."""
         return cls(
+            proof=bool(spec.evidence_wanted()),
             stream=not spec.stream.off,
             idempotent=spec.stream.is_idempotent,
             consumer_timeout_ms=spec.stream.consumer_timeout_ms,

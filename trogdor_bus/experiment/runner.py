@@ -107,6 +107,9 @@ class Runner:
         spec = self._spec
         self._enter("pre-check")
         access = self._access()
+        if not spec.evidence_wanted():
+            kind = spec.fault["class"]
+            self._say(f"nothing is known that would show that {kind} took effect, and evidence is empty: not proven")
         run = new_run()
         live = None if spec.stream.off else Liveness(access, spec.stream, run, self._clock)
         session_ms = await self._check(access, live.topic if live else "")

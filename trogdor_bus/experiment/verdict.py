@@ -8,16 +8,19 @@ broken promise that was found is among the reasons.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import msgspec
 
-from trogdor_bus.experiment.result import UNKNOWN, FaultWindow, Gap, Listed, Reason, Result, Verdict
+from trogdor_bus.experiment.result import HELD_ROLE, UNKNOWN, FaultWindow, Gap, Listed, Reason, Result, Verdict
 from trogdor_bus.names import shown
+from trogdor_bus.spec import Evidence as Proof
 
 KINDS: Mapping[str, Verdict] = {
     "stopped": "Stopped",
     "broke": "Error",
     "no-fault": "Error",
+    "not-proven": "Error",
     "not-effective": "Error",
     "not-audited": "Error",
     "no-records": "Error",
@@ -62,6 +65,10 @@ def _errors(result: Result) -> Iterator[Reason]:
     if error.code or error.reason:
         step = f" in the step {result.fail_step}" if result.fail_step else ""
         yield Reason(kind="broke", text=f"the experiment broke{step}: {error.reason or error.code}")
+    if result.faults and not result.limits.proof:
+        named = ", ".join(get_args(Proof))
+        text = "whether its faults took effect is not proven: nothing is known that would show it for their class"
+        yield Reason(kind="not-proven", text=f"{text}; name it in the experiment's evidence, one or more of {named}")
     yield from _ineffective(result)
     if result.stopped or error.code or error.reason:
         return  # what is missing is missing for that reason
@@ -84,9 +91,16 @@ def _ineffective(result: Result) -> Iterator[Reason]:
         missing = [f"{one.kind}: {one.text or 'not seen'}" for one in fault.evidence if not one.held]
         if fault.error:
             missing.insert(0, fault.error)
+        elif result.limits.proof and not _cut_short(result) and all(one.kind == HELD_ROLE for one in fault.evidence):
+            missing.append("nobody looked")
         if missing:
             text = f"fault {fault.number}{_on(fault)} is not proven to have taken effect: {'; '.join(missing)}"
             yield Reason(kind="not-effective", text=text, about=f"fault {fault.number}")
+
+
+def _cut_short(result: Result) -> bool:
+    """Return whether it ended before all was looked at, which is told for itself."""
+    return bool(result.stopped or result.halted or result.error_output.code or result.error_output.reason)
 
 
 def _failures(result: Result) -> Iterator[Reason]:

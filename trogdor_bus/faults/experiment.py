@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -13,7 +12,7 @@ from trogdor_bus.faults.stream import ProbeSpec, StreamSpec, require
 from trogdor_bus.names import check_name
 from trogdor_bus.registry import registry
 from trogdor_bus.roles import STREAM
-from trogdor_bus.spec import TaskSpec
+from trogdor_bus.spec import Evidence, TaskSpec
 from trogdor_bus.topology import Topology
 
 SLACK_MS = 180_000
@@ -22,24 +21,7 @@ MAX_FAULTS = 10_000
 
 Ms = Annotated[int, msgspec.Meta(ge=0, le=7 * 24 * 3_600_000)]
 """Up to a week."""
-Evidence = Literal["process-stopped", "leader-moved", "controller-moved", "isr-shrank", "cut-off"]
 Rule = Literal["below-min-isr", "no-quorum", "under-replicated"]
-
-EVIDENCE: Mapping[str, tuple[Evidence, ...]] = {
-    "kafka-kill-leader": ("process-stopped", "leader-moved"),
-    "kafka-stop-controller": ("process-stopped", "controller-moved"),
-    "kafka-isolate-broker": ("cut-off", "isr-shrank"),
-    "kafka-cut-controllers": ("cut-off",),
-    "kafka-block-clients": ("cut-off",),
-    "kafka-move-leader": ("leader-moved",),
-    "process-kill": ("process-stopped",),
-    "process-stop": ("process-stopped",),
-    "java-process-stop": ("process-stopped",),
-    "partition": ("cut-off",),
-    "directed-partition": ("cut-off",),
-    "port-block": ("cut-off",),
-}
-"""What proves by default that a fault took effect, by its alias."""
 
 
 class LitmusSource(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
@@ -59,7 +41,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
     start of the next; with `intervalMaxMs` it is drawn anew each time between the two. `maxFaults` 0: as many as fit.
     `eachOf` are nodes or roles: the fault hits the node of each, one after another, that of the active controller last,
     as soon as the cluster is whole again, and all within `chaosMs`; it then has no `nodes` of its own.
-    `evidence`: what must be seen for a fault to count as effective; left out, what fits the class of the fault.
+    `evidence`: what must be seen for a fault to count as effective; left out, what fits the class of the fault. Where
+    nothing fits (noop, some faults of other packages) and none is given, the verdict is Error: not proven.
     `baselineMs` is the time without a fault before the first, `rampMs` a pause before and after all faults, `quietMs`
     the time without a fault at the end; `recoveryMs` is how long the cluster may take to be whole again after a fault.
     `bootstrap` and `config` (a file of librdkafka properties where the coordinator runs) name another cluster than the
@@ -231,10 +214,8 @@ class ExperimentSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.fault
         return spec
 
     def evidence_wanted(self) -> tuple[Evidence, ...]:
-        """Return what must be seen for a fault to count as effective."""
-        return self.evidence or next(
-            (EVIDENCE[alias] for alias in registry().lookup(self.fault["class"]).aliases if alias in EVIDENCE), ()
-        )
+        """Return what must be seen for a fault to count as effective; (): nothing is known that would show it."""
+        return self.evidence or registry().lookup(self.fault["class"]).proven_by
 
 
 def _without_empty(value: Any) -> Any:

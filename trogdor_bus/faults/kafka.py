@@ -61,6 +61,7 @@ class KafkaKillLeaderFaultSpec(
     restart: bool | RestartSpec = True
 
     aliases = ("kafka-kill-leader",)
+    proven_by = ("process-stopped", "leader-moved")
     summary = "Kill the leader of a partition, and start it again at the end."
     example = {"class": "kafka-kill-leader", "durationMs": 20000, "topic": "orders", "partition": 0}
 
@@ -104,6 +105,7 @@ class KafkaStopControllerFaultSpec(
     match: str = BROKER
 
     aliases = ("kafka-stop-controller",)
+    proven_by = ("process-stopped", "controller-moved")
     summary = "Freeze the active controller."
     example = {"class": "kafka-stop-controller", "durationMs": 30000}
 
@@ -131,6 +133,7 @@ class KafkaIsolateBrokerFaultSpec(
     broker: int | str = ""
 
     aliases = ("kafka-isolate-broker",)
+    proven_by = ("cut-off", "isr-shrank")
     summary = "Cut a broker from all other nodes, both ways."
     example = {"class": "kafka-isolate-broker", "durationMs": 30000, "broker": "leader(orders, 0)"}
 
@@ -187,6 +190,7 @@ class KafkaCutControllersFaultSpec(
     zookeeper: tuple[str, ...] = ()
 
     aliases = ("kafka-cut-controllers",)
+    proven_by = ("cut-off",)
     summary = "Cut brokers from the controllers, or from ZooKeeper."
     example = {"class": "kafka-cut-controllers", "durationMs": 30000, "brokers": ["one-of"]}
 
@@ -234,6 +238,7 @@ class KafkaBlockClientsFaultSpec(
     ports: tuple[Port, ...] = ()
 
     aliases = ("kafka-block-clients",)
+    proven_by = ("cut-off",)
     summary = "Block the listener of brokers that clients use."
     example = {"class": "kafka-block-clients", "durationMs": 30000, "brokers": ["leader(orders, 0)"], "ports": [9094]}
 
@@ -262,6 +267,7 @@ class KafkaMoveLeaderFaultSpec(
     node: str = ""
 
     aliases = ("kafka-move-leader",)
+    proven_by = ("leader-moved",)
     summary = "Make another replica the leader of a partition, and restore the order found at the end."
     example = {"class": "kafka-move-leader", "durationMs": 20000, "topic": "orders", "partition": 0}
 

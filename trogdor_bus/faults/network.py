@@ -23,6 +23,7 @@ class NetworkPartitionFaultSpec(
     partitions: tuple[tuple[str, ...], ...] = ()
 
     aliases = ("partition", "network-partition")
+    proven_by = ("cut-off",)
     node_fields = ("partitions",)
     summary = "Split nodes into groups that hear nothing from each other."
     example = {
@@ -70,6 +71,7 @@ class DirectedPartitionFaultSpec(
     to: tuple[str, ...] = ()
 
     aliases = ("directed-partition",)
+    proven_by = ("cut-off",)
     node_fields = ("from_", "to")
     summary = "Drop what some nodes send to others; the other direction stays open."
     example = {"class": "directed-partition", "durationMs": 30000, "from": ["node1"], "to": ["node2", "node3"]}
@@ -112,6 +114,7 @@ class PortBlockFaultSpec(FaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.
     direction: Direction = "in"
 
     aliases = ("port-block",)
+    proven_by = ("cut-off",)
     node_fields = ("nodes",)
     summary = "Drop packets to some ports of some nodes."
     example = {"class": "port-block", "durationMs": 30000, "nodes": ["node1"], "ports": [9092], "direction": "in"}

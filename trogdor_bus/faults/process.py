@@ -29,14 +29,15 @@ class TrogdorProcessStopFaultSpec(
 ):
     """Freeze the JVMs whose jcmd line (pid, main class, arguments) contains a text (Trogdor's ProcessStopFaultSpec).
 
-    As in Trogdor, no match is a success; here it comes with a warning. Unlike Trogdor, an empty name is refused: it
-    would match every JVM.
+    No match is no failure, as in Trogdor, but no success either: the outcome is `disturbed`, it met nothing. Unlike
+    Trogdor, an empty name is refused: it would match every JVM.
     """
 
     node_names: tuple[str, ...] = ()
     java_process_name: str = ""
 
     aliases = ("java-process-stop",)
+    proven_by = ("process-stopped",)
     node_fields = ("node_names",)
     summary = "Freeze the JVMs whose jcmd line contains a text."
     example = {
@@ -77,6 +78,7 @@ class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
     port: Port | None = None
 
     node_fields = ("nodes",)
+    proven_by = ("process-stopped",)
 
     def check(self) -> None:
         """Raise SpecError unless there are nodes and exactly one way to find the process."""

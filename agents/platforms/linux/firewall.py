@@ -19,6 +19,7 @@ from trogdor_bus.agents.platforms.linux.rules import (
     render_remove,
 )
 from trogdor_bus.errors import HostError
+from trogdor_bus.platform import Seen
 
 PACKAGE = "iptables"
 LOCK_WAIT_S = 5
@@ -79,20 +80,18 @@ def remove(namespace: Namespace, table: OwnedChains) -> None:
             raise HostError(f"chain {chain} is empty but stays, because a rule of somebody else leads to it: {rules}")
 
 
-def disturbance(namespace: Namespace, table: Table) -> str:
-    """Return "" while our chains hold, else what changed."""
-    now = _read(namespace, table.tool)
+def look(namespace: Namespace, table: Table) -> Seen:
+    """Return what changed of our chains, and how many packets they dropped since they are there."""
+    saved = _run(namespace, [f"{table.tool}-save", "-c", "-t", "filter"])
+    return Seen(_disturbance(table, parse(saved)), rules.dropped(saved, {chain.name for chain in table.chains}))
+
+
+def _disturbance(table: Table, now: Ruleset) -> str:
     for chain in table.chains:
         if what := deviation(chain, now):
             reloaded = chain.name not in now.chains or not now.jumps(chain.name)
             return f"firewall rules were reloaded: {what}" if reloaded else what
     return ""
-
-
-def dropped(namespace: Namespace, table: Table) -> int:
-    """Return how many packets our chains dropped since they are there."""
-    saved = _run(namespace, [f"{table.tool}-save", "-c", "-t", "filter"])
-    return rules.dropped(saved, {chain.name for chain in table.chains})
 
 
 def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:

@@ -48,7 +48,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
 from trogdor_bus.agents.platforms.linux.restart import Restarts, prepare, typed
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Seen, Step, Surroundings
 
 FAMILIES: tuple[rules.Family, ...] = (4, 6)
 
@@ -161,32 +161,28 @@ class LinuxPlatform:
 
     def disturbance(self, step: Step) -> str:
         """Return "" while the step still holds, else what changed it."""
+        return self.look(step).disturbance
+
+    def look(self, step: Step) -> Seen:
+        """Return what `disturbance` returns, and how many packets the step's rules dropped since they are there."""
         match read(step.do):
             case Block() as block:
                 namespace = open_again(block.namespace)
                 if namespace is None:
-                    return "the network namespace is gone"
+                    return Seen("the network namespace is gone")
                 with namespace:
-                    found = (firewall.disturbance(namespace, table) for table in block.tables)
-                    return next(filter(None, found), "")
+                    found = [firewall.look(namespace, table) for table in block.tables]
+                changes = (one.disturbance for one in found)
+                return Seen(next(filter(None, changes), ""), sum(one.dropped or 0 for one in found))
             case Freeze() | Deliver() as signalled:
-                return newcomers.disturbance(signalled, self._attachment)
+                return Seen(newcomers.disturbance(signalled, self._attachment))
             case _:
-                return ""
+                return Seen()
 
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for: a process outlived its signal."""
         operation = read(step.do)
         return endings.outlived(operation) if isinstance(operation, Deliver) else ""
-
-    def dropped(self, step: Step) -> int:
-        """Return how many packets the rules of a step dropped since they are there; 0 if it has none."""
-        operation = read(step.do)
-        namespace = open_again(operation.namespace) if isinstance(operation, Block) else None
-        if not isinstance(operation, Block) or namespace is None:
-            return 0
-        with namespace:
-            return sum(firewall.dropped(namespace, table) for table in operation.tables)
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.

@@ -23,6 +23,7 @@ MULTIPORT_MAX = 15
 NEIGHBOURS = (Rule(target="RETURN", icmpv6_type=135), Rule(target="RETURN", icmpv6_type=136))
 """Neighbour discovery is to IPv6 what ARP is to IPv4: without it, spared traffic on the same link would die too."""
 _CHAIN = re.compile(r"TB-[0-9a-f]{16}")
+_COUNTERS = re.compile(r"^\[[0-9]+:[0-9]+\] (?=-A )")
 _OUR_JUMP = re.compile(r"-j TB-[0-9a-f]{16}")
 
 
@@ -112,10 +113,14 @@ class Ruleset(msgspec.Struct, frozen=True):
 
 
 def parse(saved: str) -> Ruleset:
-    """Return the filter table in the output of iptables-save; HostError if iptables cannot read it."""
+    """Return the filter table in the output of iptables-save, with or without counters.
+
+    HostError if iptables cannot read it.
+    """
     chains: dict[str, list[str]] = {}
     table = ""
-    for line in saved.splitlines():
+    for counted in saved.splitlines():
+        line = _COUNTERS.sub("", counted)
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith("#") and "is incompatible" in line and "filter" in line:

@@ -57,13 +57,13 @@ def test_what_is_dropped_is_counted(pair: Pair) -> None:
     here, there = pair
     here.run("iptables", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     step = cut(here, there)
-    assert here.platform.dropped(step) == 0
+    assert here.platform.look(step).dropped == 0
     assert not there.reaches(here.v4)
-    four = here.platform.dropped(step)
+    four = here.platform.look(step).dropped
     assert not there.reaches(here.v6)
-    assert here.platform.dropped(step) > four > 0
+    assert here.platform.look(step).dropped > four > 0
     here.platform.undo(step, [], unnoted)
-    assert here.platform.dropped(step) == 0
+    assert here.platform.look(step).dropped == 0
     here.empty()
 
 

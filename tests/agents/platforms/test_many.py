@@ -62,7 +62,7 @@ def work(many: int) -> int:
             performer.inject(order(worker, word), 10**12, Surroundings())
         assert len(table.stopped) == many + 1
         for worker in (3, 1, 2):
-            assert performer.disturbances(worker) == ()
+            assert performer.look(worker).found == ()
             performer.heal(worker, Outcome.DONE, "")
             assert len(table.stopped) == (0 if worker == 2 else many)
     return count
