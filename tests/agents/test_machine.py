@@ -35,7 +35,6 @@ from trogdor_bus.agents.events import (
 )
 from trogdor_bus.agents.machine import (
     ABORTED,
-    AGAIN_MS,
     FRESH_MS,
     LONELY_BEAT_MS,
     SOON_MS,
@@ -665,47 +664,6 @@ def test_an_idle_agent_ends_at_once_and_a_stuck_worker_does_not_hold_it() -> Non
     agent.give(NotHealed(1, "device busy"))
     assert agent.give(EndRequested()) == [Exit()]
     assert agent.report().state is WorkerState.STUCK
-
-
-# --- what goes on by itself -------------------------------------------------------------------------------------------
-
-
-def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awaits_is_told() -> None:
-    agent = Agent()
-    agent.run()
-    assert agent.hear() == [Heal(1, Outcome.DONE, "", 0)]
-    assert agent.pass_(10 * AGAIN_MS) == [], "a second undo while the first is under way"
-    agent.give(NotYet(1, "the service is ending", ("a note",), ReadBack(("it lives",), dropped=3)))
-    assert agent.pass_(AGAIN_MS - 1) == []
-    (again,) = agent.pass_(1)
-    assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (0.0 s in)")
-    agent.pass_(2_000)
-    assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it: the service is ending")
-    agent.give(Healed(1, ("another",)))
-    told = agent.report()
-    assert (told.warnings, told.dropped, told.outcome) == (("a note", "another"), 3, Outcome.DISTURBED)
-    assert "it lives" in told.error
-    assert agent.pass_(10 * AGAIN_MS) == []
-
-
-def test_a_do_that_goes_on_by_itself_is_asked_for_again_and_if_it_is_stopped_what_was_begun_is_undone() -> None:
-    agent = Agent()
-    (inject,) = agent.hear(order())
-    agent.give(NotYet(1, "the cluster is asked"))
-    assert [effect for effect in agent.pass_(2 * AGAIN_MS) if isinstance(effect, Inject)] == [inject]
-    agent.give(NotYet(1, "the cluster is asked"))
-    assert agent.hear() == []
-    assert agent.worker().state is WorkerState.CANCELLING
-    assert agent.pass_(2 * AGAIN_MS) == [Heal(1, Outcome.DONE, "")]
-    agent.give(Healed(1))
-    assert (agent.report().state, agent.report().outcome) == (WorkerState.DONE, Outcome.DONE)
-
-
-def test_an_undo_of_an_earlier_life_that_goes_on_is_asked_for_at_once() -> None:
-    worker = Worker(id=1, task="t1", state=WorkerState.STOPPING, texts=TEXTS, ends_ms=0, outcome=Outcome.RESTARTED)
-    agent = Agent()
-    agent.machine.workers[1] = worker
-    assert agent.after(0) == [Heal(1, Outcome.RESTARTED, "")]
 
 
 def test_a_life_that_is_not_on_disk_counts_on_from_what_it_may_have_sent() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.agents.driver import TEXTS, order
+from tests.agents.driver import Agent as Driven
 from tests.agents.model import FOREIGN
 from tests.agents.test_perform import Agent
+from trogdor_bus.agents.events import Heal, Healed, Inject, NotYet, ReadBack
 from trogdor_bus.agents.journal import JournalState
+from trogdor_bus.agents.machine import AGAIN_MS, Worker
 from trogdor_bus.agents.perform import RESTARTED, NotInjectedError
 from trogdor_bus.agents.service import remembered
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError
@@ -127,3 +131,44 @@ def test_looking_again_waits_for_what_goes_on(agent: Agent) -> None:
     assert agent.performer.look_again((1,)) == ("worker 1 of task task-1 came back: rule-1; undoing again",)
     assert agent.machine.effects == FOREIGN
     assert len(agent.pauses) == 1
+
+
+# --- what goes on by itself -------------------------------------------------------------------------------------------
+
+
+def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awaits_is_told() -> None:
+    agent = Driven()
+    agent.run()
+    assert agent.hear() == [Heal(1, Outcome.DONE, "")]
+    assert agent.pass_(10 * AGAIN_MS) == [], "a second undo while the first is under way"
+    agent.give(NotYet(1, "the service is ending", ("a note",), ReadBack(found=("it lives",), dropped=3)))
+    assert agent.pass_(AGAIN_MS - 1) == []
+    (again,) = agent.pass_(1)
+    assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (0.0 s in)")
+    agent.pass_(2_000)
+    assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it: the service is ending")
+    agent.give(Healed(1, ("another",)))
+    told = agent.report()
+    assert (told.warnings, told.dropped, told.outcome) == (("a note", "another"), 3, Outcome.DISTURBED)
+    assert "it lives" in told.error
+    assert agent.pass_(10 * AGAIN_MS) == []
+
+
+def test_a_do_that_goes_on_by_itself_is_asked_for_again_and_if_it_is_stopped_what_was_begun_is_undone() -> None:
+    agent = Driven()
+    (inject,) = agent.hear(order())
+    agent.give(NotYet(1, "the cluster is asked"))
+    assert [effect for effect in agent.pass_(2 * AGAIN_MS) if isinstance(effect, Inject)] == [inject]
+    agent.give(NotYet(1, "the cluster is asked"))
+    assert agent.hear() == []
+    assert agent.worker().state is WorkerState.CANCELLING
+    assert agent.pass_(2 * AGAIN_MS) == [Heal(1, Outcome.DONE, "")]
+    agent.give(Healed(1))
+    assert (agent.report().state, agent.report().outcome) == (WorkerState.DONE, Outcome.DONE)
+
+
+def test_an_undo_of_an_earlier_life_that_goes_on_is_asked_for_at_once() -> None:
+    worker = Worker(id=1, task="t1", state=WorkerState.STOPPING, texts=TEXTS, ends_ms=0, outcome=Outcome.RESTARTED)
+    agent = Driven()
+    agent.machine.workers[1] = worker
+    assert agent.after(0) == [Heal(1, Outcome.RESTARTED, "")]
