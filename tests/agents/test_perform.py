@@ -1,44 +1,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from random import Random
 
 import msgspec
 import pytest
 
 from tests.agents.model import FOREIGN, Machine, order
-from tests.agents.simdisk import CrashPoints, SimDisk
+from tests.agents.performing import AROUND, Agent
+from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.events import ReadBack
-from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError, Performer
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, RefusedError
-from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Step, Surroundings
 from trogdor_bus.states import Outcome
 
-AROUND = Surroundings()
 WRITES = ["create", "sync", "rename", "sync_directory"]
-
-
-class Agent:
-    """A performer with its simulated machine and disk; the pauses between attempts are counted, not slept."""
-
-    def __init__(self) -> None:
-        self.disk = SimDisk(Random(7))
-        self.machine = Machine()
-        self.machine.points = self.disk.points
-        self.pauses: list[float] = []
-        self.start()
-
-    def start(self) -> None:
-        self.journal = Journal(self.disk)
-        self.performer = Performer(self.journal, self.machine, self.pauses.append)
-
-    def inject(self, worker: int = 1) -> tuple[str, ...]:
-        return self.performer.inject(order(worker), 99, AROUND)
-
-    def on_disk(self, worker: int = 1) -> Entry:
-        return Journal.read_only(self.disk).entries[worker]
 
 
 @pytest.fixture
@@ -278,55 +256,6 @@ def test_a_stuck_worker_keeps_only_what_is_left_and_its_first_cause(agent: Agent
     assert agent.machine.effects == FOREIGN | {"stopped-7"}
     late = "lease expired; undone late, and nothing is left; at first its undo failed: rule-1"
     assert (agent.on_disk().outcome, agent.on_disk().error) == (Outcome.FAILED, late)
-
-
-def test_what_an_earlier_life_could_not_undo_is_told_as_late_and_not_as_restarted(agent: Agent) -> None:
-    agent.inject()
-    agent.machine.sticky = {"rule-1"}
-    with pytest.raises(CannotHealError):
-        agent.performer.heal(1, Outcome.DONE, "")
-    agent.start()
-    assert "may still be there" in agent.performer.recover()[0]
-    agent.machine.sticky = set()
-    agent.start()
-    (line,) = agent.performer.recover()
-    assert line == "worker 1 of task task-1: undone late, and nothing is left; at first its undo failed: rule-1"
-    assert (agent.on_disk().outcome, agent.on_disk().state) == (Outcome.FAILED, JournalState.UNDONE)
-
-
-@pytest.mark.parametrize("outcome", [one for one in Outcome if one not in (Outcome.NONE, Outcome.DONE)])
-def test_what_changed_since_the_last_look_is_seen_before_the_undo(agent: Agent, outcome: Outcome) -> None:
-    seen: list[ReadBack] = []
-    agent.inject(1)
-    agent.inject(2)
-    agent.machine.effects.discard("rule-1")
-    agent.performer.heal(1, Outcome.DONE, "", 2_100, seen.append)
-    assert seen == [ReadBack(("rule-1 is gone",))]
-    told = (agent.on_disk().outcome, agent.on_disk().error)
-    assert told == (Outcome.DISTURBED, "it did not hold to its end: rule-1 is gone (2.1 s in)")
-    agent.machine.effects.discard("rule-2")
-    agent.performer.heal(2, outcome, "why", 2_100, seen.append)
-    assert (agent.on_disk(2).outcome, agent.on_disk(2).error) == (outcome, "why"), "the weightier outcome stays"
-
-
-def test_not_being_able_to_look_at_the_end_is_no_success_and_keeps_no_fault(agent: Agent) -> None:
-    agent.inject()
-    agent.machine.failures["disturbance"] = [HostError("no /proc")]
-    agent.performer.heal(1, Outcome.DONE, "", 900)
-    error = "it is not known whether it held to its end: cannot look whether it holds: no /proc (0.9 s in)"
-    assert (agent.on_disk().outcome, agent.on_disk().error) == (Outcome.DISTURBED, error)
-    assert agent.machine.effects == FOREIGN
-
-
-def test_a_worker_with_nothing_to_do_met_nothing(agent: Agent) -> None:
-    agent.machine.on_prepare = lambda: None
-    nothing = Prepared((), ("no process matches",))
-    agent.machine.prepare = lambda *_: nothing  # type: ignore[method-assign]
-    assert agent.performer.inject(order(1), 99, AROUND) == ("no process matches",) * 3
-    assert agent.on_disk().met_nothing.startswith("no process matches")
-    agent.performer.heal(1, Outcome.DONE, "")
-    assert agent.on_disk().outcome is Outcome.DISTURBED
-    assert agent.on_disk().error.startswith("it met nothing: no process matches")
 
 
 def test_a_stuck_worker_does_not_keep_what_it_shared(agent: Agent) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import time
 from typing import Any
@@ -68,28 +67,26 @@ def test_a_flushed_chain_is_told_with_its_time_and_left_so(lab: Lab) -> None:
     stop(lab, task)
 
 
-def submitted(lab: Lab, task: str, spec: dict[str, Any]) -> subprocess.Popen[str]:
-    """Begin `submit --wait`, and return it once the fault is active."""
-    document = lab.directory / f"{task}.json"
-    document.write_text(json.dumps(spec))
-    waiting = lab.begin_trogdor("submit", str(document), "--id", task, "--wait")
-    await_active(lab, task)
-    return waiting
+def await_chain(lab: Lab, node: str) -> str:
+    """Wait for our chain, and return it; quicker than asking for the task, which may be short."""
+    wait_until(lambda: "TB-" in lab.run(node, "iptables", "-S", "INPUT").stdout, what=f"a chain on {node}")
+    return chain(lab, node)
 
 
-def told(waiting: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = waiting.communicate(timeout=30)
-    return waiting.returncode, " ".join(out.split())
+def awaited(lab: Lab, task: str, spec: dict[str, Any]) -> tuple[int, str]:
+    """Wait for the end of a task as `submit --wait` does (the same id and spec are the same task)."""
+    done = lab.trogdor("submit", "-", "--id", task, "--wait", given=json.dumps(spec))
+    return done.returncode, " ".join(done.stdout.split())
 
 
 def test_who_waits_for_a_fault_that_somebody_took_away_is_told_that_it_was_disturbed(lab: Lab) -> None:
-    task = new_id("taken-away")
-    waiting = submitted(lab, task, {"class": "port-block", "durationMs": 5_000, "nodes": ["node3"], "ports": [9]})
-    change(lab, "node3", "iptables", "-F", chain(lab, "node3"))
-    code, out = told(waiting)
+    task, spec = new_id("taken-away"), {"class": "port-block", "durationMs": 5_000, "nodes": ["node3"], "ports": [9]}
+    submit(lab, task, spec)
+    change(lab, "node3", "iptables", "-F", await_chain(lab, "node3"))
+    code, out = awaited(lab, task, spec)
     assert code == 1, out
     error = r"it did not hold to its end: chain TB-\w+ holds other rules than ours \(\d\.\d s in\)"
-    assert re.search(rf"Task {task}: disturbed\. DISTURBED at \S+ after 5s Disturbed: {error}", out), out
+    assert re.search(rf"Task {task}: disturbed\. DISTURBED at \S+ after \ds Disturbed: {error}", out), out
     shown = lab.ask("show", task)
     assert (shown["state"], shown["outcome"], shown["cancelled"]) == ("DONE", "disturbed", False)
     assert re.fullmatch(error, shown["error"]), shown
@@ -99,26 +96,27 @@ def test_who_waits_for_a_fault_that_somebody_took_away_is_told_that_it_was_distu
 def test_who_waits_for_a_fault_that_was_put_back_is_told_how_often(lab: Lab) -> None:
     task = new_id("put-back")
     spec = {"class": "port-block", "durationMs": 5_000, "nodes": ["node3"], "ports": [9], "onDisturbed": "reapply"}
-    waiting = submitted(lab, task, spec)
-    change(lab, "node3", "iptables", "-F", chain(lab, "node3"))
-    code, out = told(waiting)
+    submit(lab, task, spec)
+    change(lab, "node3", "iptables", "-F", await_chain(lab, "node3"))
+    code, out = awaited(lab, task, spec)
     assert (code, "warning: it was disturbed, and put back once" in out) == (0, True), out
 
 
 def test_a_block_that_no_packet_met_says_so(lab: Lab) -> None:
     spec = {"class": "port-block", "durationMs": 500, "nodes": ["node3"], "ports": [9]}
-    done = lab.trogdor("submit", "-", "--wait", given=json.dumps(spec))
-    out = " ".join(done.stdout.split())
-    assert done.returncode == 0 and ": done. FINISHED at" in out, out
+    code, out = awaited(lab, new_id("unmet"), spec)
+    assert code == 0 and ": done. FINISHED at" in out, out
     assert "node3 done" in out and "warning: no packet met it: nothing was cut that anybody sent" in out, out
 
 
 def test_a_process_that_ends_while_it_is_to_stand_is_disturbed(lab: Lab) -> None:
     task, echo = new_id("ended"), lab.process("echo", "node2")
-    waiting = submitted(lab, task, {"class": "process-stop", "durationMs": 3_000, "nodes": ["node2"], "port": 9092})
+    spec = {"class": "process-stop", "durationMs": 4_000, "nodes": ["node2"], "port": 9092}
+    submit(lab, task, spec)
+    wait_until(lambda: echo.state() == "stopped", what="the stop")
     try:
-        echo.send(signal.SIGKILL)
-        code, out = told(waiting)
+        assert echo.send(signal.SIGKILL)
+        code, out = awaited(lab, task, spec)
         assert code == 1 and re.search(r"did not hold to its end: process \d+ \(\w+\) ended", out), out
     finally:
         lab.start_echo("node2")

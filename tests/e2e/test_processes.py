@@ -57,7 +57,7 @@ def test_no_match_is_a_failure_with_exit_code_1(lab: Lab) -> None:
     assert "no-such-process-anywhere" in json.loads(done.stdout)["error"]
 
 
-def test_trogdors_process_stop_without_a_match_is_a_success_with_a_warning(lab: Lab) -> None:
+def test_trogdors_process_stop_without_a_match_met_nothing(lab: Lab) -> None:
     spec = {
         "class": "org.apache.kafka.trogdor.fault.ProcessStopFaultSpec",
         "durationMs": 1000,
@@ -65,8 +65,10 @@ def test_trogdors_process_stop_without_a_match_is_a_success_with_a_warning(lab: 
         "javaProcessName": "no.such.Main",
     }
     done = lab.trogdor("submit", "-", "--wait", "--json", given=json.dumps(spec))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert any("no.such.Main" in warning for warning in json.loads(done.stdout)["workers"][0]["warnings"])
+    assert done.returncode == 1, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["outcome"] == "disturbed" and told["error"].startswith("it met nothing: "), told
+    assert any("no.such.Main" in warning for warning in told["workers"][0]["warnings"])
 
 
 def test_kill_with_a_restart_the_agent_allows(lab: Lab) -> None:
