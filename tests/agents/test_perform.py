@@ -487,36 +487,3 @@ def test_all_actions_are_prepared_before_anything_changes(agent: Agent) -> None:
     asked = msgspec.structs.replace(order(1), actions=(BlockPorts(ports=(1,)), BlockPorts(ports=(2,))))
     agent.performer.inject(asked, 99, AROUND)
     assert seen == [FOREIGN, FOREIGN]
-
-
-def test_an_entry_that_cannot_be_read_is_tried_again_until_it_can_be_or_is_gone(agent: Agent) -> None:
-    agent.inject()
-    agent.inject(2)
-    good = agent.disk.read("worker-1.json")
-    for name in ("worker-1.json", "worker-2.json"):
-        agent.disk.create(name, b'{"v":99}')
-    agent.start()
-    for worker in (1, 2):
-        with pytest.raises(CannotHealError, match=f"worker-{worker}.json in the journal cannot be read"):
-            agent.performer.heal(worker, Outcome.FAILED, "")
-    agent.disk.create("worker-1.json", good)
-    agent.disk.remove("worker-2.json")
-    assert agent.performer.heal(1, Outcome.FAILED, "") == ()
-    assert agent.on_disk().state is JournalState.UNDONE
-    assert agent.performer.heal(2, Outcome.FAILED, "") == ("somebody removed its file from the journal",)
-    assert (agent.journal.unreadable, agent.journal.live()) == ({}, ())
-
-
-def test_what_to_type_is_told_of_an_operation_that_cannot_be_read_as_well(
-    agent: Agent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    agent.inject()
-
-    def unknown(step: Step) -> str:
-        raise HostError("not an operation of this platform")
-
-    monkeypatch.setattr(agent.machine, "by_hand", unknown)
-    assert len(typed := agent.performer.by_hand(1)) == 3
-    assert all(
-        line.startswith("# not an operation of this platform; look what it left and undo it: {") for line in typed
-    )
