@@ -132,7 +132,7 @@ def test_unknown_ids(site: Site) -> None:
 
 def test_an_interrupted_command_leaves_it_running_and_a_stop_ends_it(site: Site, silent: str) -> None:
     watching = begin(site, "experiment", "run", spec(), "--id", "x", "--cluster", silent)
-    wait_until(lambda: "pre-check" in site.run("experiment", "show", "x").out, 30, "the first step")
+    await_line(watching, "pre-check")  # which lasts no longer than 5 s here
     watching.send_signal(signal.SIGINT)
     out, err = watching.communicate(timeout=20)
     assert watching.returncode == 130, (out, err)
@@ -149,7 +149,7 @@ def test_an_interrupted_command_leaves_it_running_and_a_stop_ends_it(site: Site,
 
 def test_a_command_that_is_killed_costs_nothing(site: Site, silent: str) -> None:
     watching = begin(site, "experiment", "run", spec(), "--id", "x", "--cluster", silent)
-    wait_until(lambda: "pre-check" in site.run("experiment", "show", "x").out, 30, "the first step")
+    await_line(watching, "pre-check")
     watching.kill()
     watching.communicate(timeout=20)
     ran = site.run("experiment", "show", "x", "--follow")
@@ -177,6 +177,12 @@ def test_its_program_that_is_killed_is_an_error(site: Site, silent: str) -> None
     os.kill(programs(site)[0].pid, signal.SIGKILL)
     ran = site.run("experiment", "show", "x", "--follow")
     assert ran.code == 5 and "was killed by SIGKILL before it had a verdict" in ran.out, ran
+
+
+def await_line(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    while text not in (line := process.stdout.readline()):
+        assert line, "it ended before"
 
 
 def begin(site: Site, *arguments: str) -> subprocess.Popen[str]:
