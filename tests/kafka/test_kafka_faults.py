@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import lab_with, submit, whole_again
+from tests.kafka.steps import submit, whole_again, with_topic
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY
 from trogdor_bus.kafka.reader import Reader
@@ -20,8 +20,8 @@ PLACED = ([2, 3, 1], [3, 1, 2], [1, 2, 3])
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[KafkaLab]:
-    with lab_with(TOPIC, PLACED, "f") as made:
+def lab(made_kafka_lab: KafkaLab) -> Iterator[KafkaLab]:
+    with with_topic(made_kafka_lab, TOPIC, PLACED) as made:
         yield made
 
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import end_everything, lab_with, timed
+from tests.kafka.steps import end_everything, lab_of, timed, with_topic
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka_lab import KafkaLab
@@ -34,9 +34,9 @@ FREEZE = {"class": "process-stop", "nodes": ["broker1"], "match": "kafka.Kafka"}
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[KafkaLab]:
+def made(made_kafka_lab: KafkaLab) -> Iterator[KafkaLab]:
     """A lab of three brokers with a topic whose partition N is led by broker N+1 and is on all of them."""
-    with lab_with(TOPIC, [[1, 2, 3], [2, 3, 1], [3, 1, 2]], "l") as lab:
+    with with_topic(made_kafka_lab, TOPIC, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]) as lab:
         yield lab
 
 
@@ -177,12 +177,10 @@ def test_an_agent_on_a_seat_of_its_own_can_be_cut_off_alone() -> None:
 
 
 def test_who_waits_on_a_bus_of_kafka_alone_outlasts_the_freeze_of_a_leader() -> None:
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"w{os.getpid()}", print, transport="kafka") as lab:
+    with lab_of("w", transport="kafka") as lab:
         metadata = AdminClient({"bootstrap.servers": lab.cluster.bootstrap}).list_topics(timeout=10)
         leader = metadata.topics["trogdor.requests"].partitions[0].leader
-        spec = json.dumps({**FREEZE, "nodes": [lab.cluster.brokers[leader]], "durationMs": 20_000})
+        spec = json.dumps({**FREEZE, "nodes": [lab.cluster.brokers[leader]], "durationMs": 14_000})
         done = lab.trogdor("submit", "-", "--wait", "--json", given=spec)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["outcome"] == "done"

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from msgspec.structs import replace
 
+from tests.conftest import SESSION_MS
 from tests.kafka.troubles import Trouble, during
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView, Move
@@ -116,7 +117,7 @@ def test_coordinators_are_found_and_what_they_need_is_seen(reader: Reader, boots
 def test_a_brokers_settings(reader: Reader) -> None:
     settings = reader.settings(2)
     assert settings["node.id"] == "2"
-    assert settings["broker.session.timeout.ms"] == "9000"
+    assert settings["broker.session.timeout.ms"] == str(SESSION_MS)
     with pytest.raises(NotFoundError, match=r"there is no broker 9 in .*; it has 1, 2, 3"):
         reader.settings(9)
 

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.conftest import SESSION_MS
 from tests.experiment.test_stream import Reached
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
@@ -23,8 +24,6 @@ from trogdor_bus.lab.kafka import KafkaCluster
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 RUN = "run-1"
-SESSION_MS = 9000
-"""After so long without a heartbeat a dead broker's partitions get new leaders: broker.session.timeout.ms."""
 
 
 class Window(NamedTuple):
