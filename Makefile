@@ -3,8 +3,10 @@
 SHELL := /bin/sh
 export PATH := $(PATH):/usr/sbin:/sbin
 
-PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$python"; break; }; done)
+endif
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 # Packages are installed in .venv, or beside it if that one is of another version than the PYTHON that is asked for.
 VENV := .venv
@@ -39,7 +41,7 @@ help: ## Show this list
 demo: $(READY) system ## Cut a small cluster in two and freeze a process, and watch both heal
 	$(BIN)/trogdor-bus demo
 
-test: $(READY) system ## Run all tests but the long simulation and the crash matrix (under five minutes)
+test: $(READY) system ## Run all tests but the long suites (under four minutes)
 	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix and not kafka"
 	$(PYTEST) -n 3 -m "e2e and not kafka"
 

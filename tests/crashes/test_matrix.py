@@ -1,4 +1,4 @@
-"""The crash matrix under pytest: a sample in `make test`, all of it and the planted leaks in `make test-all`."""
+"""The crash matrix under pytest: a sample in `make test`, all of it and the planted leaks in `make matrix`."""
 
 from __future__ import annotations
 

@@ -110,6 +110,7 @@ def stopped_processes(lab: KafkaLab) -> list[str]:
 # --- each verdict -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.core
 def test_the_leader_is_killed_every_interval_and_nothing_is_lost(lab: KafkaLab, tmp_path: Path) -> None:
     sets = [f"--set={name}" for name in ("chaosMs=40000", "intervalMs=12000", "maxFaults=2", "baselineMs=3000")]
     found = run(lab, "", tmp_path, *sets, file=str(ROOT / "examples" / "kafka-leader-kill.yaml"))
@@ -151,6 +152,7 @@ def test_a_killed_leader_is_missed_too_late_for_an_impatient_consumer(lab: Kafka
     assert found.findings["lost"]["count"] == 0
 
 
+@pytest.mark.core
 def test_acknowledged_by_a_leader_that_is_cut_off_is_lost_and_counted(lab: KafkaLab, tmp_path: Path) -> None:
     cut = {"class": "directed-partition", "from": [LEADER], "to": [f"not({LEADER})"], "durationMs": 20_000}
     found = run(lab, spec(fault=cut, stream={"acks": "1"}, evidence=["cut-off", "leader-moved"]), tmp_path)
@@ -224,6 +226,7 @@ def test_the_command_is_killed_and_the_experiment_goes_on(lab: KafkaLab) -> None
     assert (found.code, found.verdict) == (0, "Pass"), found.reasons
 
 
+@pytest.mark.core
 def test_an_abort_stops_it_and_nothing_is_left(lab: KafkaLab) -> None:
     begin(lab, spec(fault={**FREEZE, "durationMs": 60_000}, chaosMs=60_000, intervalMs=60_000), "aborted")
     assert stopped_processes(lab)

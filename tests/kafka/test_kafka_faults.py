@@ -32,6 +32,7 @@ def reader(lab: KafkaLab) -> Iterator[Reader]:
         yield made
 
 
+@pytest.mark.core
 def test_the_leader_is_killed_and_started_again_and_the_log_names_it(lab: KafkaLab, reader: Reader) -> None:
     seen = reader.read().partition(TOPIC, 0)
     assert seen is not None
@@ -60,6 +61,7 @@ def test_the_leader_is_killed_and_started_again_and_the_log_names_it(lab: KafkaL
     wait_until(moved, 40, "another leader")
 
 
+@pytest.mark.core
 def test_the_controller_is_followed_and_a_second_loss_refused(lab: KafkaLab, reader: Reader) -> None:
     first = reader.read().controller
     freeze = {"class": "kafka-stop-controller"}

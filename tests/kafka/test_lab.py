@@ -103,6 +103,7 @@ def test_every_node_is_heard_and_known_by_its_address(lab: KafkaLab) -> None:
     assert told == {node: [lab.cluster.addresses[node]] for node in BROKERS}
 
 
+@pytest.mark.core
 def test_a_stopped_broker_is_frozen_and_clients_time_out(lab: KafkaLab) -> None:
     task = submit(lab, "freeze", FREEZE)
     assert state(lab, "broker1") == "T"
@@ -136,6 +137,7 @@ def dropped(lab: KafkaLab, node: str) -> int:
     return sum(map(int, counts))
 
 
+@pytest.mark.core
 def test_a_killed_broker_takes_its_container_along_and_is_started_again(lab: KafkaLab) -> None:
     container, before = lab.cluster.container("broker2"), lab.cluster.pid("broker2")
     address = lab.cluster.addresses["broker2"]
@@ -228,6 +230,7 @@ def left(name: str) -> list[str]:
     return [*([str(ROOT / f"lab-{name}")] if (ROOT / f"lab-{name}").exists() else []), *(one.name for one in found)]
 
 
+@pytest.mark.core
 def test_one_command_is_enough_and_leaves_nothing(name: str) -> None:
     with begin(name, "--brokers", "1") as child:
         variables = (ROOT / f"lab-{name}" / "env").read_text()

@@ -69,6 +69,7 @@ def moved(lab: KafkaLab, reader: Reader, expected: tuple[int, ...] = MOVED, **mo
     return task
 
 
+@pytest.mark.core
 def test_another_replica_leads_until_the_end_of_the_fault(lab: KafkaLab, reader: Reader) -> None:
     before = reader.read().partition(TOPIC, 0)
     assert before is not None
@@ -101,6 +102,7 @@ def test_an_agent_that_dies_leaves_it_to_its_guard(lab: KafkaLab, reader: Reader
     await_done(lab, task, 30)
 
 
+@pytest.mark.core
 def test_an_agent_that_dies_while_it_moves_leaves_nothing(lab: KafkaLab, reader: Reader) -> None:
     def intended() -> bool:
         live = Journal.read_only(FileDisk(lab.directory / ASKING)).live()

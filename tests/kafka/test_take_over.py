@@ -117,7 +117,7 @@ def make(tmp_path: Path, bootstrap: str) -> Iterator[Callable[[str], Pair]]:
 Make = Callable[[str], Pair]
 
 
-@pytest.mark.parametrize("transport", ["kafka", "kafka+zmq"])
+@pytest.mark.parametrize("transport", ["kafka", pytest.param("kafka+zmq", marks=pytest.mark.core)])
 def test_another_coordinator_goes_on_in_the_middle_of_a_task(make: Make, transport: str) -> None:
     pair = make(transport)
     pair.up("node1")
