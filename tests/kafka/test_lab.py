@@ -108,9 +108,12 @@ def test_a_stopped_broker_is_frozen_and_clients_time_out(lab: KafkaLab) -> None:
     task = submit(lab, "freeze", FREEZE)
     assert state(lab, "broker1") == "T"
     assert state(lab, "broker2") == state(lab, "broker3") == "S"
+    failed = produced(lab, 0, 2)
+    if failed is None:  # on a slow machine the others may have taken over by now
+        assert 1 not in in_sync(lab, "broker2")[0]
+    else:
+        assert failed.code() == KafkaError._MSG_TIMED_OUT
     assert not brokers_of(f"127.0.0.1:{lab.cluster.ports['broker1']}", 2)
-    failed = produced(lab, 0, 3)
-    assert failed is not None and failed.code() == KafkaError._MSG_TIMED_OUT
     timed("the others to take over", lambda: 1 not in in_sync(lab, "broker2").get(0, {1}), 60)
     assert produced(lab, 0) is None
     stop(lab, task)
@@ -124,7 +127,7 @@ def test_a_partitioned_broker_loses_its_replicas_and_nobody_elses_packets_pass(l
         assert all(f"-s {lab.cluster.addresses[other]}/32" in text for other in others), text
     before = dropped(lab, "broker2")
     timed("the replicas on broker1 to fall out of sync", lambda: in_sync(lab, "broker2").get(1) == {2, 3}, 90)
-    assert dropped(lab, "broker2") > before
+    wait_until(lambda: dropped(lab, "broker2") > before, 30, "more packets of broker 1 to be dropped")
     assert produced(lab, 1) is None
     stop(lab, task)
     timed("the replicas to be in sync again", lambda: whole(lab), 90)
