@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from confluent_kafka.admin import AdminClient
@@ -16,6 +21,9 @@ from tests.support import require
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka import DEFAULT_VERSION, KafkaCluster
+from trogdor_bus.lab.kafka_lab import KafkaLab
+
+Made = TypeVar("Made", KafkaCluster, KafkaLab)
 
 CLUSTERS = {
     "bus": ("contract/test_bus.py", "contract/test_log.py", "transports/test_kafka_days.py"),
@@ -94,6 +102,18 @@ def require_kafka(version: str = DEFAULT_VERSION) -> None:
     require(bool(image), f"there is no image of Kafka {version}", "make test-kafka, or contrib/kafka-image/build")
 
 
+@contextlib.contextmanager
+def started(made: Made) -> Iterator[Made]:
+    """Give a cluster or lab that is up, and take it away after; side by side their JVMs would starve each other."""
+    with Path(tempfile.gettempdir(), "tb-kafka-starts").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        made.up()
+    try:
+        yield made
+    finally:
+        made.down()
+
+
 _made: list[KafkaCluster] = []
 
 
@@ -101,7 +121,7 @@ _made: list[KafkaCluster] = []
 def made_kafka_cluster() -> Iterator[KafkaCluster]:
     """Three combined brokers of the newest line, and seats for daemons that are to be cut off alone."""
     require_kafka()
-    with KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS, settings=SETTINGS) as cluster:
+    with started(KafkaCluster(3, f"k{os.getpid()}", print, seats=SEATS, settings=SETTINGS)) as cluster:
         _made.append(cluster)
         yield cluster
         _made.clear()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import SETTINGS, require_kafka
+from tests.conftest import SETTINGS, require_kafka, started
 from tests.support import require_namespaces
 from trogdor_bus.lab.kafka_lab import KafkaLab
 
@@ -17,5 +17,5 @@ def made_kafka_lab() -> Iterator[KafkaLab]:
     """Three combined brokers, an agent for each and a coordinator; each test must leave it whole."""
     require_namespaces()
     require_kafka()
-    with KafkaLab(3, f"l{os.getpid()}", print, settings=SETTINGS) as lab:
+    with started(KafkaLab(3, f"l{os.getpid()}", print, settings=SETTINGS)) as lab:
         yield lab

@@ -13,7 +13,7 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.conftest import SETTINGS, require_kafka
+from tests.conftest import SETTINGS, require_kafka, started
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.access import Access
@@ -30,7 +30,7 @@ def lab_of(name: str, **options: Any) -> Iterator[KafkaLab]:
     require_namespaces()
     require_kafka(options.get("version", DEFAULT_VERSION))
     options["settings"] = SETTINGS | options.get("settings", {})
-    with KafkaLab(3, f"{name}{os.getpid()}", print, **options) as lab:
+    with started(KafkaLab(3, f"{name}{os.getpid()}", print, **options)) as lab:
         yield lab
 
 
