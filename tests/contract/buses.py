@@ -25,7 +25,7 @@ KINDS = (
     "fan-mixed",
     "fan-elsewhere",
     pytest.param("kafka", marks=pytest.mark.kafka),
-    pytest.param("kafka-sealed", marks=pytest.mark.kafka),
+    pytest.param("kafka-sealed", marks=[pytest.mark.kafka, pytest.mark.core]),
     pytest.param("kafka+zmq", marks=pytest.mark.kafka),
 )
 _names = itertools.count()

@@ -19,6 +19,7 @@ from tests.crashes.containers import Harbour, Voyage
 from tests.crashes.points import GUARDED, POINTS, Point
 from tests.crashes.run import Run
 from tests.crashes.slot import Slot
+from tests.part import Part
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec
 
@@ -83,6 +84,12 @@ def sample(matrix: Matrix) -> tuple[Cell, ...]:
     for cell in matrix.cells:
         kinds.setdefault(cell.point.kind, []).append(cell)
     return tuple(found[5 * number % len(found)] for number, found in enumerate(kinds.values()))
+
+
+def in_part(matrix: Matrix, part: Part) -> tuple[Cell, ...]:
+    """Return the sample and the cells of a part: together the parts have all of them."""
+    always = set(sample(matrix))
+    return tuple(cell for cell in matrix.cells if cell in always or part.has(f"{cell.name} {cell.where}"))
 
 
 def run_all(cells: Sequence[Cell], slots: int = SLOTS, say: Callable[[str], None] = lambda text: None) -> list[Result]:

@@ -1,4 +1,4 @@
-"""The crash matrix under pytest: a sample in `make test`, all of it and the planted leaks in `make test-all`."""
+"""The crash matrix under pytest: a sample in `make test`, all of it and the planted leaks in `make matrix`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import part
 from tests.crashes import cases, matrix
 from tests.crashes.matrix import Cell, Result
 from tests.crashes.points import GUARDED, POINTS, Point
@@ -59,11 +60,12 @@ def test_a_sample_of_the_matrix() -> None:
 
 
 @pytest.mark.matrix
+@pytest.mark.core  # it takes its part of the cells itself
 @pytest.mark.timeout(1200)
 def test_the_whole_matrix() -> None:
     require_namespaces()
     whole = matrix.generate()
-    results = _must_be_good(whole, whole.cells, slots=matrix.SLOTS)
+    results = _must_be_good(whole, matrix.in_part(whole, part.asked()), slots=matrix.SLOTS)
     times = sorted(result.healed_s for result in results if result.cell.point.group == GUARDED)
     assert times[-1] < 10 * AIM_S, f"healing after a SIGKILL took {times[-1]:.1f} s at worst"
 
@@ -101,6 +103,7 @@ LEAKS: list[tuple[str, type[TaskSpec], str, str]] = [
 
 
 @pytest.mark.matrix
+@pytest.mark.core
 @pytest.mark.timeout(300)
 def test_every_planted_leak_turns_its_cell_red() -> None:
     require_namespaces()

@@ -43,7 +43,7 @@ def await_matrix(lab: Lab, expected: Expected, what: str) -> None:
 
 def await_active(lab: Lab, task: str) -> None:
     """Wait until the task is in force on all of its nodes."""
-    wait_until(lambda: lab.ask("show", task)["active"], what=f"task {task} to be active")
+    wait_until(lambda: lab.ask("show", task)["active"], 30, f"task {task} to be active")
 
 
 def await_done(lab: Lab, task: str, timeout_s: float = 15) -> dict[str, Any]:

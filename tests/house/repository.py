@@ -12,11 +12,16 @@ CODE = ("trogdor_bus", "agents", "coordinator", "transports", "tests", "benchmar
 _SKIPPED = {".git", "__pycache__", "dist", "build", "results"}
 
 
+def is_venv(name: str) -> bool:
+    """Return whether a folder holds what `make` installed, for one Python or another."""
+    return name == ".venv" or name.startswith(".venv-")
+
+
 def files() -> Iterator[Path]:
     """Yield every file that people wrote, links not followed."""
     for folder, names, found in os.walk(ROOT):
         names[:] = [
-            name for name in names if not (name in _SKIPPED or name.startswith(".venv") or name.endswith("_cache"))
+            name for name in names if name not in _SKIPPED and not name.endswith("_cache") and not is_venv(name)
         ]
         for name in found:
             if (path := Path(folder, name)).suffix != ".pyc":

@@ -13,27 +13,37 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.conftest import require_kafka
+from tests.conftest import SETTINGS, require_kafka, started
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.reader import Reader
+from trogdor_bus.lab.kafka import DEFAULT_VERSION
 from trogdor_bus.lab.kafka_lab import KafkaLab
 
 WHOLE_S = 90.0
 
 
 @contextlib.contextmanager
-def lab_with(topic: str, placed: Sequence[Sequence[int]], name: str, **options: Any) -> Iterator[KafkaLab]:
-    """Give a lab of three brokers with a topic whose replicas are placed so, two of them in sync at least."""
+def lab_of(name: str, **options: Any) -> Iterator[KafkaLab]:
+    """Give a lab of three brokers that nobody else uses."""
     require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"{name}{os.getpid()}", print, **options) as lab:
-        config = {"min.insync.replicas": "2"}
-        wanted = NewTopic(topic, len(placed), replica_assignment=[*map(list, placed)], config=config)
-        client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap})
-        client.create_topics([wanted])[topic].result(60)
+    require_kafka(options.get("version", DEFAULT_VERSION))
+    options["settings"] = SETTINGS | options.get("settings", {})
+    with started(KafkaLab(3, f"{name}{os.getpid()}", print, **options)) as lab:
         yield lab
+
+
+@contextlib.contextmanager
+def with_topic(lab: KafkaLab, topic: str, placed: Sequence[Sequence[int]]) -> Iterator[KafkaLab]:
+    """Give the lab with a topic whose replicas are placed so, two of them in sync at least; it is removed after."""
+    config = {"min.insync.replicas": "2"}
+    wanted = NewTopic(topic, len(placed), replica_assignment=[*map(list, placed)], config=config)
+    client = AdminClient({"bootstrap.servers": lab.cluster.bootstrap, "log_level": 0})
+    client.create_topics([wanted])[topic].result(60)
+    yield lab
+    end_everything(lab)
+    client.delete_topics([topic], operation_timeout=30)[topic].result(60)
 
 
 def end_everything(lab: KafkaLab) -> None:

@@ -78,7 +78,7 @@ def links(kafka_dead: set[str]) -> dict[str, dict[str, bool]]:
     return {node: {"kafka": node not in kafka_dead, "zmq": True} for node in BOTH}
 
 
-@pytest.mark.parametrize("name", TROUBLES)
+@pytest.mark.parametrize("name", [pytest.param(one, marks=[pytest.mark.core] * (one == "killed")) for one in TROUBLES])
 def test_with_zeromq_beside_it_broken_kafka_delays_nothing(
     both: Daemons, kafka_cluster: KafkaCluster, name: str
 ) -> None:
@@ -135,6 +135,7 @@ async def _through(daemons: Daemons, cluster: KafkaCluster, word: str, trouble: 
     assert commands.delays_s[slowest] < DELAY_S, (slowest, told_s)
 
 
+@pytest.mark.core
 def test_on_kafka_alone_deadlines_and_leases_hold_by_themselves(kafka_cluster: KafkaCluster, tmp_path: Path) -> None:
     with Daemons(kafka_cluster, tmp_path, "kafka") as daemons:
         asyncio.run(_held(begun(daemons, "--lease", f"{LEASE_S}s"), kafka_cluster))

@@ -23,7 +23,7 @@ from trogdor_bus.lab.kafka import PORT, KafkaCluster
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(600)]
 
-TRANSPORTS = ("zmq", "kafka", "kafka+zmq")
+TRANSPORTS = ("zmq", pytest.param("kafka", marks=pytest.mark.core), "kafka+zmq")
 CUT = {
     "class": "partition",
     "durationMs": 120_000,

@@ -16,6 +16,7 @@ from trogdor_bus.lab.metadata import brokers_of
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
+@pytest.mark.core
 def test_records_go_round(bootstrap: str) -> None:
     admin = AdminClient({"bootstrap.servers": bootstrap})
     admin.create_topics([NewTopic("round", 3, 3)])["round"].result(30)
@@ -46,6 +47,7 @@ def test_the_official_variables_and_the_layout_are_there_and_pid_1_is_the_jvm(ka
     assert "Exception" not in topics
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(("version", "mode"), [("3.9.2", "combined"), (DEFAULT_VERSION, "isolated")])
 def test_both_lines_and_both_modes_come_up(version: str, mode: str) -> None:
     require_kafka(version)

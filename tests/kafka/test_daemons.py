@@ -68,7 +68,7 @@ def links(site: Site, node: str) -> Any:
     return found[node]["links"] if node in found else None
 
 
-@pytest.mark.parametrize("transport", ["kafka", "kafka+zmq"])
+@pytest.mark.parametrize("transport", [pytest.param("kafka", marks=pytest.mark.core), "kafka+zmq"])
 def test_faults_go_round_and_a_dead_coordinator_is_replaced_for_an_abort(make: Make, transport: str) -> None:
     site = make(transport)
     site.up("node1", "node2")

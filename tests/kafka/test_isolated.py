@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import carries, creates_topic, lab_with, submit, whole_again
+from tests.kafka.steps import carries, creates_topic, lab_of, submit, whole_again, with_topic
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView
 from trogdor_bus.kafka.reader import Reader
@@ -18,7 +18,7 @@ from trogdor_bus.lab.kafka import PORT, PUBLISHED_PORT
 from trogdor_bus.lab.kafka_lab import KafkaLab
 from trogdor_bus.lab.metadata import brokers_of
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.together, pytest.mark.timeout(400)]
 
 TOPIC = "orders"
 KAFKA = "kafka.Kafka"
@@ -26,7 +26,7 @@ KAFKA = "kafka.Kafka"
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[KafkaLab]:
-    with lab_with(TOPIC, [[2, 3, 1]], "i", mode="isolated") as made:
+    with lab_of("i", mode="isolated") as made, with_topic(made, TOPIC, [[2, 3, 1]]):
         yield made
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import lab_with, submit, whole_again
+from tests.kafka.steps import submit, whole_again, with_topic
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY
 from trogdor_bus.kafka.reader import Reader
@@ -20,8 +20,8 @@ PLACED = ([2, 3, 1], [3, 1, 2], [1, 2, 3])
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[KafkaLab]:
-    with lab_with(TOPIC, PLACED, "f") as made:
+def lab(made_kafka_lab: KafkaLab) -> Iterator[KafkaLab]:
+    with with_topic(made_kafka_lab, TOPIC, PLACED) as made:
         yield made
 
 
@@ -32,6 +32,7 @@ def reader(lab: KafkaLab) -> Iterator[Reader]:
         yield made
 
 
+@pytest.mark.core
 def test_the_leader_is_killed_and_started_again_and_the_log_names_it(lab: KafkaLab, reader: Reader) -> None:
     seen = reader.read().partition(TOPIC, 0)
     assert seen is not None
@@ -60,6 +61,7 @@ def test_the_leader_is_killed_and_started_again_and_the_log_names_it(lab: KafkaL
     wait_until(moved, 40, "another leader")
 
 
+@pytest.mark.core
 def test_the_controller_is_followed_and_a_second_loss_refused(lab: KafkaLab, reader: Reader) -> None:
     first = reader.read().controller
     freeze = {"class": "kafka-stop-controller"}

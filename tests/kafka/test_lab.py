@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import end_everything, lab_with, timed
+from tests.kafka.steps import end_everything, lab_of, timed, with_topic
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.lab.containers import Containers
 from trogdor_bus.lab.kafka_lab import KafkaLab
@@ -34,9 +34,9 @@ FREEZE = {"class": "process-stop", "nodes": ["broker1"], "match": "kafka.Kafka"}
 
 
 @pytest.fixture(scope="module")
-def made() -> Iterator[KafkaLab]:
+def made(made_kafka_lab: KafkaLab) -> Iterator[KafkaLab]:
     """A lab of three brokers with a topic whose partition N is led by broker N+1 and is on all of them."""
-    with lab_with(TOPIC, [[1, 2, 3], [2, 3, 1], [3, 1, 2]], "l") as lab:
+    with with_topic(made_kafka_lab, TOPIC, [[1, 2, 3], [2, 3, 1], [3, 1, 2]]) as lab:
         yield lab
 
 
@@ -103,13 +103,17 @@ def test_every_node_is_heard_and_known_by_its_address(lab: KafkaLab) -> None:
     assert told == {node: [lab.cluster.addresses[node]] for node in BROKERS}
 
 
+@pytest.mark.core
 def test_a_stopped_broker_is_frozen_and_clients_time_out(lab: KafkaLab) -> None:
     task = submit(lab, "freeze", FREEZE)
     assert state(lab, "broker1") == "T"
     assert state(lab, "broker2") == state(lab, "broker3") == "S"
+    failed = produced(lab, 0, 2)
+    if failed is None:  # on a slow machine the others may have taken over by now
+        assert 1 not in in_sync(lab, "broker2")[0]
+    else:
+        assert failed.code() == KafkaError._MSG_TIMED_OUT
     assert not brokers_of(f"127.0.0.1:{lab.cluster.ports['broker1']}", 2)
-    failed = produced(lab, 0, 3)
-    assert failed is not None and failed.code() == KafkaError._MSG_TIMED_OUT
     timed("the others to take over", lambda: 1 not in in_sync(lab, "broker2").get(0, {1}), 60)
     assert produced(lab, 0) is None
     stop(lab, task)
@@ -123,7 +127,7 @@ def test_a_partitioned_broker_loses_its_replicas_and_nobody_elses_packets_pass(l
         assert all(f"-s {lab.cluster.addresses[other]}/32" in text for other in others), text
     before = dropped(lab, "broker2")
     timed("the replicas on broker1 to fall out of sync", lambda: in_sync(lab, "broker2").get(1) == {2, 3}, 90)
-    assert dropped(lab, "broker2") > before
+    wait_until(lambda: dropped(lab, "broker2") > before, 30, "more packets of broker 1 to be dropped")
     assert produced(lab, 1) is None
     stop(lab, task)
     timed("the replicas to be in sync again", lambda: whole(lab), 90)
@@ -136,6 +140,7 @@ def dropped(lab: KafkaLab, node: str) -> int:
     return sum(map(int, counts))
 
 
+@pytest.mark.core
 def test_a_killed_broker_takes_its_container_along_and_is_started_again(lab: KafkaLab) -> None:
     container, before = lab.cluster.container("broker2"), lab.cluster.pid("broker2")
     address = lab.cluster.addresses["broker2"]
@@ -177,12 +182,10 @@ def test_an_agent_on_a_seat_of_its_own_can_be_cut_off_alone() -> None:
 
 
 def test_who_waits_on_a_bus_of_kafka_alone_outlasts_the_freeze_of_a_leader() -> None:
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"w{os.getpid()}", print, transport="kafka") as lab:
+    with lab_of("w", transport="kafka") as lab:
         metadata = AdminClient({"bootstrap.servers": lab.cluster.bootstrap}).list_topics(timeout=10)
         leader = metadata.topics["trogdor.requests"].partitions[0].leader
-        spec = json.dumps({**FREEZE, "nodes": [lab.cluster.brokers[leader]], "durationMs": 20_000})
+        spec = json.dumps({**FREEZE, "nodes": [lab.cluster.brokers[leader]], "durationMs": 14_000})
         done = lab.trogdor("submit", "-", "--wait", "--json", given=spec)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["outcome"] == "done"
@@ -230,6 +233,7 @@ def left(name: str) -> list[str]:
     return [*([str(ROOT / f"lab-{name}")] if (ROOT / f"lab-{name}").exists() else []), *(one.name for one in found)]
 
 
+@pytest.mark.core
 def test_one_command_is_enough_and_leaves_nothing(name: str) -> None:
     with begin(name, "--brokers", "1") as child:
         variables = (ROOT / f"lab-{name}" / "env").read_text()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -15,11 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, await_done, below_guard, kill_guard_and_agent, new_id, stop, submit
-from tests.support import require_namespaces, wait_until
+from tests.kafka.steps import with_topic
+from tests.support import wait_until
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.cluster import NOBODY, ClusterView
@@ -38,13 +36,8 @@ MOVE = {"class": "kafka-move-leader", "topic": TOPIC, "partition": 0, "durationM
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[KafkaLab]:
-    require_namespaces()
-    require_kafka()
-    with KafkaLab(3, f"m{os.getpid()}", print) as made:
-        topic = NewTopic(TOPIC, 1, replica_assignment=[[*FOUND]], config={"min.insync.replicas": "2"})
-        client = AdminClient({"bootstrap.servers": made.cluster.bootstrap})
-        client.create_topics([topic])[TOPIC].result(60)
+def lab(made_kafka_lab: KafkaLab) -> Iterator[KafkaLab]:
+    with with_topic(made_kafka_lab, TOPIC, [FOUND]) as made:
         yield made
 
 
@@ -76,6 +69,7 @@ def moved(lab: KafkaLab, reader: Reader, expected: tuple[int, ...] = MOVED, **mo
     return task
 
 
+@pytest.mark.core
 def test_another_replica_leads_until_the_end_of_the_fault(lab: KafkaLab, reader: Reader) -> None:
     before = reader.read().partition(TOPIC, 0)
     assert before is not None
@@ -108,6 +102,7 @@ def test_an_agent_that_dies_leaves_it_to_its_guard(lab: KafkaLab, reader: Reader
     await_done(lab, task, 30)
 
 
+@pytest.mark.core
 def test_an_agent_that_dies_while_it_moves_leaves_nothing(lab: KafkaLab, reader: Reader) -> None:
     def intended() -> bool:
         live = Journal.read_only(FileDisk(lab.directory / ASKING)).live()

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import Producer
 from msgspec.structs import replace
 
+from tests.conftest import SESSION_MS
 from tests.kafka.troubles import Trouble, during
 from tests.support import wait_until
 from trogdor_bus.cluster import NOBODY, ClusterView, Move
@@ -59,6 +60,7 @@ def wait_whole(reader: Reader, topic: str) -> None:
     wait_until(is_whole, WHOLE_S, f"all of {topic} is in sync")
 
 
+@pytest.mark.core
 def test_everything_is_seen_as_it_is(reader: Reader, topic: str, kafka_cluster: KafkaCluster) -> None:
     before_ms = time.time() * 1000
     view = reader.read((topic,))
@@ -116,7 +118,7 @@ def test_coordinators_are_found_and_what_they_need_is_seen(reader: Reader, boots
 def test_a_brokers_settings(reader: Reader) -> None:
     settings = reader.settings(2)
     assert settings["node.id"] == "2"
-    assert settings["broker.session.timeout.ms"] == "9000"
+    assert settings["broker.session.timeout.ms"] == str(SESSION_MS)
     with pytest.raises(NotFoundError, match=r"there is no broker 9 in .*; it has 1, 2, 3"):
         reader.settings(9)
 
@@ -128,6 +130,7 @@ def test_one_broker_to_begin_with_is_enough(bootstrap: str, topic: str) -> None:
         assert not any(view.broken())
 
 
+@pytest.mark.core
 @pytest.mark.parametrize("how", ["pause", "kill"])
 def test_the_controller_is_followed_when_it_fails_over(
     reader: Reader, topic: str, kafka_cluster: KafkaCluster, how: str
@@ -256,6 +259,7 @@ def test_topics_are_made_found_and_deleted(access: Access, reader: Reader) -> No
     assert not reader.read((name,)).partitions
 
 
+@pytest.mark.core
 def test_a_leader_is_moved_and_the_order_found_is_restored(access: Access, reader: Reader, topic: str) -> None:
     move = plan_move(access, topic, 1)
     assert move.to not in (move.leader, NOBODY)

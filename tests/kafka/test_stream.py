@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from tests.conftest import SESSION_MS
 from tests.experiment.test_stream import Reached
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
@@ -23,8 +24,6 @@ from trogdor_bus.lab.kafka import KafkaCluster
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 RUN = "run-1"
-SESSION_MS = 9000
-"""After so long without a heartbeat a dead broker's partitions get new leaders: broker.session.timeout.ms."""
 
 
 class Window(NamedTuple):
@@ -68,6 +67,7 @@ def longest(stream: Stream, partition: int) -> Gap:
     return next(gap for gap in found if gap.partition == partition)
 
 
+@pytest.mark.core
 def test_a_steady_stream_is_acknowledged_delivered_and_found_whole(bootstrap: str) -> None:
     stream = Stream(Reached(bootstrap), made_topic(bootstrap), 3, StreamSettings(rate=100, group=True), RUN)
     with running(stream):
@@ -93,7 +93,7 @@ HARMS: dict[str, tuple[Callable[[KafkaCluster, str], None], Callable[[KafkaClust
 }
 
 
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("harm", [pytest.param("killed", marks=pytest.mark.core), "frozen"])
 def test_a_leader_is_harmed_and_nothing_is_lost_and_the_gap_is_seen(kafka_cluster: KafkaCluster, harm: str) -> None:
     bootstrap = kafka_cluster.bootstrap
     topic = made_topic(bootstrap)

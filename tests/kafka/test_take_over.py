@@ -87,8 +87,13 @@ class Pair(KafkaSite):
         spec = {"class": "process-stop", "durationMs": duration_ms, "nodes": [node], "pidFile": str(pid_file)}
         found = self.json("submit", json.dumps(spec), "--id", task)
         assert found == {"id": task, "replicated": True}, found
-        wait_until(lambda: self.json("show", task)["active"], 20, f"{task} to be active")
+        wait_until(lambda: self._begun(task), 40, f"{task} to be active")
         return psutil.Process(victim.pid)
+
+    def _begun(self, task: str) -> bool:
+        """Return whether a task is active, or was: a short one may be over before a slow machine looks."""
+        told = self.json("show", task)
+        return bool(told["active"]) or told["state"] == "DONE"
 
     def outcome(self, task: str) -> str:
         """Return how a task ends."""
@@ -117,7 +122,7 @@ def make(tmp_path: Path, bootstrap: str) -> Iterator[Callable[[str], Pair]]:
 Make = Callable[[str], Pair]
 
 
-@pytest.mark.parametrize("transport", ["kafka", "kafka+zmq"])
+@pytest.mark.parametrize("transport", ["kafka", pytest.param("kafka+zmq", marks=pytest.mark.core)])
 def test_another_coordinator_goes_on_in_the_middle_of_a_task(make: Make, transport: str) -> None:
     pair = make(transport)
     pair.up("node1")
@@ -175,7 +180,7 @@ def test_while_kafka_is_out_submit_says_so_and_nobody_takes_over(make: Make, kaf
     began = time.monotonic()
     ran = pair.run("submit", '{"class": "noop", "durationMs": 500}', "--id", "out", "--wait")
     assert ran.code == 0 and "accepted, not replicated" in ran.out, ran
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20, "nobody waits for the log"
     assert pair.json("submit", '{"class": "noop", "durationMs": 500}', "--id", "out2")["replicated"] is False
     assert "Replicated: not since" in pair.run("status").out
     pair.begin(OTHER, "--take-over")

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import require_kafka
 from tests.e2e.steps import await_active, new_id, stop
-from tests.kafka.steps import carries, creates_topic, submit, timed
-from tests.support import require_namespaces, wait_until
+from tests.kafka.steps import carries, creates_topic, lab_of, submit, timed
+from tests.support import wait_until
 from trogdor_bus.kafka.access import Access
 from trogdor_bus.kafka.reader import Reader
 from trogdor_bus.lab.kafka import LAST_WITH_ZOOKEEPER
 from trogdor_bus.lab.kafka_lab import KafkaLab
 
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kafka, pytest.mark.together, pytest.mark.timeout(400)]
 
 ZOOKEEPER = "zookeeper1"
 ASK = "exec 3<>/dev/tcp/127.0.0.1/2181 && echo dump >&3 && cat <&3"
@@ -27,9 +25,8 @@ ALL = {1, 2, 3}
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[KafkaLab]:
-    require_namespaces()
-    require_kafka(LAST_WITH_ZOOKEEPER)
-    with KafkaLab(3, f"z{os.getpid()}", print, mode="zookeeper", version=LAST_WITH_ZOOKEEPER) as made:
+    session = {"zookeeper.session.timeout.ms": "9000"}  # its own is 18 s
+    with lab_of("z", mode="zookeeper", version=LAST_WITH_ZOOKEEPER, settings=session) as made:
         yield made
 
 

@@ -1,6 +1,7 @@
 """Run schedules: `python -m tests.sim --seeds N [--first S] [--jobs J]`, or one: `--seed S [--story]`.
 
 `--mutants` breaks the system on purpose, in each way that mutants.py lists, and says how soon that was noticed.
+With TROGDOR_PART=2/4 it is a core of seeds and the second quarter of the others, and so with the ranges of --mutants.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
+from tests import part
 from tests.sim import hunt
 from tests.sim.schedule import run, story
 from tests.sim.tally import Tally
 from tests.sim.world import Violation
 
 CHUNK = 25
+CORE = 1000
+"""So many seeds are in every part."""
 
 
 def chunk(first: int, seeds: int) -> tuple[Tally, list[tuple[int, str]]]:
@@ -28,6 +32,14 @@ def chunk(first: int, seeds: int) -> tuple[Tally, list[tuple[int, str]]]:
         except Violation as violation:
             broken.append((seed, str(violation)))
     return tally, broken
+
+
+def chunks(first: int, seeds: int, asked: part.Part = part.WHOLE) -> list[tuple[int, int]]:
+    """Return the first seed and the number of seeds of each chunk of a part of them."""
+    core = min(CORE, seeds)
+    rest = asked.of_range(seeds - core)
+    spans = ((first, first + core), (first + core + rest.start, first + core + rest.stop))
+    return [(begin, min(CHUNK, end - begin)) for start, end in spans for begin in range(start, end, CHUNK)]
 
 
 def main() -> int:
@@ -45,20 +57,19 @@ def main() -> int:
         print(told)
         return int("VIOLATION" in told)
     if asked.mutants:
-        lines, caught = hunt.table(asked.jobs)
+        lines, caught = hunt.table(asked.jobs, part.asked())
         print("\n".join(lines))
         return int(not caught)
     began = time.monotonic()
     total, broken = Tally(), list[tuple[int, str]]()
+    firsts, sizes = zip(*chunks(asked.first, asked.seeds, part.asked()), strict=True)
     with ProcessPoolExecutor(asked.jobs) as pool:
-        firsts = range(asked.first, asked.first + asked.seeds, CHUNK)
-        sizes = [min(CHUNK, asked.first + asked.seeds - first) for first in firsts]
         for tally, found in pool.map(chunk, firsts, sizes):
             total.add(tally)
             broken += found
     took = time.monotonic() - began
     print("\n".join(total.lines()))
-    print(f"{asked.seeds / took:.1f} seeds per second with {asked.jobs} job(s)")
+    print(f"{sum(sizes)} of {asked.seeds} seeds, {sum(sizes) / took:.1f} per second with {asked.jobs} job(s)")
     for seed, text in broken:
         print(f"seed {seed}: {text}")
     if broken:

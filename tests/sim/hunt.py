@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 
+from tests.part import WHOLE, Part
 from tests.sim.mutants import MUTANTS, Mutant
 from tests.sim.schedule import run
 from tests.sim.world import Violation
@@ -32,21 +33,27 @@ def _hunt(task: tuple[int, int]) -> tuple[int, str] | None:
     return hunt(MUTANTS[number], turn * RANGE)
 
 
-def table(jobs: int) -> tuple[Iterable[str], bool]:
-    """Hunt every mutant in every range; return the lines of the report, and whether all were caught."""
-    tasks = [(number, turn) for number in range(len(MUTANTS)) for turn in range(RANGES)]
+def turns(part: Part) -> list[int]:
+    """Return the ranges of a part: the first one always, and its share of the others."""
+    return [0, *(1 + turn for turn in part.of_range(RANGES - 1))]
+
+
+def table(jobs: int, part: Part = WHOLE) -> tuple[Iterable[str], bool]:
+    """Hunt every mutant in every range of a part; return the lines of the report, and whether all were caught."""
+    ranges = turns(part)
+    tasks = [(number, turn) for number in range(len(MUTANTS)) for turn in ranges]
     with ProcessPoolExecutor(jobs) as pool:
         found = list(pool.map(_hunt, tasks))
     lines = [f"{'median':>7} {'worst':>6}  mutant: what was noticed first"]
     medians = []
     for number, mutant in enumerate(MUTANTS):
-        mine = found[number * RANGES : (number + 1) * RANGES]
+        mine = found[number * len(ranges) : (number + 1) * len(ranges)]
         counts = [one[0] if one else BOUND + 1 for one in mine]
         medians.append(median(counts))
         noticed = next((one[1] for one in mine if one), "nothing")
         worst = f"{max(counts)}" if all(mine) else f">{BOUND}"
         lines.append(f"{medians[-1]:>7.0f} {worst:>6}  {mutant.name}: {noticed[:90]}")
     lines.append(
-        f"{len(MUTANTS)} mutants, each in {RANGES} ranges of seeds; median of the medians {median(medians):.0f}"
+        f"{len(MUTANTS)} mutants, each in {len(ranges)} ranges of seeds; median of the medians {median(medians):.0f}"
     )
     return lines, all(found)

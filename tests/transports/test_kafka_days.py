@@ -95,6 +95,7 @@ def keyed(directory: Path) -> Path:
     return directory
 
 
+@pytest.mark.core
 def test_the_topics_are_made_as_the_documentation_says(place: Place) -> None:
     async def scenario() -> None:
         place.coordinator()
@@ -277,6 +278,7 @@ def test_an_hour_of_frames_does_not_keep_late_joiners_waiting(place: Place) -> N
     place.run(scenario)
 
 
+@pytest.mark.core
 def test_a_coordinator_that_died_is_followed_after_three_seconds_and_one_that_ended_at_once(place: Place) -> None:
     async def scenario() -> None:
         first, agent = place.coordinator(), place.agent("n1")

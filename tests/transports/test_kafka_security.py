@@ -116,6 +116,7 @@ def members(cluster: SecuredCluster, tmp_path: Path) -> Members:
     return Members(cluster, tmp_path)
 
 
+@pytest.mark.core
 def test_with_the_documented_rights_everything_works_and_an_agent_cannot_command(members: Members) -> None:
     members.enrol(*ROLES)
 

@@ -29,6 +29,8 @@ BUILT = "trogdor-kafka"
 """The images: that of the Kafka project, and that of contrib/kafka-image/build."""
 EXTRA = "testcontainers: pip install 'trogdor-bus[lab]'"
 """What a base installation lacks."""
+TRIES = 10
+"""So often a lab looks for free addresses that others look for at the same time."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -101,12 +103,18 @@ class Containers:
                 network.create()
                 return network._unwrap_network
 
-        found = make()  # Docker knows which addresses are free, but fixes none in a network for which it chose them
-        with _asking(f"the network {self.network}"):
-            found.reload()
-            subnet = found.attrs["IPAM"]["Config"][0]["Subnet"]
-            found.remove()
-        make(ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)]))
+        for tries_left in reversed(range(TRIES)):
+            found = make()  # Docker knows which addresses are free, but fixes none in a network for which it chose them
+            with _asking(f"the network {self.network}"):
+                found.reload()
+                subnet = found.attrs["IPAM"]["Config"][0]["Subnet"]
+                found.remove()
+            try:
+                make(ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)]))
+                break
+            except HostError as error:  # another lab was as quick and has them now
+                if not tries_left or "overlap" not in str(error):
+                    raise
         return ipaddress.IPv4Network(subnet)
 
     def start(self, wanted: Wanted) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import random
 import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -22,6 +25,8 @@ MAX_BROKERS = 9
 PORT, CONTROLLER_PORT, PUBLISHED_PORT = 9092, 9093, 9094
 """Where a broker listens: for the others in its network, for controllers, and for this machine's loopback."""
 ZOOKEEPER_PORT = 2181
+CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PORT_TRIES = 50
 # For small machines: little memory, little work at the start and when idle.
 _JVM = {"KAFKA_HEAP_OPTS": "-Xmx256m", "KAFKA_JVM_PERFORMANCE_OPTS": "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"}
 # What both kinds of images have in it: Kafka's own start script, and the jars of ZooKeeper beside those of Kafka 3.
@@ -184,11 +189,7 @@ class KafkaCluster:
         numbers |= {node: _FIRST + 100 + number for number, node in enumerate(self.zookeepers, 1)}
         numbers |= {seat: _FIRST_SEAT + number for number, seat in enumerate(self.seats)}
         self.addresses = {node: str(subnet[number]) for node, number in numbers.items()}
-        with ExitStack() as held:  # all at once, or one port would be found twice
-            sockets = {
-                node: held.enter_context(socket.create_server(("127.0.0.1", 0))) for node in self.brokers.values()
-            }
-            self.ports = {node: one.getsockname()[1] for node, one in sockets.items()}
+        self.ports = dict(zip(self.brokers.values(), free_ports(len(self.brokers)), strict=True))
 
     def _wanted(self, number: int) -> Wanted:
         """Return the container of a broker, a controller, or both.
@@ -298,6 +299,21 @@ class KafkaCluster:
         """Return what a command prints inside a node, such as /opt/kafka/bin/kafka-topics.sh; HostError if it fails."""
         self.container(node)
         return self.containers.run(node, *argv)
+
+
+def free_ports(number: int) -> list[int]:
+    """Return so many ports of 127.0.0.1 that nobody has now, and that no client is given while a broker is down."""
+    first_of_clients = max(2048, int(CLIENT_PORTS.read_text().split()[0]))
+    candidates = random.sample(range(first_of_clients // 2, first_of_clients), number * PORT_TRIES)
+    found: list[int] = []
+    with ExitStack() as held:  # all at once, or one port would be found twice
+        for port in candidates:
+            with contextlib.suppress(OSError):
+                held.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+            if len(found) == number:
+                return found
+    raise HostError(f"no {number} ports of 127.0.0.1 are free below {first_of_clients}")
 
 
 def _variable(setting: str) -> str:

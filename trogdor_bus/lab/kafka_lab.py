@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 from trogdor_bus.errors import HostError, RefusedError, SpecError
@@ -37,12 +37,19 @@ class KafkaLab(Site):
         version: str = DEFAULT_VERSION,
         transport: str = "zmq",
         seats: tuple[str, ...] = (),
+        settings: Mapping[str, str] | None = None,
     ) -> None:
-        """Choose; `seats` are further nodes like the coordinator's, where daemons may be started, or cut off."""
+        """Choose; `seats` are further nodes like the coordinator's, where daemons may be started, or cut off.
+
+        `settings`: further settings of every broker and controller, by their names in Kafka.
+        """
         check_name(name)
         if transport not in TRANSPORTS:
             raise SpecError(f"no transport is called {transport!r}", remedy=f"there are {', '.join(TRANSPORTS)}")
-        self.cluster = KafkaCluster(brokers, name, on_step, mode=mode, version=version, seats=(COORDINATOR, *seats))
+        everybody = (COORDINATOR, *seats)
+        self.cluster = KafkaCluster(
+            brokers, name, on_step, mode=mode, version=version, settings=settings, seats=everybody
+        )
         super().__init__(len(self.cluster.nodes), name, on_step)
         self.transport = transport
         self.state.kafka = KafkaPart(brokers, mode, version, transport)
