@@ -18,9 +18,9 @@ from typing import Any
 
 from trogdor_bus.errors import NotFoundError, SpecError
 from trogdor_bus.names import shown
+from trogdor_bus.spec import MAX_DEPTH
 
 MAX_BYTES = 1 << 20
-MAX_DEPTH = 100
 WRITER_S = 10.0
 """How long a named pipe may stay silent; a command in `<(...)` may take its time."""
 STDIN = "standard input"

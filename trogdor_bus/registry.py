@@ -20,10 +20,9 @@ from typing import Any
 
 import msgspec
 
-from trogdor_bus.document import MAX_DEPTH
 from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.names import shown
-from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
+from trogdor_bus.spec import MAX_DEPTH, MAX_DURATION_MS, TaskSpec
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
 MAX_SPEC_BYTES = 1 << 20
