@@ -22,10 +22,12 @@ from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome
 
 VERSION = 1
+MAX_ID = 2**62
+"""The largest number that a message holds."""
 _IDENTITY = "journal.json"
 _LATCH = "latch.json"
 _ENTRY = re.compile(r"worker-.*\.json")
-_NUMBERED = re.compile(r"worker-(0|[1-9][0-9]{0,17})\.json")
+_NUMBERED = re.compile(r"worker-([1-9][0-9]{0,18})\.json")
 _TEMPORARY = re.compile(r"(journal|latch|worker-.*)\.json\.tmp")
 _SET_ASIDE = re.compile(r"journal\.json\..*\.broken")
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -112,9 +114,7 @@ class Journal:
             self._begin(names, broken, new_id)
         self.broken = tuple(broken)
         self.unreadable = {
-            int(found[1]) if (found := _NUMBERED.fullmatch(name)) else -index: name
-            for index, name in enumerate(self.broken, 1)
-            if _ENTRY.fullmatch(name)
+            _number(name) or -index: name for index, name in enumerate(self.broken, 1) if _ENTRY.fullmatch(name)
         }
 
     @classmethod
@@ -265,6 +265,12 @@ class Journal:
 
 def _name(worker: int) -> str:
     return f"worker-{worker}.json"
+
+
+def _number(name: str) -> int:
+    """Return the worker's id in the name of its file, 0 if there is none that could be told to others."""
+    found = _NUMBERED.fullmatch(name)
+    return int(found[1]) if found and int(found[1]) <= MAX_ID else 0
 
 
 def _decode(data: bytes) -> Entry:

@@ -181,9 +181,9 @@ class Selfish(Journal):
 class Volatile(Journal):
     """Counts its lives in memory only."""
 
-    def _write(self, name: str, data: bytes) -> None:
+    def _replace(self, name: str, data: bytes) -> None:
         if name != "journal.json":
-            super()._write(name, data)
+            super()._replace(name, data)
 
 
 class EarlyUndone(Performer):

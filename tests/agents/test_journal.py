@@ -340,18 +340,20 @@ class Full:
 
 
 def test_what_cannot_be_read_is_read_again(disk: Disk) -> None:
-    Journal(disk).put(entry(7))
-    good = disk.read("worker-7.json")
-    for name, data in (("worker-7.json", b'{"task":"mine","state":"of tomorrow"}'), ("worker-x.json", b"?")):
+    number = 2**61 + 7  # as coordinators number them
+    whole = f"worker-{number}.json"
+    Journal(disk).put(entry(number))
+    good = disk.read(whole)
+    for name, data in ((whole, b'{"task":"mine","state":"of tomorrow"}'), ("worker-x.json", b"?")):
         disk.create(name, data)
     journal = Journal(disk)
     assert {name: journal.task_of(worker) for worker, name in journal.unreadable.items()} == {
-        "worker-7.json": "mine",
+        whole: "mine",
         "worker-x.json": "of-worker-x",
     }
-    assert [journal.read_again(worker) for worker in sorted(journal.unreadable)] == ["worker-x.json", "worker-7.json"]
-    assert journal.knows(7)
-    disk.create("worker-7.json", good)
+    assert [journal.read_again(worker) for worker in sorted(journal.unreadable)] == ["worker-x.json", whole]
+    assert journal.knows(number)
+    disk.create(whole, good)
     disk.remove("worker-x.json")
     assert [journal.read_again(worker) for worker in sorted(journal.unreadable)] == ["", ""]
-    assert (journal.unreadable, journal.broken, journal.entries) == ({}, (), {7: entry(7)})
+    assert (journal.unreadable, journal.broken, journal.entries) == ({}, (), {number: entry(number)})

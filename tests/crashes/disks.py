@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from tests.crashes.run import Run
 from tests.crashes.slot import until
-from trogdor_bus.states import Outcome
+from trogdor_bus.agents.machine import STUCK_RETRY_MS
+from trogdor_bus.states import Outcome, WorkerState
 
 REFUSED = "nothing was done, because its undo could not be written down first"
 UNMARKED = "this could not be written down"
@@ -64,17 +65,16 @@ def full_at_the_undo(run: Run) -> None:
 
 
 def full_and_killed(run: Run) -> None:
-    """Fill the disk and kill the agent: the guard heals, but no agent starts until there is room."""
+    """Fill the disk and kill the agent: the guard heals, and the next agent, which cannot write, tells what ended."""
     _in_force_on_a_small_disk(run)
     fill(run)
     guard, began = run.guard(), time.monotonic()
     run.agent().send(signal.SIGKILL)
     run.await_clean(began)
-    until(lambda: guard.state() == "gone", "the agent to refuse to start on a full disk")
+    run.must_end(Outcome.RESTARTED)
+    run.await_heard(guard)
     assert "No space left" in run.log(), run.log()
     empty(run)
-    run.start_agent()
-    run.must_end(Outcome.RESTARTED)
 
 
 def read_only_and_killed(run: Run) -> None:
@@ -108,7 +108,7 @@ def truncated_alive(run: Run) -> None:
 
 
 def truncated_and_killed(run: Run) -> None:
-    """Kill both and cut the journal's file: the agent refuses to start, `heal` fails, and both name the file."""
+    """Kill both and cut the file: `heal` fails, the node is dirty, both name it; made whole, it is undone."""
     run.start_agent()
     run.submit()
     run.await_active()
@@ -119,13 +119,14 @@ def truncated_and_killed(run: Run) -> None:
     left = run.slot.changed()
     healing = run.in_place("trogdor-bus", "heal", "--state-dir", str(run.state))
     assert (healing.returncode, file.name in healing.stdout) == (1, True), healing.stdout + healing.stderr
-    guard = run.start_agent(wait=False)
-    until(lambda: guard.state() == "gone", "the agent to refuse to start")
-    assert file.name in run.log().splitlines()[-1], run.log()
+    run.start_agent()
+    assert f"{file.name} in the journal cannot be read" in run.log(), run.log()
+    until(lambda: run.worker().state is WorkerState.STUCK, "the worker to be stuck")
     assert run.slot.changed() == left
     file.write_bytes(whole)  # what a person would do by hand, only quicker
-    run.start_agent()
-    run.must_end(Outcome.RESTARTED)
+    until(lambda: run.worker().state is WorkerState.DONE, "the next attempt", STUCK_RETRY_MS / 1_000 + 15)
+    assert run.case.kind == "nothing" or run.clean()
+    run.must_end(Outcome.FAILED)
 
 
 def fill(run: Run) -> None:

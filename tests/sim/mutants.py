@@ -241,7 +241,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("undone is written before the undo", (_changed(Performer, "heal", _early_undone),)),
     Mutant("files are not synced", disk=NeverSyncs),
     Mutant("the directory is not synced", disk=NeverSyncsDirectory),
-    Mutant("lives are not counted on disk", (_changed(Journal, "_write", _lives_are_not_counted),)),
+    Mutant("lives are not counted on disk", (_changed(Journal, "_replace", _lives_are_not_counted),)),
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
     Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
