@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -232,8 +233,8 @@ def test_a_damaged_page_is_an_error_in_words(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[4096:] = b"\x55" * (len(raw) - 4096)
     path.write_bytes(raw)
-    with pytest.raises(HostError, match="malformed; move the file away"):
-        Store(tmp_path).load()
+    with contextlib.closing(Store(tmp_path)) as second, pytest.raises(HostError, match="malformed; move the file away"):
+        second.load()
 
 
 def test_a_file_that_another_program_holds_is_an_error_in_words(store: Store, tmp_path: Path) -> None:
