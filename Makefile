@@ -2,6 +2,8 @@
 
 SHELL := /bin/sh
 export PATH := $(PATH):/usr/sbin:/sbin
+# Compiled modules are kept, whatever the surroundings wish: a run starts hundreds of processes that would compile anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 ifeq ($(origin PYTHON),undefined)
 PYTHON := $(shell for python in python3.13 python3.12 python3.11 python3; do \

@@ -238,3 +238,12 @@ def test_another_python_has_packages_of_its_own(tmp_path: Path) -> None:
     assert ".venv-3.13/bin/ruff" in said and "-m venv --clear .venv-3.13" in said
     usual.unlink()
     assert ".venv/bin/ruff" in dry(tmp_path, "--dry-run", "fmt", f"PYTHON={other}")
+
+
+def test_compiled_modules_are_kept_whatever_the_surroundings_wish(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path / "Makefile")
+    (tmp_path / "other").write_text("include Makefile\nshow:\n\t@env\n")
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHON": sys.executable}
+    argv = ["make", "--no-print-directory", "-f", "other", "show"]
+    told = subprocess.run(argv, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "PYTHON=" in told and "PYTHONDONTWRITEBYTECODE" not in told
