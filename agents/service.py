@@ -187,8 +187,8 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
+        await self._find_strays()  # before the first beat: what answers it is heard, and a dirty node says so at once
         await self._read_once()
-        await self._find_strays()
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore)

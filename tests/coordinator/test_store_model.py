@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.coordinator import epochs
 from trogdor_bus.coordinator.changes import (
     Change,
     DropTask,
@@ -66,7 +67,7 @@ workers = st.builds(
     ),
     actions=st.none() | st.lists(st.sampled_from(ACTIONS), max_size=2).map(tuple),
 )
-metas = st.builds(Meta, cluster=text, epoch=ints, next_worker=ints, next_seq=st.integers(1, 2**62))
+metas = st.builds(Meta, cluster=text, epoch=st.integers(0, epochs.MOST), next_worker=ints, next_seq=st.integers(1, 2**62))
 changes = st.one_of(
     st.builds(PutMeta, metas),
     st.builds(PutTask, tasks),

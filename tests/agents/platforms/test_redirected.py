@@ -40,7 +40,7 @@ def test_a_redirected_port_is_blocked_as_the_client_named_it(fresh_pair: Pair, v
             client.sendall(b"established before")
             with pytest.raises(TimeoutError):
                 accepted.recv(1)
-            assert here.platform.dropped(step) > 0
+            assert (here.platform.look(step).dropped or 0) > 0
             here.platform.undo(step, [], unnoted)
             assert here.platform.residue(step, []) == ()
             accepted.settimeout(10)
