@@ -281,7 +281,7 @@ def test_a_container_restarted_in_mid_fault_is_a_new_one_that_no_undo_touches(cl
     cluster.inside("broker1", "sh", "-c", "kill -STOP $(cat /run/worker.pid)")
     processes = docker.processes("broker1")
     assert processes[WORKER].state == "T"
-    for task, what in ((cut, "the network namespace is no more"), (frozen, "(busybox) ended")):
+    for task, what in ((cut, "the network namespace has no name"), (frozen, "(busybox) ended")):
         stop(lab, task)
         told = lab.ask("show", task)
         assert (told["state"], told["outcome"], told.get("error", "")) == ("DONE", "cancelled", ""), told
