@@ -12,9 +12,11 @@ from typing import NoReturn
 import msgspec
 
 from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.agents import looks
 from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.agents.looks import in_words
 from trogdor_bus.errors import (
     CannotHealError,
     HostError,
@@ -25,12 +27,9 @@ from trogdor_bus.errors import (
 )
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import (
-    CountingPlatform,
-    JudgingPlatform,
     Operation,
     Platform,
     Prepared,
-    Seen,
     Step,
     Surroundings,
 )
@@ -115,8 +114,8 @@ class Performer:
         except NotYetError:  # nothing was changed
             raise
         except Exception as error:
-            self._keep(_failed(entry, _words(error)))
-            raise NotInjectedError(_words(error)) from error
+            self._keep(_failed(entry, in_words(error)))
+            raise NotInjectedError(in_words(error)) from error
         intent = msgspec.structs.replace(
             entry,
             boot_id=boot_id,
@@ -161,7 +160,7 @@ class Performer:
         with self._alone(entry.steps) as barred:
             if entry.state is JournalState.APPLIED:
                 last = self.look(worker)
-                last = msgspec.structs.replace(last, found=(*last.found, *self._missed(entry)))
+                last = msgspec.structs.replace(last, found=(*last.found, *looks.missed(self.platform, entry.steps)))
                 saw(last)
                 if outcome is Outcome.DONE:
                     outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
@@ -214,18 +213,7 @@ class Performer:
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
             return ReadBack()
-        found: list[str] = []
-        unseen: list[str] = []
-        counts: list[int] = []
-        for step in entry.steps:
-            try:
-                seen = self._seen(step)
-            except Exception as error:  # a look must not keep a fault
-                unseen.append(f"cannot look whether it holds: {_words(error)}")
-            else:
-                found += [seen.disturbance] if seen.disturbance else []
-                counts += [seen.dropped] if seen.dropped is not None else []
-        return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
+        return looks.read_back(self.platform, entry.steps)
 
     def reapply(self, worker: int, drift: tuple[Peer, ...] = ()) -> ReadBack:
         """Do again what no longer holds of an applied worker, block the `drift` of its peers; return how it is then.
@@ -266,7 +254,7 @@ class Performer:
     def _reapply(self, entry: Entry) -> None:
         held = self.journal.held(excluding=entry.worker)
         for step in entry.steps:
-            if self._holds(step):
+            if looks.holds(self.platform, step):
                 continue
             for again in self.platform.again(step, self._surroundings[entry.worker], held):
                 if again not in entry.steps:
@@ -291,7 +279,7 @@ class Performer:
             return self.platform.by_hand(step)
         except Exception as error:  # such as an operation of a newer version
             undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
-            return f"# {_words(error)}; look what it left and undo it: {undo}"
+            return f"# {in_words(error)}; look what it left and undo it: {undo}"
 
     def forget(self, worker: int) -> None:
         """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""
@@ -312,17 +300,8 @@ class Performer:
             try:
                 held.enter_context(self.platform.alone(steps))
             except Exception as error:
-                barred = _words(error)
+                barred = in_words(error)
             yield barred
-
-    def _missed(self, entry: Entry) -> tuple[str, ...]:
-        """Return how an applied worker whose time is over has missed what it was meant for."""
-        if not isinstance(self.platform, JudgingPlatform):
-            return ()
-        try:
-            return tuple(filter(None, map(self.platform.missed, entry.steps)))
-        except Exception as error:  # a judgement must not keep a fault
-            return (f"cannot look whether it did what it was for: {_words(error)}",)
 
     def _look_again(self, worker: int, barred: str) -> Iterator[str]:
         entry = self.journal.entries[worker]
@@ -333,7 +312,7 @@ class Performer:
             back = [text for step in entry.steps for text in self.platform.residue(step, held)]
             what = f"came back: {'; '.join(back)}" if back else ""
         except Exception as error:
-            what = f"cannot be looked at again: {_words(error)}"
+            what = f"cannot be looked at again: {in_words(error)}"
         if what:
             yield f"worker {worker} of task {entry.task} {what}; undoing again"
             unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
@@ -367,7 +346,7 @@ class Performer:
             raise
         except Exception as error:
             begun = msgspec.structs.replace(intent, steps=tuple(steps))
-            raise self._take_back(begun, _words(error), barred) from error
+            raise self._take_back(begun, in_words(error), barred) from error
         applied = msgspec.structs.replace(intent, state=JournalState.APPLIED, steps=tuple(steps))
         if trouble := self._keep(applied):
             warning = f"the journal could not note that this was done (it can still be undone): {trouble}"
@@ -459,11 +438,11 @@ class Performer:
             try:
                 undoing.notes.append(self._undo(steps, index, held, functools.partial(note, index)))
             except NotYetError as error:
-                undoing.awaited.append(_words(error))
+                undoing.awaited.append(in_words(error))
                 left.add(index)
                 going_on.add(index)
             except Exception as error:
-                undoing.failures.append(_words(error))
+                undoing.failures.append(in_words(error))
                 left.add(index)
         for index, step in enumerate(steps):
             if index in going_on:
@@ -471,7 +450,7 @@ class Performer:
             try:
                 residue = self.platform.residue(step, held)
             except Exception as error:
-                undoing.failures.append(f"cannot look whether anything is left: {_words(error)}")
+                undoing.failures.append(f"cannot look whether anything is left: {in_words(error)}")
                 left.add(index)
             else:
                 undoing.residue.extend(residue)
@@ -488,17 +467,6 @@ class Performer:
             except Exception:
                 self._sleep(pause_s)
         return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it
-
-    def _seen(self, step: Step) -> Seen:
-        if isinstance(self.platform, CountingPlatform):
-            return self.platform.look(step)
-        return Seen(self.platform.disturbance(step))
-
-    def _holds(self, step: Step) -> bool:
-        try:
-            return not self._seen(step).disturbance
-        except Exception:
-            return False
 
     def _keep(self, entry: Entry) -> str:
         """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
@@ -523,9 +491,3 @@ def _late(entry: Entry) -> str:
     because = f"; at first its undo failed: {entry.trouble}" if entry.trouble else ""
     late = f"undone late, and nothing is left{because}"
     return f"{entry.cause}; {late}" if entry.cause else late
-
-
-def _words(error: Exception) -> str:
-    """Return the text of an error in characters that JSON can carry; a foreign one is named."""
-    text = str(error) if isinstance(error, TrogdorBusError) else f"{type(error).__name__}: {error}"
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -8,6 +8,7 @@ from tests.agents.model import FOREIGN
 from tests.agents.simdisk import CrashPoints
 from tests.agents.test_perform import Agent
 from trogdor_bus.actions import Peer
+from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.agents.perform import MAX_STEPS
 from trogdor_bus.errors import HostError
@@ -25,9 +26,9 @@ NEWS, MORE = Peer("n2", ("10.90.0.2",)), Peer("n2", ("10.90.0.2", "fd00::2"))
 def test_drift_is_blocked_once_by_a_step_that_is_on_disk_before_it_is_done(agent: Agent) -> None:
     agent.inject()
     points = agent.machine.points = agent.disk.points = CrashPoints()
-    assert agent.performer.reapply(1, (NEWS,)) == (NEWS,)
+    assert agent.performer.reapply(1, (NEWS,)) == ReadBack()
     assert points.passed.index("after sync_directory .") < points.passed.index("before do rule-1-10.90.0.2")
-    assert agent.performer.reapply(1, (MORE,)) == (MORE,)
+    assert agent.performer.reapply(1, (MORE,)) == ReadBack()
     agent.performer.reapply(1, (NEWS,))
     added = [step.do["effect"] for step in agent.on_disk().steps][3:]
     assert added == ["rule-1-10.90.0.2", "rule-1-fd00::2"]
@@ -43,7 +44,7 @@ def test_drift_that_could_not_be_blocked_is_done_again_as_a_step_and_undone_as_o
     with pytest.raises(HostError, match="not now"):
         agent.performer.reapply(1, (NEWS,))
     agent.machine.effects.discard("rule-1-10.90.0.2")
-    assert agent.performer.reapply(1, (NEWS,)) == (NEWS,)
+    assert agent.performer.reapply(1, (NEWS,)) == ReadBack()
     assert len(agent.on_disk().steps) == 4 and "rule-1-10.90.0.2" in agent.machine.effects
     agent.performer.heal(1, Outcome.DONE, "")
     assert agent.machine.effects == FOREIGN
@@ -56,7 +57,7 @@ def test_drift_that_cannot_be_written_down_is_not_blocked(agent: Agent) -> None:
         agent.performer.reapply(1, (NEWS,))
     assert "rule-1-10.90.0.2" not in agent.machine.effects
     agent.disk.full = False
-    assert agent.performer.reapply(1, (NEWS,)) == (NEWS,)
+    assert agent.performer.reapply(1, (NEWS,)) == ReadBack()
 
 
 def test_drift_of_which_something_is_left_out_is_not_called_blocked(agent: Agent) -> None:

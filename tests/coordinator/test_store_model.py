@@ -67,7 +67,9 @@ workers = st.builds(
     ),
     actions=st.none() | st.lists(st.sampled_from(ACTIONS), max_size=2).map(tuple),
 )
-metas = st.builds(Meta, cluster=text, epoch=st.integers(0, epochs.MOST), next_worker=ints, next_seq=st.integers(1, 2**62))
+metas = st.builds(
+    Meta, cluster=text, epoch=st.integers(0, epochs.MOST), next_worker=ints, next_seq=st.integers(1, 2**62)
+)
 changes = st.one_of(
     st.builds(PutMeta, metas),
     st.builds(PutTask, tasks),

@@ -7,7 +7,6 @@ import io
 import os
 import re
 import subprocess
-import sys
 import tokenize
 from pathlib import Path
 
@@ -118,17 +117,6 @@ def test_make_without_a_python_says_so(tmp_path: Path) -> None:
     done = make("--directory", str(tmp_path), "check", "PYTHON=")
     assert done.returncode != 0
     assert "no Python 3.11 or newer was found" in done.stderr
-
-
-def test_a_python_that_is_named_has_a_venv_of_its_own() -> None:
-    version = "{}.{}".format(*sys.version_info)
-    for words, environment, venv in (
-        (["check"], {}, ".venv"),
-        (["check", f"PYTHON={sys.executable}"], {}, f".venv-{version}"),
-        (["check"], {"PYTHON": sys.executable}, f".venv-{version}"),
-    ):
-        told = make("--dry-run", *words, **environment).stdout
-        assert f"\n{venv}/bin/ruff check .\n" in f"\n{told}"
 
 
 def test_a_python_that_is_none_is_told() -> None:

@@ -77,7 +77,9 @@ def test_a_namespace_that_vanishes_while_the_fault_is_to_hold_is_a_disturbed_end
     agent.inject(block())
     subprocess.run(["ip", "netns", "del", here.name], check=True)
     outcome, error, last = agent.heal()
-    told = "it did not hold to its end: the network namespace is gone: it has no name and no process any more (2.0 s in)"
+    told = (
+        "it did not hold to its end: the network namespace is gone: it has no name and no process any more (2.0 s in)"
+    )
     assert (outcome, error, last.dropped) == (Outcome.DISTURBED, told, None)
 
 
