@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import pytest
 
-
 LONGEST_REST_S = 0.5
 
 
