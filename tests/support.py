@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+LONGEST_REST_S = 0.5
+
 
 def require(condition: bool, reason: str, remedy: str) -> None:
     """Skip the test with the reason and the remedy; with TROGDOR_REQUIRE=all it fails instead."""
@@ -28,12 +30,24 @@ def require_namespaces() -> None:
 
 
 def wait_until(predicate: Callable[[], object], timeout_s: float = 10.0, what: str = "the condition") -> None:
-    """Poll until `predicate()` is true; fail the test after `timeout_s`."""
+    """Poll until `predicate()` is true; fail the test after `timeout_s`.
+
+    Between two looks it rests as long as a look took: a look that starts a process would otherwise take the
+    machine from those it waits for.
+    """
     deadline = time.monotonic() + timeout_s
-    while not predicate():
+    while not _looked(predicate):
         if time.monotonic() > deadline:
             pytest.fail(f"{what} did not come true within {timeout_s} s")
-        time.sleep(0.01)
+
+
+def _looked(predicate: Callable[[], object]) -> bool:
+    """Return whether it is true; if not, rest."""
+    began = time.monotonic()
+    if predicate():
+        return True
+    time.sleep(min(max(0.01, time.monotonic() - began), LONGEST_REST_S))
+    return False
 
 
 async def async_wait_until(
