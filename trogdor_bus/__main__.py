@@ -63,7 +63,7 @@ def _run(command: Callable[[], int], output: _Output) -> int:
         code = command()
         ours.flush()
     except OSError as error:
-        if error is not output.error:
+        if output.error is None or error.errno != output.error.errno:  # a library may raise it anew
             raise
         if error.errno == errno.EPIPE:
             code = UNREAD

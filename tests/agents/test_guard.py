@@ -185,7 +185,7 @@ def test_an_agent_whose_namespace_is_gone_lives_and_heals(tmp_path: Path) -> Non
             kill(agent)
             wait_until(lambda: not stands(victim), 10, "the guard to undo")
             guard.agent(after=agent)
-            said = "cannot read this node's addresses, so no fault can hit it"
+            said = f"no network namespace is called {name}"
             wait_until(lambda: said in guard.log(), 20, "the agent to say so")
             assert guard.end() == 0
     finally:

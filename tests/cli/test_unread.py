@@ -83,7 +83,7 @@ def test_daemons_that_nobody_reads_do_all_their_work_and_end(unread: Unread) -> 
     agent.kill()
     wait_until(lambda: not stands(frozen), 10, "the guard to undo")
     unread.await_alive("n1")
-    assert unread.json("show", task)["outcome"] == "agent-restarted"
+    wait_until(lambda: unread.json("show", task)["outcome"] == "agent-restarted", 20, "the agent to say so")
     assert unread.end("n1", signal.SIGHUP) == 0
     assert unread.end("coordinator", signal.SIGHUP) == 0
 

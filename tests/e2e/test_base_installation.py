@@ -82,6 +82,7 @@ LIVE: tuple[Step, ...] = (
     ("stop", ("t", "--wait"), 0, ""),
     ("show", ("t",), 0, "DONE"),
     ("destroy", ("t",), 0, ""),
+    ("forget", ("nobody",), 2, "nobody"),
     ("monitor", ("--json", "--for", "1500ms"), 0, "node1"),
     ("experiment run", ("-", *NO_BROKER, "--no-wait"), 0, "Experiment"),
     ("experiment show", ("nosuch",), 2, "error:"),

@@ -27,6 +27,7 @@ from trogdor_bus.agents.events import (
     Looked,
     NotHealed,
     NotInjected,
+    NotYet,
     ReadBack,
     Reapplied,
     Reapply,
@@ -38,7 +39,7 @@ from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import NotInjectedError, Performer
 from trogdor_bus.agents.service import remembered
-from trogdor_bus.errors import BusError, CannotHealError, HostError, TrogdorBusError
+from trogdor_bus.errors import BusError, CannotHealError, HostError, NotYetError, TrogdorBusError
 from trogdor_bus.messages import Beat, Snapshot, decode, encode
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordinator
@@ -247,7 +248,7 @@ class SimAgent:
                     self._leave()
                     return
                 case _:
-                    if isinstance(effect, Inject):
+                    if isinstance(effect, Inject) and not self.machine.workers[effect.order.worker].awaits:
                         self.promises.check_order(effect, snapshot)
                     elif isinstance(effect, Heal):
                         self.promises.check_stop(effect)
@@ -353,20 +354,25 @@ class SimAgent:
                 except NotInjectedError as error:
                     by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
                     return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
+                except NotYetError as error:
+                    return NotYet(order.worker, str(error), error.notes)
                 self.world.performed(order.worker)
                 self.promises.kept.add(order.worker)
                 return Injected(order.worker, warnings, self._performer.journal.entries[order.worker].met_nothing)
             case Heal(worker=worker):
+                if not self._performer.journal.knows(worker):
+                    return Healed(worker, last=None)
                 seen: list[ReadBack] = []
                 try:
                     notes = self._performer.heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
                     entry = self._performer.journal.entries[worker]
-                    last = seen[0] if seen else ReadBack()
-                    return Healed(worker, notes, last, entry.outcome, entry.error)
+                    return Healed(worker, notes, seen[0] if seen else None, entry.outcome, entry.error)
+                except NotYetError as error:
+                    return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
                 except CannotHealError as error:
                     entry = self._performer.journal.entries[worker]
                     by_hand = self._performer.by_hand(worker)
-                    event = NotHealed(worker, str(error), entry.residue, by_hand, seen[0] if seen else ReadBack())
+                    event = NotHealed(worker, str(error), entry.residue, by_hand, seen[0] if seen else None)
                     self.promises.check_not_healed(event)
                     return event
             case Look(workers=workers):

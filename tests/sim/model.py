@@ -8,7 +8,7 @@ from random import Random
 
 from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
-from trogdor_bus.errors import CannotHealError, HostError, RefusedError
+from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 
 FOREIGN = ("drop from 192.0.2.1", "accept established", "stopped zookeeper")
@@ -44,7 +44,7 @@ class Machine:
         self.applied: set[tuple[int, str]] = set()
         self.leaked: set[str] = set()
         self.more: tuple[str, ...] = ()
-        self.flaky = 0.0
+        self.flaky = self.waits = 0.0
         self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
         self._boots = 1
@@ -111,6 +111,7 @@ class Machine:
     def do(self, step: Step) -> None:
         worker, effect = step.do["worker"], step.do["effect"]
         self.points.visit("before do")
+        self._wait(effect)
         self._fail("do")
         self._on_do(worker, effect)
         if self.sticky and self._random.random() < 0.5:
@@ -124,6 +125,7 @@ class Machine:
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         worker, effect = step.undo["worker"], step.undo["effect"]
         self.points.visit("before undo")
+        self._wait(effect)
         self._fail("undo")
         if self.sticky:
             raise CannotHealError(f"{effect}: device busy")
@@ -138,6 +140,11 @@ class Machine:
         self._fail("read back")
         self.points.visit("after undo")
         return said
+
+    def _wait(self, effect: str) -> None:
+        """Processes take their time; rules of one chain have an order."""
+        if effect.startswith("stopped") and self._random.random() < self.waits:
+            raise NotYetError("it goes on by itself")
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         return (step,)

@@ -17,6 +17,10 @@ SEEN_BY_A_CHUNK = 100
 RARE = {
     "CANCELLING: not-injected": "a stop and a failure within the same few ms",
     "CANCELLING: half-injected": "a stop, a failure and a stuck undo within the same second",
+    "CANCELLING: not-yet": "a stop while what was begun goes on by itself, which is then asked for again",
+    "CANCELLING: healed": "a stop while what was begun goes on by itself",
+    "CANCELLING: not-healed": "a stop while what was begun goes on by itself, and a stuck undo",
+    "STUCK: not-yet": "an undo that was stuck, and then goes on by itself",
 }
 
 

@@ -68,6 +68,7 @@ class Troubles:
                 trouble(self._some_time())
         for agent in self._world.agents:
             agent.platform.flaky = random.choice((0.0, 0.0, 0.03))
+            agent.platform.waits = random.choice((0.0, 0.0, 0.2))
 
     def _some_time(self) -> int:
         return self._random.randint(FIRST_MS, LAST_MS)

@@ -184,7 +184,8 @@ class World:
             self.network.heal(src, dst)
         self.cut_ways.clear()
         for agent in self.agents:
-            agent.platform.flaky, agent.platform.sticky, agent.platform.slippery = 0.0, False, False
+            agent.platform.flaky = agent.platform.waits = 0.0
+            agent.platform.sticky = agent.platform.slippery = False
             agent.disk.full = False
             if agent in self.nodes.values():
                 agent.thaw()
