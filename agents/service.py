@@ -187,8 +187,10 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        await self._find_strays()  # before the first beat: what answers it is heard, and a dirty node says so at once
-        await self._read_once()
+        strays = await loop.run_in_executor(self._hands, self._strays.look)
+        await self._read_once()  # the first beat; what answers it is heard
+        if strays:
+            self._handle(strays)
         self._bus.receive(self._on_snapshot)
         chores = [
             asyncio.create_task(chore)

@@ -120,7 +120,7 @@ def truncated_and_killed(run: Run) -> None:
     healing = run.in_place("trogdor-bus", "heal", "--state-dir", str(run.state))
     assert (healing.returncode, file.name in healing.stdout) == (1, True), healing.stdout + healing.stderr
     run.start_agent()
-    assert f"{file.name} in the journal cannot be read" in run.log(), run.log()
+    until(lambda: f"{file.name} in the journal cannot be read" in run.log(), "the agent to say so")
     until(lambda: run.worker().state is WorkerState.STUCK, "the worker to be stuck")
     assert run.slot.changed() == left
     file.write_bytes(whole)  # what a person would do by hand, only quicker
