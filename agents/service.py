@@ -187,7 +187,7 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        strays = await loop.run_in_executor(self._hands, self._strays.look)
+        strays = await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look)
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
             self._handle(strays)
