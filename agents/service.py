@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from trogdor_bus import __version__, logs, stacks
+from trogdor_bus.agents.contact import likely_causes
 from trogdor_bus.agents.disk import FileDisk, lock
 from trogdor_bus.agents.events import (
     AddressesRead,
@@ -458,17 +459,6 @@ class Service:
                     likely_causes(self._settings.url),
                 )
             await asyncio.sleep(LONELY_AGAIN_S)
-
-
-def likely_causes(url: str) -> str:
-    """Return what people should check when no coordinator answers at that URL."""
-    schemes = {one.partition("://")[0] for one in url.split(" ")}
-    dialled = "kafka" not in schemes or len(schemes) > 1
-    option = "--bind ADDRESS" if "kafka" not in schemes else f"--transport {'kafka+zmq' if dialled else 'kafka'} ..."
-    asked = [f"Is it running there (`trogdor-bus coordinator {option}`)"]
-    asked += ["is the address right, does a firewall block the port"] if dialled else []
-    asked += ["are these its brokers and topics"] if "kafka" in schemes else []
-    return ", ".join(asked)
 
 
 def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:

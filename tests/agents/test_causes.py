@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trogdor_bus.agents.service import likely_causes
+from trogdor_bus.agents.contact import likely_causes
 
 KAFKA, ZMQ = "kafka://b1:9092/trogdor", "zmq://10.0.0.1:5560"
 

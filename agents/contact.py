@@ -1,0 +1,14 @@
+"""What an agent that hears nobody tells people to check. Pure."""
+
+from __future__ import annotations
+
+
+def likely_causes(url: str) -> str:
+    """Return what people should check when no coordinator answers at that URL."""
+    schemes = {one.partition("://")[0] for one in url.split(" ")}
+    dialled = "kafka" not in schemes or len(schemes) > 1
+    option = "--bind ADDRESS" if "kafka" not in schemes else f"--transport {'kafka+zmq' if dialled else 'kafka'} ..."
+    asked = [f"Is it running there (`trogdor-bus coordinator {option}`)"]
+    asked += ["is the address right, does a firewall block the port"] if dialled else []
+    asked += ["are these its brokers and topics"] if "kafka" in schemes else []
+    return ", ".join(asked)
