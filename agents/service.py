@@ -308,7 +308,7 @@ class Service:
             if isinstance(event, NotInjected | NotHealed):
                 log.error("task %s: %s", self._machine.workers[event.worker].task, event.error)
             elif isinstance(event, NotYet) and not self._machine.workers[event.worker].awaits:
-                log.info("task %s: %s", self._machine.workers[event.worker].task, event.why)
+                log.info("task %s goes on by itself: %s", self._machine.workers[event.worker].task, event.why)
             self._handle(event)
 
     def _inject(self, effect: Inject) -> Event:
