@@ -176,10 +176,10 @@ def _unknown_is_failed(original: Any, machine: CoordinatorMachine, row: Any, out
     original(machine, row, Outcome.FAILED if outcome is Outcome.UNKNOWN else outcome, error)
 
 
-def _never_corrected(original: Any, machine: CoordinatorMachine, node: Any, report: Any) -> None:
+def _never_corrected(original: Any, machine: CoordinatorMachine, journal: Any, report: Any, *more: Any) -> None:
     task = machine._ledger.task_of(report.worker)
     if task is None or machine._ledger.row(report.worker).state is not WorkerState.DONE:
-        original(machine, node, report)
+        original(machine, journal, report, *more)
 
 
 def _rows_are_not_stored(original: Any, ledger: Ledger, row: Any) -> None:
