@@ -14,7 +14,7 @@ from tests.sim.world import Violation
 RANGES = 5
 RANGE = 100_000
 """Each mutant is hunted in so many ranges of seeds, which begin so far apart."""
-BOUND = 250
+BOUND = 1_000
 
 
 def hunt(mutant: Mutant, first: int = 0, bound: int = BOUND) -> tuple[int, str] | None:
