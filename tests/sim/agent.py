@@ -153,7 +153,7 @@ class SimAgent:
             journal = Journal(self.disk, new_id=self.world.new_journal)
         except HostError:
             journal = Journal.read_only(self.disk)
-        Performer(journal, self.platform, self._pause).recover()
+        Performer(journal, self.platform, self._pause).recover(wait=True)
         self._paused_ms = 0
         if (held := self.platform.held()) and self.platform.healthy:
             self.world.fail((self.node,), f"the guard of {self.node} leaves {held}")

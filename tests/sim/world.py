@@ -312,7 +312,7 @@ class World:
         assert agent.machine is not None
         assert agent.machine.stamp is not None
         self._check_end(agent.node, order, ends, self.leaders[agent.machine.stamp.coordinator])
-        self.at(ends + self.grace_ms, lambda: self._undone(agent, order.worker, order.task))
+        self.at(ends + self.grace_ms, lambda: self._undone(agent, order.worker, order.task, self.now - self.grace_ms))
 
     def _check_end(self, node: str, order: Order, ends: int, leader: SimCoordinator) -> None:
         """Check when a worker is to end: as its task was meant to, or, if clocks jumped since, within its duration."""
@@ -325,16 +325,19 @@ class World:
             ids = (node, order.task, str(order.worker))
             self.fail(ids, f"worker {order.worker} is to end at {ends}, its task at {meant}")
 
-    def _undone(self, agent: SimAgent, worker: int, task: str) -> None:
+    def _undone(self, agent: SimAgent, worker: int, task: str, due: int) -> None:
         if not any(who == worker and what in agent.platform.effects for who, what in agent.platform.applied):
             return
-        awake = agent.up and self.now - agent.awake_since >= self.grace_ms
+        grace_ms = self.grace_ms
+        if agent.platform.sticky and agent.platform.waits:
+            grace_ms *= 2  # what goes on by itself is asked again behind undos that take seconds and fail
+        awake = agent.up and self.now - max(due, agent.awake_since) >= grace_ms
         known = agent.machine.workers.get(worker) if agent.machine else None
-        later = known and agent.clock.when(known.ends_ms) > self.now - self.grace_ms  # a first attempt left no trace
+        later = known and agent.clock.when(known.ends_ms) > self.now - grace_ms  # a first attempt left no trace
         if awake and not later and not (known and known.state is WorkerState.STUCK):
             ids = (agent.node, task, str(worker))
-            self.fail(ids, f"worker {worker} is in force {self.grace_ms} ms after its end: {agent.platform.effects}")
-        self.after(1_000, lambda: self._undone(agent, worker, task))
+            self.fail(ids, f"worker {worker} is in force {grace_ms} ms after its end: {agent.platform.effects}")
+        self.after(1_000, lambda: self._undone(agent, worker, task, due))
 
 
 def _snapshot(snapshot: Snapshot) -> str:
