@@ -13,9 +13,6 @@ from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
 from trogdor_bus.logs import quiet_drivers
 
-UNREAD_EXIT = 141
-"""As a shell tells of SIGPIPE."""
-
 app = typer.Typer(
     name="trogdor-bus",
     help="Inject faults into a cluster over a message bus, and undo every one of them on time.",
@@ -37,7 +34,7 @@ def main() -> int:
         return report(error, as_json="--json" in sys.argv)
     except SystemExit as end:
         if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
-            return UNREAD_EXIT  # whatever the libraries make of it
+            raise end.__context__ from None  # whoever owns the standard streams says what that is
         return end.code if isinstance(end.code, int) else 0
     return 0
 
