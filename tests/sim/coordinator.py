@@ -44,7 +44,7 @@ class SimCoordinator:
     """One host with its store and clock, and the coordinator's process on it, if that runs.
 
     `wrong_ms` is how wrong the host's wall clock is, which counts from the next start on. `retired`: the host is gone
-    for ever. `takes_over`: whoever starts the next process tells it to take over.
+    for ever. `takes_over`: whoever starts the next process tells it to take over. `restored`: its store is another one.
     """
 
     def __init__(self, world: World, name: str, limits: Limits, configured: dict[str, Node] | None) -> None:
@@ -53,7 +53,7 @@ class SimCoordinator:
         self.wrong_ms = self.started_wrong_ms = 0
         self.clock = self._new_clock()
         self.machine: CoordinatorMachine | None = None
-        self.frozen = self.cut_off = False
+        self.frozen = self.cut_off = self.restored = False
         self.crash_at: Literal["", "commit", "publish", "replicate"] = ""
         self.orphans: Orphans = "refuse"
         self.retired = self.takes_over = False
@@ -135,7 +135,7 @@ class SimCoordinator:
     def restore(self, store: SimStore, orphans: Orphans) -> None:
         """End the process; the next one finds that store and is told what to do with what it hears."""
         self.crash()
-        self.store, self.orphans = store, orphans
+        self.store, self.orphans, self.restored = store, orphans, True
 
     def freeze(self) -> None:
         """Stop the process where it is."""

@@ -48,9 +48,10 @@ class Promises:
         if not self._unsure and journal.latch != self.latch:
             self._world.fail((agent.node,), f"{agent.node} forgot its latch {self.latch!r}, it has {journal.latch!r}")
         self.latch, self._unsure = journal.latch, False
-        stuck = {entry.worker for entry in journal.live() if entry.state is JournalState.STUCK}
+        goes_on = agent.platform.waits > 0
+        known = {entry.worker for entry in journal.live() if goes_on or entry.state is JournalState.STUCK}
         for worker, effect in agent.platform.held():
-            if worker not in stuck:
+            if worker not in known:
                 self._world.fail((agent.node, str(worker)), f"{effect} of worker {worker} outlived its agent")
         self.check_foreign()
 

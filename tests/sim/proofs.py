@@ -29,8 +29,8 @@ def check(world: World, coordinator: SimCoordinator) -> None:
             continue
         if said.state in ("ended", "silent"):
             world.fail((name,), f"{coordinator.name} has no doubt of {name}, which is {said.state} and holds {left}")
-        present = agent.journal is not None and node is not None and node.row.journal == agent.journal.id
-        if present and agent.platform.leaked:
+        journal = agent.journal.id if agent.machine and agent.journal else ""
+        if journal and node and node.row.journal == journal and agent.platform.leaked:
             text = f"{coordinator.name} has no doubt of {name}, whose former agent left {agent.platform.leaked}"
             world.fail((name,), text)
         world.tally.counts["proofs that would wait"] += 1
