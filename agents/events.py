@@ -107,9 +107,10 @@ class Reapplied(msgspec.Struct, frozen=True):
 
 
 class LatchKept(msgspec.Struct, frozen=True):
-    """The latch of that id is on disk, or ("") the absence of one."""
+    """The latch of that id is on disk, or ("") the absence of one; `error`: it is not, and holds for this life."""
 
     id: str
+    error: str = ""
 
 
 class AddressesRead(msgspec.Struct, frozen=True):

@@ -117,8 +117,12 @@ class AgentMachine:
         latch: str = "",
         attached: bool = False,
         counted: int = 0,
+        barred: str = "",
     ) -> None:
-        """Begin a life with the workers of earlier ones; `counted`: so many beats may have been sent in it already."""
+        """Begin a life with the workers of earlier ones; `counted`: so many beats may have been sent in it already.
+
+        `barred` is why nothing starts in this life, "" if it may.
+        """
         self.node, self.journal, self.limits = node, journal, limits
         self.workers = {worker.id: worker for worker in workers}
         self.stamp: Stamp | None = None
@@ -133,7 +137,7 @@ class AgentMachine:
         self._counter = (life << 32) + counted
         self._sent: dict[int, int] = {}
         self._past: dict[int, Worker] = {}
-        self._place = AddressesRead(())
+        self._place, self._barred = AddressesRead(()), barred
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
         self._looking = False
@@ -334,6 +338,8 @@ class AgentMachine:
             effects.append(worker.inject)
 
     def _refusal(self, order: Order) -> str:
+        if self._barred:
+            return f"nothing starts on node {self.node} until its agent is started anew: {self._barred}"
         if self.latch:
             return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
         if order.duration_ms > self.limits.ceiling_ms:
@@ -419,7 +425,7 @@ class AgentMachine:
             leaving=leaving,
             broker=self._place.broker,
             controller=self._place.controller,
-            trouble=self._place.trouble,
+            trouble=self._barred or self._place.trouble,
             attached=self._attached,
             strays=self.strays,
         )

@@ -7,62 +7,36 @@ import contextlib
 import functools
 import logging
 import os
-import shlex
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from concurrent.futures import Executor, ThreadPoolExecutor
 
 from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.contact import likely_causes
+from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.disk import FileDisk, lock
-from trogdor_bus.agents.events import (
-    AddressesRead,
-    Effect,
-    EndRequested,
-    Event,
-    Exit,
-    Forget,
-    Heal,
-    Healed,
-    Inject,
-    Injected,
-    KeepLatch,
-    LatchKept,
-    Look,
-    Looked,
-    NotHealed,
-    NotInjected,
-    NotYet,
-    ReadBack,
-    Reapplied,
-    Reapply,
-    SendBeat,
-    SnapshotHeard,
-    Ticked,
-)
+from trogdor_bus.agents.events import AddressesRead, EndRequested, Event
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits
-from trogdor_bus.agents.neighbours import Refusal, Strays
-from trogdor_bus.agents.perform import UNREADABLE, NotInjectedError, Performer
+from trogdor_bus.agents.neighbours import Strays
+from trogdor_bus.agents.perform import UNREADABLE, Performer
 from trogdor_bus.agents.platforms import open_platform
+from trogdor_bus.agents.work import Chore, Work
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import (
     BusError,
-    CannotHealError,
     GoneError,
     HostError,
     NotFoundError,
-    NotYetError,
     TrogdorBusError,
 )
-from trogdor_bus.messages import MAX_EPOCH, Snapshot, decode, encode
+from trogdor_bus.fuse import Fuse
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, Surroundings
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
@@ -89,8 +63,8 @@ def run(settings: AgentSettings, leash: Leash | None = None) -> int:
         )
         performer = Performer(_journal(disk, platform), platform)
         _recover(performer)
-        note = AgentNote(platform=settings.platform, attach=settings.attach)
-        return asyncio.run(_run(settings, performer, leash or Leash(), functools.partial(leave_note, disk, note)))
+        note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
+        return asyncio.run(_run(settings, performer, leash or Leash(), note, Fuse(settings.state_dir)))
     finally:
         held.close()
 
@@ -114,7 +88,9 @@ def _recover(performer: Performer) -> None:
         log.warning("%s", line)
 
 
-async def _run(settings: AgentSettings, performer: Performer, leash: Leash, note: Callable[[], None]) -> int:
+async def _run(
+    settings: AgentSettings, performer: Performer, leash: Leash, note: Callable[[], None], fuse: Fuse
+) -> int:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
     def end(why: str) -> None:
@@ -128,7 +104,11 @@ async def _run(settings: AgentSettings, performer: Performer, leash: Leash, note
     if bus is None:
         return 0
     try:
-        return await Service(settings, performer, bus, note).run(ending)
+        return await Service(settings, performer, bus, note, fuse=fuse).run(ending)
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        fuse.end(error)
     finally:
         held.cancel()
         bus.close()
@@ -151,13 +131,20 @@ class Service:
     """One running agent on an open journal, platform and bus."""
 
     def __init__(
-        self, settings: AgentSettings, performer: Performer, bus: AgentBus, note: Callable[[], None] = lambda: None
+        self,
+        settings: AgentSettings,
+        performer: Performer,
+        bus: AgentBus,
+        note: Callable[[], None] = lambda: None,
+        fuse: Fuse | None = None,
     ) -> None:
         """Take what was opened; `note` writes down what healers must know, if that is not there yet."""
+        self._fuse = fuse or Fuse(settings.state_dir)
         self._settings, self._performer, self._bus, self._note = settings, performer, bus, note
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
-        self._machine = AgentMachine(
+        self._work = Work(performer, bus.control, settings.state_dir)
+        machine = AgentMachine(
             settings.node,
             self._journal.id,
             self._journal.life,
@@ -169,16 +156,17 @@ class Service:
             latch=self._journal.latch,
             attached=bool(settings.attach),
             counted=0 if self._journal.begun else self._clock.now_ms() // COUNTED_MS,
+            barred=self._fuse.said(),
         )
-        self._hands = ThreadPoolExecutor(1, "hands")
-        self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
         self._wake = asyncio.Event()
-        self._ended = False
-        self._epoch = 0
+        self._core = AgentCore(
+            machine, bus, self._begin, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
+        )
+        self._hands: Executor = ThreadPoolExecutor(1, "hands")
+        self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
         self._strays = Strays(performer, settings.state_dir)
-        self._refusal = Refusal(settings.node, self._journal.id)
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -191,26 +179,27 @@ class Service:
         strays = await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look)
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
-            self._handle(strays)
-        self._bus.receive(self._on_snapshot)
+            self._core.feed(strays)
+        self._bus.receive(self._core.hear)
         chores = [
             asyncio.create_task(chore)
             for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
         ]
+        for chore in chores:
+            chore.add_done_callback(self._fuse.heed)
         try:
-            while not self._ended:
-                delay_ms = max(0, self._machine.deadline() - self._clock.now_ms())
+            while not self._core.ended:
+                delay_ms = max(0, self._core.shell.due() - self._clock.now_ms())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
                 self._wake.clear()
-                if self._clock.now_ms() >= self._machine.deadline():
-                    self._handle(Ticked())
+                self._core.shell.tick()
         finally:
             for chore in chores:
                 chore.cancel()
             self._hands.shutdown()
             self._eyes.shutdown(wait=False, cancel_futures=True)
-        stuck = [w.task for w in self._machine.workers.values() if w.state is WorkerState.STUCK]
+        stuck = [w.task for w in self._core.machine.workers.values() if w.state is WorkerState.STUCK]
         for task in stuck:
             log.error("the undo of task %s is stuck; its journal is in %s", task, self._settings.state_dir)
         log.info("agent ended, %s", "faults are left" if stuck else "nothing is left")
@@ -229,161 +218,30 @@ class Service:
                 error=UNREADABLE.format(name),
                 outcome=Outcome.FAILED,
                 residue=(f"{name} cannot be read",),
-                by_hand=self._look_at(name),
+                by_hand=self._work.look_at(name),
             )
             for worker, name in self._journal.unreadable.items()
         ]
         return (*known, *unreadable)
 
-    def _look_at(self, name: str) -> tuple[str, ...]:
-        path = shlex.quote(str(self._settings.state_dir / name))
-        return (f"cat {path}  # look whether its fault is gone, or undo it; then: rm {path}",)
-
-    # --- events -----------------------------------------------------------------------------------------------------
-
-    def _on_snapshot(self, frame: bytes) -> None:
-        try:
-            snapshot = decode(frame, Snapshot)
-        except BusError as error:
-            log.warning("a frame of the control channel was dropped: %s", error)
-            return
-        if not 0 <= snapshot.stamp.epoch <= MAX_EPOCH:
-            log.warning("a word of epoch %d was refused: no coordinator starts that often", snapshot.stamp.epoch)
-            return
-        self._handle(SnapshotHeard(snapshot))
-        self._refusal.heed(self._machine.refused_by(self._clock.now_ms()))
-        stamp = self._machine.stamp
-        if stamp is not None and stamp.epoch != self._epoch and self._machine.fresh_ms is not None:
-            self._epoch = stamp.epoch
-            log.info("obeying coordinator %s, epoch %d", stamp.coordinator[:8], stamp.epoch)
+    # --- what happens -----------------------------------------------------------------------------------------------
 
     async def _end(self, ending: asyncio.Event) -> None:
         await ending.wait()
-        self._handle(EndRequested())
+        self._core.feed(EndRequested())
 
-    def _handle(self, event: Event) -> None:
-        before = self._machine.deadline()
-        for effect in self._machine.handle(event, self._clock.now_ms()):
-            self._perform(effect)
-        if self._ended or self._machine.deadline() < before:
-            self._wake.set()
+    def _begin(self, chore: Chore) -> None:
+        """Have a chore done in the one thread that touches the machine; what comes of it comes back to the loop."""
+        future = asyncio.get_running_loop().run_in_executor(self._hands, self._work.do, chore)
+        future.add_done_callback(self._done)
 
-    # --- effects ----------------------------------------------------------------------------------------------------
-
-    def _perform(self, effect: Effect) -> None:
-        match effect:
-            case SendBeat(beat=beat):
-                self._bus.send(encode(beat))
-            case Inject(order=order):
-                if not self._machine.workers[order.worker].awaits:
-                    log.info("task %s: %s", order.task, order.texts.starting)
-                self._by_hand(functools.partial(self._inject, effect))
-            case Heal(worker=worker):
-                if not self._machine.workers[worker].awaits:
-                    log.info("task %s: undoing", self._machine.workers[worker].task)
-                self._by_hand(functools.partial(self._heal, effect))
-            case Look(workers=workers):
-                self._by_hand(functools.partial(self._look, workers))
-            case Reapply():
-                self._by_hand(functools.partial(self._reapply, effect))
-            case KeepLatch(id=latch):
-                log.warning("aborted: nothing starts here until it is resumed" if latch else "resumed")
-                self._by_hand(functools.partial(self._keep_latch, latch))
-            case Forget(worker=worker):
-                self._by_hand(functools.partial(self._forget, worker))
-            case Exit():
-                self._ended = True
-
-    def _by_hand(self, work: Callable[[], Event | None]) -> None:
-        """Run blocking work in the one thread that touches the machine; its event comes back to the loop."""
-        future = asyncio.get_running_loop().run_in_executor(self._hands, work)
-        future.add_done_callback(self._worked)
-
-    def _worked(self, future: asyncio.Future[Any]) -> None:
+    def _done(self, future: asyncio.Future[Event | None]) -> None:
         if future.cancelled():
             return
         if (error := future.exception()) is not None:
-            log.error("internal error", exc_info=error)
+            self._fuse.blow(error)
         elif (event := future.result()) is not None:
-            if isinstance(event, NotInjected | NotHealed):
-                log.error("task %s: %s", self._machine.workers[event.worker].task, event.error)
-            elif isinstance(event, NotYet) and not self._machine.workers[event.worker].awaits:
-                log.info("task %s goes on by itself: %s", self._machine.workers[event.worker].task, event.why)
-            self._handle(event)
-
-    def _inject(self, effect: Inject) -> Event:
-        order = effect.order
-        surroundings = Surroundings(control=self._bus.control(), coordinator=effect.coordinator, force=order.force)
-        try:
-            warnings = self._performer.inject(order, effect.ends_ms, surroundings)
-            return Injected(order.worker, warnings, self._journal.entries[order.worker].met_nothing)
-        except NotInjectedError as error:
-            by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
-            return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
-        except NotYetError as error:
-            return NotYet(order.worker, str(error), error.notes)
-        except Exception as error:  # a bug of ours must not leave a fault behind
-            log.exception("task %s: internal error", order.task)
-            return self._rescue(order.worker, f"internal error: {error!r}")
-
-    def _rescue(self, worker: int, error: str) -> NotInjected:
-        if worker in self._journal.entries:
-            healed = self._heal(Heal(worker, Outcome.FAILED, error))
-            if isinstance(healed, NotHealed):
-                return NotInjected(worker, f"{error}; {healed.error}", healed.residue, healed.by_hand, stuck=True)
-            if isinstance(healed, NotYet):
-                return NotInjected(worker, f"{error}; {healed.why}", (), self._performer.by_hand(worker), stuck=True)
-        return NotInjected(worker, error)
-
-    def _heal(self, effect: Heal) -> Healed | NotHealed | NotYet:
-        if not self._journal.knows(effect.worker):
-            return Healed(effect.worker, last=None)  # it was stopped before anything was written down
-        seen: list[ReadBack] = []
-        worker, heal = effect.worker, self._performer.heal
-        try:
-            notes = heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
-            entry = self._journal.entries.get(worker)
-            how = (entry.outcome, entry.error) if entry else (Outcome.NONE, "")
-            return Healed(worker, notes, seen[0] if seen else None, *how)
-        except NotYetError as error:
-            return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
-        except CannotHealError as error:
-            entry = self._journal.entries.get(worker)
-            residue, by_hand = entry.residue if entry else (), self._performer.by_hand(worker)
-            if name := self._journal.unreadable.get(worker):
-                residue, by_hand = (f"{name} cannot be read",), self._look_at(name)
-            return NotHealed(worker, str(error), residue, by_hand, seen[0] if seen else None)
-        except Exception as error:  # stuck is loud, and tried again
-            log.exception("worker %d: internal error while undoing", effect.worker)
-            return NotHealed(effect.worker, f"internal error while undoing: {error!r}")
-
-    def _look(self, workers: tuple[int, ...]) -> Looked:
-        return Looked({worker: self._performer.look(worker) for worker in workers})
-
-    def _reapply(self, effect: Reapply) -> Reapplied:
-        worker = effect.worker
-        try:
-            after = self._performer.reapply(worker, effect.drift)
-            return Reapplied(worker, after=after, blocked=effect.drift)
-        except TrogdorBusError as error:
-            return Reapplied(worker, str(error))
-        except Exception as error:
-            log.exception("worker %d: internal error while putting it back", worker)
-            return Reapplied(worker, f"internal error: {error!r}")
-
-    def _keep_latch(self, latch: str) -> LatchKept:
-        try:
-            self._journal.keep_latch(latch)
-        except HostError as error:
-            log.error("the abort cannot be written down, so it holds until this agent ends: %s", error)
-        return LatchKept(latch)
-
-    def _forget(self, worker: int) -> None:
-        if worker in self._journal.entries:
-            try:
-                self._performer.forget(worker)
-            except TrogdorBusError as error:
-                log.warning("worker %d stays in the journal: %s", worker, error)
+            self._core.done(event)
 
     # --- chores -----------------------------------------------------------------------------------------------------
 
@@ -405,7 +263,7 @@ class Service:
                 self._unread, self._unread_ms = text, now_ms
         else:
             self._unread = ""
-            self._handle(found)
+            self._core.feed(found)
 
     async def _write_down(self) -> None:
         """Write what could not be written at the start, as soon as it can be."""
@@ -440,14 +298,14 @@ class Service:
 
     async def _find_strays(self) -> None:
         if found := await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look):
-            self._handle(found)
+            self._core.feed(found)
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""
         await asyncio.sleep(LONELY_FIRST_S)
         while True:
-            self._refusal.heed(self._machine.refused_by(self._clock.now_ms()), again=True)
-            if not self._refusal.by and self._machine.lonely(self._clock.now_ms()):
+            self._core.refusal.heed(self._core.machine.refused_by(self._clock.now_ms()), again=True)
+            if not self._core.refusal.by and self._core.machine.lonely(self._clock.now_ms()):
                 trouble = (
                     self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )

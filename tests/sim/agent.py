@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tests.agents.simdisk import Crash, SimDisk
 from tests.sim.clock import DriftingClock, some_rate
 from tests.sim.model import Machine
 from tests.sim.promises import Promises
+from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.events import (
     AddressesRead,
     Effect,
     EndRequested,
     Event,
-    Exit,
     Forget,
     Heal,
-    Healed,
     Inject,
     Injected,
     KeepLatch,
     LatchKept,
-    Look,
-    Looked,
     NotHealed,
-    NotInjected,
-    NotYet,
-    ReadBack,
     Reapplied,
     Reapply,
-    SendBeat,
-    SnapshotHeard,
-    Ticked,
 )
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.machine import AgentMachine, Limits
-from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import remembered
-from trogdor_bus.errors import BusError, CannotHealError, HostError, NotYetError, TrogdorBusError
-from trogdor_bus.messages import Beat, Snapshot, decode, encode
-from trogdor_bus.platform import Surroundings
+from trogdor_bus.agents.work import Chore, Work
+from trogdor_bus.errors import HostError
+from trogdor_bus.messages import Beat, Snapshot, decode
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordinator
 
 if TYPE_CHECKING:
@@ -118,11 +109,14 @@ class SimAgent:
         world.tell((self.node,), "agent starts, journal {} life {}", self.journal.id, self.journal.life)
         self.awake_since, self._suspended_ms = world.now, None
         self._timer: int | None = None
-        self._queue: deque[Effect] = deque()
+        self._queue: deque[Chore] = deque()
         self._busy = False
         self._paused_ms = 0
-        self._bus: MemoryAgent = world.network.agent(self.node)
-        self._bus.receive(self._hear)
+        self._snapshot: Snapshot | None = None
+        self._work_of = Work(self._performer)
+        self.bus: MemoryAgent = world.network.agent(self.node)
+        self._core = _Core(self)
+        self.bus.receive(self._hear)
         self.handle(AddressesRead(self.platform.addresses()))
 
     def crash(self, *, power: bool = False) -> None:
@@ -204,7 +198,7 @@ class SimAgent:
 
     def _leave(self) -> None:
         assert self.machine is not None
-        self._bus.close()
+        self.bus.close()
         self.world.tally.agent_taken |= self._taken
         self.machine, self.frozen, self._suspended_ms, self._held_back = None, False, None, []
 
@@ -230,63 +224,70 @@ class SimAgent:
 
     # --- the shell --------------------------------------------------------------------------------------------------
 
-    def handle(self, event: Event, snapshot: Snapshot | None = None) -> None:
-        """Give an event to the machine and perform what follows."""
+    def handle(self, event: Event) -> None:
+        """Let something happen to the process."""
+        self._core.feed(event)
+        self._leave_at_the_end()
+
+    def _leave_at_the_end(self) -> None:
+        if self._core.ended and self.machine is not None:
+            self.world.tell((self.node,), "agent ends")
+            self._leave()
+
+    def told(self, event: Event, now_ms: int) -> Sequence[Effect]:
+        """Give an event to the machine, and return its effects."""
         assert self.machine is not None
         if self.world.telling:
             self.world.tell_agent(self.node, event)
-        try:
-            effects = self.machine.handle(event, self.clock.now_ms())
-        except TrogdorBusError as error:
-            self.world.fail((self.node,), f"the machine of {self.node} refuses {type(event).__name__}: {error}")
-        for effect in effects:
-            match effect:
-                case SendBeat(beat=beat):
-                    self._send(beat)
-                case Exit():
-                    self.world.tell((self.node,), "agent ends")
-                    self._leave()
-                    return
-                case _:
-                    if isinstance(effect, Inject) and not self.machine.workers[effect.order.worker].awaits:
-                        self.promises.check_order(effect, snapshot)
-                    elif isinstance(effect, Heal):
-                        self.promises.check_stop(effect)
-                    elif isinstance(effect, KeepLatch):
-                        self.promises.check_latch(effect, snapshot)
-                    self._queue.append(effect)
-                    if not self._busy:
-                        self._work()
-                        if self.machine is None:
-                            return
-        self._set_timer()
+        return self.machine.handle(event, now_ms)
+
+    def broke(self, error: Exception) -> None:
+        """Fail: the shell met what nobody foresaw."""
+        self.world.fail((self.node,), f"the shell of {self.node} broke: {error!r} {error.__cause__!r}")
+
+    def begin(self, chore: Chore) -> None:
+        """Check that a chore may be done, and do it when it is its turn."""
+        assert self.machine is not None
+        if isinstance(chore, Inject) and not self.machine.workers[chore.order.worker].awaits:
+            self.promises.check_order(chore, self._snapshot)
+        elif isinstance(chore, Heal):
+            self.promises.check_stop(chore)
+        elif isinstance(chore, KeepLatch):
+            self.promises.check_latch(chore, self._snapshot)
+        self._queue.append(chore)
+        if not self._busy:
+            self._busy = True
+            self._after(0, self._work)
+
+    def fed(self) -> None:
+        """Come back when it is due."""
+        if self.machine is not None:
+            self._set_timer()
 
     def _hear(self, frame: bytes) -> None:
         if self._suspended_ms is None:
             self._awake(lambda: self._frame(frame))
 
     def _frame(self, frame: bytes) -> None:
-        try:
-            snapshot: Snapshot = decode(frame, Snapshot)
-        except BusError as error:
-            self.world.fail((self.node,), f"{self.node} cannot read {frame!r}: {error}")
+        self._snapshot = snapshot = decode(frame, Snapshot)
         self.promises.listen(snapshot)
         assert self.machine is not None
         before = tuple(self.machine.workers)
-        self.handle(SnapshotHeard(snapshot), snapshot)
+        self._core.hear(frame)
+        self._snapshot = None
         self.promises.acknowledge(before)
 
-    def _send(self, beat: Beat) -> None:
+    def send(self, beat: Beat, on: Callable[[Beat], None]) -> None:
+        """Check a beat, and send it if the world lets it out."""
         world = self.world
         self.promises.check_send(beat)
         if world.reaches(self.node, COORDINATOR) and world.network.listening(MemoryCoordinator, COORDINATOR):
             world.lag()
-            self._bus.send(encode(beat))
+            on(beat)
         world.tally.counts["frames"] += 1
 
     def _set_timer(self) -> None:
-        assert self.machine is not None
-        at = max(self.world.now, self.clock.when(self.machine.deadline()))
+        at = max(self.world.now, self.clock.when(self._core.shell.due()))
         if at != self._timer:
             self._timer = at
             self.world.at(at, self._alive(lambda: self._timed(at)))
@@ -297,9 +298,9 @@ class SimAgent:
             self._tick()
 
     def _tick(self) -> None:
-        assert self.machine is not None
-        if self.clock.now_ms() >= self.machine.deadline():
-            self.handle(Ticked())
+        if self.clock.now_ms() >= self._core.shell.due():
+            self._core.shell.tick()
+            self._leave_at_the_end()
         else:
             self._set_timer()
 
@@ -307,35 +308,36 @@ class SimAgent:
 
     def _work(self) -> None:
         """Begin the first thing in the queue: an injection acts at once and answers later, the rest acts later."""
+        self._busy = bool(self._queue)
         if not self._queue:
             return
-        effect, self._busy = self._queue.popleft(), True
+        chore = self._queue.popleft()
         takes_ms = self.world.work_ms(self.platform.sticky)
-        if isinstance(effect, Inject):
-            event = self._do(effect)
+        if isinstance(chore, Inject):
+            event = self._do(chore)
             if self.machine is not None:
                 self._after(takes_ms + self._pauses(), lambda: self._worked(event))
         else:
-            self._after(takes_ms, lambda: self._finish(effect))
+            self._after(takes_ms, lambda: self._finish(chore))
 
-    def _finish(self, effect: Effect) -> None:
-        event = self._do(effect)
+    def _finish(self, chore: Chore) -> None:
+        event = self._do(chore)
         if self.machine is not None:
             self._after(self._pauses(), lambda: self._worked(event))
 
     def _worked(self, event: Event | None) -> None:
-        self._busy = False
         if event is not None:
-            self.handle(event)
-        if self.machine is not None and not self._busy:
+            self._core.done(event)
+            self._leave_at_the_end()
+        if self.machine is not None:
             self._work()
 
-    def _do(self, effect: Effect) -> Event | None:
+    def _do(self, chore: Chore) -> Event | None:
         world = self.world
         if world.random.random() < world.crash_chance:
             self.platform.points.left = world.random.randint(1, 24)
         try:
-            return self._perform(effect)
+            return self._perform(chore)
         except Crash as crash:
             power = world.random.random() < 0.4
             world.tally.counts["crashes in the middle"] += 1
@@ -346,62 +348,27 @@ class SimAgent:
         finally:
             self.platform.points.left = 0
 
-    def _perform(self, effect: Effect) -> Event | None:  # noqa: PLR0912 (one case per effect)
-        match effect:
-            case Inject(order=order):
-                try:
-                    warnings = self._performer.inject(order, effect.ends_ms, Surroundings(force=order.force))
-                except NotInjectedError as error:
-                    by_hand = self._performer.by_hand(order.worker) if error.stuck else ()
-                    return NotInjected(order.worker, str(error), error.residue, by_hand, error.stuck)
-                except NotYetError as error:
-                    return NotYet(order.worker, str(error), error.notes)
-                self.world.performed(order.worker)
-                self.promises.kept.add(order.worker)
-                return Injected(order.worker, warnings, self._performer.journal.entries[order.worker].met_nothing)
-            case Heal(worker=worker):
-                if not self._performer.journal.knows(worker):
-                    return Healed(worker, last=None)
-                seen: list[ReadBack] = []
-                try:
-                    notes = self._performer.heal(worker, effect.outcome, effect.error, effect.held_ms, seen.append)
-                    entry = self._performer.journal.entries[worker]
-                    return Healed(worker, notes, seen[0] if seen else None, entry.outcome, entry.error)
-                except NotYetError as error:
-                    return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
-                except CannotHealError as error:
-                    entry = self._performer.journal.entries[worker]
-                    by_hand = self._performer.by_hand(worker)
-                    event = NotHealed(worker, str(error), entry.residue, by_hand, seen[0] if seen else None)
-                    self.promises.check_not_healed(event)
-                    return event
-            case Look(workers=workers):
-                return Looked({worker: self._performer.look(worker) for worker in workers})
-            case Reapply(worker=worker, drift=drift):
-                self._again = True
-                try:
-                    after = self._performer.reapply(worker, drift)
-                    self.promises.check_blocked(worker, drift)
-                    return Reapplied(worker, after=after, blocked=drift)
-                except TrogdorBusError as error:
-                    return Reapplied(worker, str(error))
-                finally:
-                    self._again = False
-            case KeepLatch(id=latch):
-                try:
-                    self._performer.journal.keep_latch(latch)
-                except HostError as error:
-                    self.world.tell((self.node,), "the latch of {} is not on disk: {}", self.node, error)
-                else:
-                    self.promises.latch_kept(latch)
-                return LatchKept(latch)
-            case Forget(worker=worker):
-                self.promises.kept.discard(worker)
-                try:
-                    self._performer.forget(worker)
-                except TrogdorBusError as error:
-                    self.world.tell((self.node,), "worker {} stays in the journal: {}", worker, error)
-        return None
+    def _perform(self, chore: Chore) -> Event | None:
+        """Do a chore as the daemon does it, and check what it says of itself."""
+        promises = self.promises
+        if isinstance(chore, Forget):
+            promises.kept.discard(chore.worker)
+        self._again = isinstance(chore, Reapply)
+        try:
+            event = self._work_of.do(chore)
+        finally:
+            self._again = False
+        match event:
+            case Injected(worker=worker):
+                self.world.performed(worker)
+                promises.kept.add(worker)
+            case NotHealed():
+                promises.check_not_healed(event)
+            case Reapplied(worker=worker, error="", blocked=blocked):
+                promises.check_blocked(worker, blocked)
+            case LatchKept(id=latch, error=""):
+                promises.latch_kept(latch)
+        return event
 
     def _pause(self, seconds: float) -> None:
         self._paused_ms += round(seconds * 1000)
@@ -417,3 +384,31 @@ class SimAgent:
     def _new_clock(self) -> DriftingClock:
         random = self.world.random
         return DriftingClock(lambda: self.world.now, random.randint(1_000, 10**9), some_rate(random))
+
+
+class _Core(AgentCore):
+    """The agent itself, and somebody who looks over its shoulder."""
+
+    def __init__(self, host: SimAgent) -> None:
+        assert host.machine is not None
+        super().__init__(
+            host.machine,
+            host.bus,
+            host.begin,
+            host.clock.now_ms,
+            fed=host.fed,
+            broken=host.broke,
+            watched=_Watched(host),
+        )
+        self._host = host
+
+    def _send(self, beat: Beat) -> None:
+        self._host.send(beat, super()._send)
+
+
+class _Watched:
+    """The machine of a host, and who tells of it."""
+
+    def __init__(self, host: SimAgent) -> None:
+        assert host.machine is not None
+        self.handle, self.deadline = host.told, host.machine.deadline
