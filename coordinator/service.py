@@ -8,7 +8,7 @@ import logging
 import resource
 import socket
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 
 import msgspec
 
@@ -16,21 +16,12 @@ from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
-from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
+from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
-    BeatHeard,
     BrokersSeen,
-    Effect,
-    EndExperiment,
-    Event,
-    Exit,
     HostsResolved,
     LinksSeen,
     LookAtCluster,
-    Publish,
-    StartExperiment,
-    Ticked,
 )
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.coordinator.fleet import Fleet
@@ -44,10 +35,10 @@ from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
 from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
+from trogdor_bus.fuse import Fuse
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, Beat, Reply, WorkerChanged, decode, encode
+from trogdor_bus.messages import VIEW_TOPIC, Reply, encode
 from trogdor_bus.roles import Wanted
-from trogdor_bus.states import WorkerState
 from trogdor_bus.transports import link_with_log, open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
@@ -108,8 +99,14 @@ async def _lead(
     """Return the exit code, and whether another coordinator is in charge now."""
     bus = several().open_coordinator(settings.url, settings.keys)
     try:
-        service = Service(settings, store, bus, kept_in, above=taken.epoch if taken else 0)
-        return await service.run(), service.fenced
+        fuse = Fuse(settings.state_dir)
+        try:
+            service = Service(settings, store, bus, kept_in, above=taken.epoch if taken else 0, fuse=fuse)
+            return await service.run(), service.fenced
+        except TrogdorBusError:
+            raise
+        except Exception as error:
+            fuse.end(error)
     finally:
         bus.close()
 
@@ -130,7 +127,9 @@ class Service:
         kept_in: StateLog | None = None,
         *,
         above: int = 0,
+        fuse: Fuse | None = None,
     ) -> None:
+        self._fuse = fuse or Fuse(settings.state_dir)
         self._settings, self._store, self._bus = settings, store, bus
         self._clock = SteadyWallClock()
         config = settings.config
@@ -157,28 +156,35 @@ class Service:
             above=above,
         )
         self._replication = self._replicate(kept_in, place.me) if kept_in else None
-        self.api = Api(
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._brokers: BusBrokers | None = None
+        self._exit: int | None = None
+        self._core = CoordinatorCore(
             self._machine,
-            self._handle_now,
+            store,
+            bus,
             self._clock.now_ms,
-            lambda: self.end("a client asked for it"),
-            self._replication.behind_ms if self._replication else None,
+            soon=self._soon,
+            follow=self._replication.follow if self._replication else lambda _: None,
+            look=lambda order: self._beside(self._look(order)),
+            ended=lambda reason, fenced: self._fail(reason, fenced=fenced),
+            shutdown=lambda: self.end("a client asked for it"),
+            behind_ms=self._replication.behind_ms if self._replication else None,
+            fed=self._wake.set,
+            broken=self._fuse.blow,
         )
-        self._experiments = Experiments(
+        self.api = self._core.api
+        self._experiments = self._core.experiments = Experiments(
             settings.state_dir / "experiments",
             UnderTest(bootstrap=settings.cluster, config=str(settings.cluster_config or "")),
             probe_commands=settings.allow_probe_commands,
             answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
-            handle=self._handle_now,
+            handle=self._core.feed,
             now_ms=self._clock.now_ms,
             destinations=self._destinations,
         )
         self.api.experiments, self.api.destinations = self._experiments.told, self._destinations
-        self._waiting: set[asyncio.Task[None]] = set()
-        self._wake, self._pending, self._flushing = asyncio.Event(), dict[tuple[str, str], Beat](), False
-        self._brokers: BusBrokers | None = None
-        self._exit: int | None = None
-        self._garbage = 0
 
     async def run(self) -> int:
         """Serve until told to end; return the exit code."""
@@ -186,25 +192,26 @@ class Service:
         for number in logs.ending_signals():
             loop.add_signal_handler(number, self.end, logs.terminating(number))
         self._greet()
-        self._bus.receive(self._on_beat, self._on_request)
+        self._bus.receive(self._core.hear, self._on_request)
         beside = [asyncio.create_task(self._resolve())]
         if self._replication:
             beside.append(asyncio.create_task(self._replication.run()))
+        for task in beside:
+            task.add_done_callback(self._fuse.heed)
         announced_ms = 0
         try:
             while self._exit is None:
-                delay_ms = max(0, self._machine.deadline() - self._clock.now_ms())
+                delay_ms = max(0, self._core.shell.due() - self._clock.now_ms())
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
                 self._wake.clear()
-                if self._clock.now_ms() >= self._machine.deadline():
-                    self._handle_now(Ticked())
+                self._core.tick()
                 if (seen := self._bus.brokers()) != self._brokers:
                     self._brokers = seen
-                    self._handle_now(BrokersSeen(seen))
+                    self._core.feed(BrokersSeen(seen))
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
-                    self._handle_now(LinksSeen(self._bus.links()))
+                    self._core.feed(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
         finally:
             for task in [*beside, *self._waiting]:
@@ -214,21 +221,6 @@ class Service:
         return self._exit
 
     # --- what arrives -----------------------------------------------------------------------------------------------
-
-    def _on_beat(self, frame: bytes) -> None:
-        try:
-            beat = decode(frame, Beat)
-        except BusError as error:
-            self._garbage += 1
-            if self._garbage <= 10:
-                log.warning("a frame on the status channel was dropped: %s", error)
-            return
-        known = self._pending.get((beat.node, beat.journal))
-        if known is None or known.counter < beat.counter:  # a beat is whole: the newest says everything
-            self._pending[beat.node, beat.journal] = beat
-        if not self._flushing:
-            self._flushing = True
-            asyncio.get_running_loop().call_later(GATHER_S, self._flush)
 
     def _on_request(self, frame: bytes, answer: Answer) -> None:
         if wanted := self.api.look(frame):
@@ -240,11 +232,15 @@ class Service:
             return
         self._beside(self._answer(self._replication, reply, answer))
 
+    def _soon(self, flush: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_later(GATHER_S, flush)
+
     def _beside(self, work: Coroutine[None, None, None]) -> None:
         """Let something go on that nothing waits for; it ends with the coordinator."""
         waiting = asyncio.create_task(work)
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
+        waiting.add_done_callback(self._fuse.heed)
 
     async def _answer_seen(self, frame: bytes, wanted: Wanted, answer: Answer) -> None:
         answer(encode(self.api.reply(frame, await self._lookout.look(wanted))[0]))
@@ -252,59 +248,10 @@ class Service:
     async def _look(self, order: LookAtCluster) -> None:
         seen = await self._lookout.answer(order)
         with contextlib.suppress(HostError):  # said already, and the end of this coordinator
-            self._handle_now(seen)
+            self._core.feed(seen)
 
     async def _answer(self, replication: Replication, reply: Reply, answer: Answer) -> None:
         answer(encode(msgspec.structs.replace(reply, replicated=await replication.kept())))
-
-    def _flush(self) -> None:
-        self._flushing = False
-        beats, self._pending = self._pending, {}
-        effects: list[Effect] = []
-        for beat in beats.values():
-            try:
-                effects += self._machine.handle(BeatHeard(beat), self._clock.now_ms())
-            except TrogdorBusError as error:  # one agent's nonsense must not cost the others' words
-                log.error("a beat of node %s could not be taken in: %s", beat.node, error)
-        with contextlib.suppress(HostError):  # said already, and the end of this coordinator
-            self._perform(effects)
-
-    def _handle_now(self, event: Event) -> None:
-        self._flush()
-        self._perform(self._machine.handle(event, self._clock.now_ms()))
-
-    # --- what follows -----------------------------------------------------------------------------------------------
-
-    def _perform(self, effects: Sequence[Effect]) -> None:
-        changes = [effect for effect in effects if isinstance(effect, Change)]
-        if changes:
-            try:
-                self._store.commit(changes, durable=any(map(must_last, changes)))
-            except HostError as error:
-                log.error("cannot store the state, so nothing is published: %s", error)
-                self._exit = 1
-                self._wake.set()
-                raise
-            if self._replication:
-                self._replication.follow(changes)
-        newest = {effect.snapshot.node: effect.snapshot for effect in effects if isinstance(effect, Publish)}
-        for node, snapshot in newest.items():
-            self._bus.publish(node, encode(snapshot))
-        for effect in effects:
-            if isinstance(effect, AppendEvent):
-                if effect.event.text:
-                    level = logging.DEBUG if isinstance(effect.event, WorkerChanged) else logging.INFO
-                    log.log(level, "%s", effect.event.text)
-                self._bus.announce(EVENT_TOPIC, encode(effect.event))
-            elif isinstance(effect, StartExperiment | EndExperiment):
-                self._experiments.perform(effect)
-            elif isinstance(effect, DropTask):
-                self._experiments.forget(effect.id)
-            elif isinstance(effect, LookAtCluster):
-                self._beside(self._look(effect))
-            elif isinstance(effect, Exit):
-                self._fail(effect.reason, fenced=effect.fenced)
-        self._wake.set()
 
     def _destinations(self) -> Destinations:
         nodes = self._machine.view.nodes.values()
@@ -355,13 +302,6 @@ class Service:
             missing = {name: host for name, host in missing.items() if name not in found}
             if found:
                 with contextlib.suppress(TrogdorBusError):
-                    self._handle_now(HostsResolved(found))
+                    self._core.feed(HostsResolved(found))
             if missing:
                 await asyncio.sleep(RESOLVE_AGAIN_S)
-
-
-def must_last(change: Change) -> bool:
-    """Return whether a loss of power must not lose this change: what was promised, what ended, who leads."""
-    if isinstance(change, PutRow):
-        return change.row.state in (WorkerState.RECEIVING, WorkerState.DONE, WorkerState.STUCK)
-    return isinstance(change, PutMeta | PutTask | PutWorker | DropTask)

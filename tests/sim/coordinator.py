@@ -11,24 +11,21 @@ from tests.sim.clock import DriftingClock
 from tests.sim.cluster import sighting
 from tests.sim.replica import SimReplica
 from tests.sim.store import SimStore
-from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
+from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
     BeatHeard,
     ClusterSeen,
     Effect,
     Event,
-    Exit,
     LookAtCluster,
     Publish,
-    Ticked,
 )
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.coordinator.service import must_last
-from trogdor_bus.errors import BusError, InvalidTransitionError, RefusedError
-from trogdor_bus.messages import Beat, Noted, decode, encode
+from trogdor_bus.errors import InvalidTransitionError, RefusedError
+from trogdor_bus.messages import Beat, Noted
 from trogdor_bus.states import TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
@@ -109,11 +106,23 @@ class SimCoordinator:
         self._live: dict[str, set[int]] = {}
         self._fenced = self._lived = False
         self._taken = self.machine.taken
-        self.api = Api(self.machine, self._handle_now, self.clock.now_ms, lambda: None)
-        self._pending: list[Event] = []
-        self._flushing = False
         self._timer: int | None = None
         self._bus = world.network.coordinator()
+        self._core = CoordinatorCore(
+            self.machine,
+            self,
+            self,
+            self.clock.now_ms,
+            soon=self._soon,
+            follow=self._replicate,
+            look=self._look,
+            ended=self._exit,
+            shutdown=lambda: None,
+            behind_ms=None,
+            fed=self._fed,
+            broken=self._broke,
+            watched=_Watched(self),
+        )
         self._bus.receive(self._hear, lambda frame, answer: None)
         world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
@@ -177,7 +186,7 @@ class SimCoordinator:
         if not self.up:
             return None
         try:
-            return self.api.answer(frame)
+            return self._core.api.answer(frame)
         except Crash:
             self._die()
             return None
@@ -186,16 +195,7 @@ class SimCoordinator:
         if self.cut_off:
             self.world.tally.counts["frames cut off"] += 1
         else:
-            self._awake(lambda: self._frame(frame))
-
-    def _frame(self, frame: bytes) -> None:
-        try:
-            self._pending.append(BeatHeard(decode(frame, Beat)))
-        except BusError as error:
-            self.world.fail((self.name,), f"{self.name} cannot read {frame!r}: {error}")
-        if not self._flushing:
-            self._flushing = True
-            self._soon(self._flush)
+            self._awake(lambda: self._core.hear(frame))
 
     def _soon(self, go_on: Callable[[], None]) -> None:
         self.world.at(self.world.now, self._alive(lambda: self._awake(go_on)))
@@ -212,24 +212,16 @@ class SimCoordinator:
 
         return in_this_life
 
-    def _flush(self) -> None:
-        self._flushing = False
-        events, self._pending = self._pending, []
-        self._perform([effect for event in events for effect in self._effects(event)])
-
-    def _handle_now(self, event: Event) -> None:
-        self._flush()
-        if self.machine is not None:
-            self._perform(self._effects(event))
-
-    def _effects(self, event: Event) -> list[Effect]:
-        assert self.machine is not None
+    def told(self, event: Event, now_ms: int) -> Sequence[Effect]:
+        """Give an event to the machine, check what comes of it, and return its effects."""
+        if self.machine is None:
+            return ()  # it has ended at one of the beats that came in together
         if self.world.telling:
             self.world.tell_coordinator(self.name, event)
         listened, fenced = self.machine.listening, self._fenced
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
-            effects = self.machine.handle(event, self.clock.now_ms())
+            effects = self.machine.handle(event, now_ms)
         except InvalidTransitionError as error:
             self.world.fail((self.name,), f"the machine of {self.name} refuses {type(event).__name__}: {error}")
         if isinstance(event, BeatHeard):
@@ -240,44 +232,46 @@ class SimCoordinator:
             self.world.fail((self.name,), f"{self.name} publishes though it is fenced")
         return effects
 
-    def _perform(self, effects: Sequence[Effect]) -> None:
-        changes = [effect for effect in effects if isinstance(effect, Change)]
-        newest = {effect.snapshot.node: effect.snapshot for effect in effects if isinstance(effect, Publish)}
-        if changes:
-            self._may_crash("commit")
-            self.store.commit(changes, durable=any(map(must_last, changes)))
-            self._replicate(changes)
-            for change in changes:
-                if isinstance(change, AppendEvent):
-                    if isinstance(change.event, Noted):
-                        self.notes.append(change.event.text)
-                    if self.world.telling and change.event.text:
-                        self.world.tell((self.name,), "  {}: {}", self.name, change.event.text)
-                elif isinstance(change, PutTask) and change.task.state is TaskState.RUNNING:
-                    self.store.meant_ends.setdefault(change.task.id, self.clock.when(change.task.end_ms))
-        for node, snapshot in newest.items():
-            self._may_crash("publish")
-            if self.cut_off:
-                self.world.tally.counts["frames cut off"] += 1
-            elif self.world.reaches(COORDINATOR, node) and self.world.network.listening(MemoryAgent, node):
-                self.world.lag()
-                self._bus.publish(node, encode(snapshot))
-            self.world.tally.counts["frames"] += 1
-        self._look([effect for effect in effects if isinstance(effect, LookAtCluster)])
-        exits = [effect for effect in effects if isinstance(effect, Exit)]
-        if exits:
-            self._exit(exits[0])
-        else:
+    def commit(self, changes: Sequence[Change], *, durable: bool) -> None:
+        """Store, unless this is where the process ends; as a `Store`."""
+        self._may_crash("commit")
+        self.store.commit(changes, durable=durable)
+        for change in changes:
+            if isinstance(change, AppendEvent):
+                if isinstance(change.event, Noted):
+                    self.notes.append(change.event.text)
+                if self.world.telling and change.event.text:
+                    self.world.tell((self.name,), "  {}: {}", self.name, change.event.text)
+            elif isinstance(change, PutTask) and change.task.state is TaskState.RUNNING:
+                self.store.meant_ends.setdefault(change.task.id, self.clock.when(change.task.end_ms))
+
+    def publish(self, node: str, frame: bytes) -> None:
+        """Publish, if the world lets it out; as a bus."""
+        self._may_crash("publish")
+        if self.cut_off:
+            self.world.tally.counts["frames cut off"] += 1
+        elif self.world.reaches(COORDINATOR, node) and self.world.network.listening(MemoryAgent, node):
+            self.world.lag()
+            self._bus.publish(node, frame)
+        self.world.tally.counts["frames"] += 1
+
+    def announce(self, topic: str, frame: bytes) -> None:
+        """Nobody listens."""
+
+    def _fed(self) -> None:
+        if self.machine is not None:
             self._set_timer()
 
-    def _look(self, orders: Sequence[LookAtCluster]) -> None:
+    def _broke(self, error: Exception) -> None:
+        self.world.fail((self.name,), f"the shell of {self.name} broke: {error!r} {error.__cause__!r}")
+
+    def _look(self, order: LookAtCluster) -> None:
         """Look at the cluster under test, which takes a while."""
         random = self.world.random
-        for order in orders:
-            self.world.tally.counts["looks at the cluster"] += 1
-            after_ms = order.after_ms + random.choice((0, 50, 500, 10_000))
-            seen = ClusterSeen(order.task, order.number, sighting(len(self.world.nodes), random))
-            self.world.after(after_ms, self._alive(partial(self._awake, partial(self._handle_now, seen))))
+        self.world.tally.counts["looks at the cluster"] += 1
+        after_ms = order.after_ms + random.choice((0, 50, 500, 10_000))
+        seen = ClusterSeen(order.task, order.number, sighting(len(self.world.nodes), random))
+        self.world.after(after_ms, self._alive(partial(self._awake, partial(self._core.feed, seen))))
 
     def _replicate(self, changes: Sequence[Change]) -> None:
         if self.replica is None:
@@ -292,16 +286,16 @@ class SimCoordinator:
         if self.crash_at == moment:
             raise Crash(moment)
 
-    def _exit(self, effect: Exit) -> None:
+    def _exit(self, reason: str, fenced: bool) -> None:
         world = self.world
-        if effect.fenced:
+        if fenced:
             world.tally.counts["coordinators fenced"] += 1
             if len(world.coordinators) == 1 and world.stores == 1:
-                world.fail((self.name,), f"{self.name} is fenced by nobody: {effect.reason}")
+                world.fail((self.name,), f"{self.name} is fenced by nobody: {reason}")
         else:
             world.tally.counts["coordinators that refused to adopt"] += 1
             if self.orphans != "refuse" or not self._lived:
-                world.fail((self.name,), f"{self.name} ends by itself: {effect.reason}")
+                world.fail((self.name,), f"{self.name} ends by itself: {reason}")
             self.orphans = world.random.choice(("adopt", "abort"))  # somebody reads what it said
         self.crash()
         world.after(1_000, self._again)
@@ -319,7 +313,7 @@ class SimCoordinator:
 
     def _set_timer(self) -> None:
         assert self.machine is not None
-        at = max(self.world.now, self.clock.when(self.machine.deadline()))
+        at = max(self.world.now, self.clock.when(self._core.shell.due()))
         if at != self._timer:
             self._timer = at
             self.world.at(at, self._alive(lambda: self._timed(at)))
@@ -331,14 +325,14 @@ class SimCoordinator:
 
     def _tick(self) -> None:
         assert self.machine is not None
-        if self.clock.now_ms() >= self.machine.deadline():
-            self._handle_now(Ticked())
+        if self.clock.now_ms() >= self._core.shell.due():
+            self._core.tick()
         else:
             self._set_timer()
         if self.leads and self.replica is not None:
             assert self.machine is not None
             if reason := self.replica.keep_up(self.store, self.machine.epoch):
-                self._exit(Exit(reason, fenced=True))
+                self._exit(reason, fenced=True)
 
     def _new_clock(self) -> DriftingClock:
         world = self.world
@@ -392,3 +386,11 @@ class SimCoordinator:
             ended = task.state is TaskState.DONE
             if ended != bool(task.outcome) or ended != (task.done_ms >= 0):
                 self.world.fail((self.name, task.id), f"task {task.id} is {task.state} with outcome {task.outcome!r}")
+
+
+class _Watched:
+    """The machine of a host, and who looks over its shoulder."""
+
+    def __init__(self, host: SimCoordinator) -> None:
+        assert host.machine is not None
+        self.handle, self.deadline = host.told, host.machine.deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from random import Random
 
 import msgspec
@@ -42,6 +43,8 @@ LAST_DEATH_MS = 30_000
 FOLLOWED = "followed"
 FOLLOW_MS = 15_000
 TASKS = 10
+DAEMONS = ("trogdor_bus.agents", "trogdor_bus.coordinator")
+"""Whose logs tell what is meant to happen here."""
 
 
 class Schedule:
@@ -58,6 +61,16 @@ class Schedule:
 
     def run(self) -> Tally:
         """Let everything happen and check every promise; return what was seen."""
+        before = {name: logging.getLogger(name).level for name in DAEMONS}
+        for name in DAEMONS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        try:
+            return self._run()
+        finally:
+            for name, level in before.items():
+                logging.getLogger(name).setLevel(level)
+
+    def _run(self) -> Tally:
         world = self.world
         for agent in world.agents:
             world.at(self.random.randint(0, 2_000), agent.start)
