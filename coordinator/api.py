@@ -224,6 +224,7 @@ class Api:
             listening=self._machine.listening,
             replicated=behind_ms if behind_ms is msgspec.UNSET else behind_ms < 0,
             behind_ms=behind_ms,
+            trouble=self._machine.barred or msgspec.UNSET,
         )
 
     def world(self) -> WorldView:

@@ -25,7 +25,14 @@ from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.planner import Planned, Planner, Terms
 from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
-from trogdor_bus.errors import ConflictError, InvalidTransitionError, NotFoundError, SpecError, TrogdorBusError
+from trogdor_bus.errors import (
+    ConflictError,
+    InvalidTransitionError,
+    NotFoundError,
+    RefusedError,
+    SpecError,
+    TrogdorBusError,
+)
 from trogdor_bus.messages import Beat, Report, Stamp
 from trogdor_bus.names import check_name
 from trogdor_bus.spec import TaskSpec
@@ -35,7 +42,8 @@ from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerSta
 class CoordinatorMachine:
     """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort.
 
-    It leads in an epoch above `above`, and above all that it has stored or heard.
+    It leads in an epoch above `above`, and above all that it has stored or heard. `barred` is why nothing new is taken
+    in this life, "" if it is. `about` is the task or node that is being handled: if that fails, it was at this one.
     """
 
     def __init__(
@@ -48,7 +56,9 @@ class CoordinatorMachine:
         *,
         orphans: Literal["refuse", "adopt", "abort"] = "refuse",
         above: int = 0,
+        barred: str = "",
     ) -> None:
+        self.barred, self.about = barred, ""
         self.fleet, self.place, self.limits = fleet, place, limits
         self.epoch = loaded.meta.epoch
         self.listening, self.ended = True, False
@@ -76,16 +86,20 @@ class CoordinatorMachine:
         if self.ended:
             return []
         self._now = self._ledger.now_ms = now_ms
+        self.about = ""
         match event:
             case events.CreateRequested():
                 self._create(event)
             case events.StopRequested(id=task_id):
+                self.about = task_id
                 self._stop(task_id)
             case events.DestroyRequested(id=task_id):
+                self.about = task_id
                 self._destroy(task_id)
             case events.AbortRequested() | events.ResumeRequested() | events.ForgetRequested():
                 self._command(event)
             case events.BeatHeard(beat=beat):
+                self.about = beat.node
                 self._beat(beat)
             case events.HostsResolved() | events.LinksSeen():
                 for node, text in self.fleet.see(event, now_ms):
@@ -128,6 +142,8 @@ class CoordinatorMachine:
             if bytes(known.original) == event.wire:
                 return
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
+        if self.barred:
+            raise RefusedError(f"this coordinator takes no new task until it is started anew: {self.barred}")
         check_name(event.id, "task id", "$.id")
         latches.check_everywhere(self._meta)
         guard.check_allowed(event.allow)
@@ -144,6 +160,7 @@ class CoordinatorMachine:
 
     def _run(self, task: TaskRow, spec: TaskSpec, sighting: Sighting | None = None) -> None:
         """Start a task, or have the cluster under test looked at first."""
+        self.about = task.id
         if task.experiment:
             self._move(task, "run", "started", started_ms=self._now)
             self._trials.start(task, spec)
@@ -335,8 +352,10 @@ class CoordinatorMachine:
             self._tick_ms = self._now + self.limits.beat_ms // 4
             return
         for task in [task for task in self._pending() if task.start_ms <= self._now]:
+            self.about = task.id
             self._run(task, decoded(task))
         for task in self._trials.overdue(self._now):
+            self.about = task.id
             error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
             self._trials.end(task, error)
@@ -377,7 +396,8 @@ class CoordinatorMachine:
 
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
-        task = self.view.tasks[node.open[row.id]]
+        self.about = node.open[row.id]
+        task = self.view.tasks[self.about]
         if hopeless := self.fleet.hopeless(node, row, task, self._now, self.limits.lease_ms):
             if hopeless[0] is Outcome.UNKNOWN:
                 self._keep(owed.owe(self._meta, task.id, [row]))
@@ -387,7 +407,7 @@ class CoordinatorMachine:
 
     def _weigh(self, row: WorkerRow) -> None:
         """Move the task on after this worker of it changed."""
-        task_id = self._ledger.task_of(row.id) or ""
+        self.about = task_id = self._ledger.task_of(row.id) or ""
         task, total = self.view.tasks[task_id], len(self.view.workers[task_id])
         if row.state not in ENDED:
             running = self._ledger.count(task_id, WorkerState.RUNNING) == total

@@ -8,7 +8,7 @@ import logging
 import resource
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 
 import msgspec
 
@@ -16,6 +16,7 @@ from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
+from trogdor_bus.coordinator.changes import Loaded
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
     BrokersSeen,
@@ -147,13 +148,14 @@ class Service:
             settings.cluster, settings.cluster_config, lambda brokers: self._destinations().check_brokers(brokers)
         )
         self._machine = CoordinatorMachine(
-            store.load(),
+            without(store.load(), self._fuse.aside),
             Fleet(config.nodes if config else None, settings.beat_ms),
             place,
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms),
             self._clock.now_ms(),
             orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
             above=above,
+            barred=self._fuse.said(),
         )
         self._replication = self._replicate(kept_in, place.me) if kept_in else None
         self._waiting: set[asyncio.Task[None]] = set()
@@ -172,7 +174,7 @@ class Service:
             shutdown=lambda: self.end("a client asked for it"),
             behind_ms=self._replication.behind_ms if self._replication else None,
             fed=self._wake.set,
-            broken=self._fuse.blow,
+            broken=lambda error: self._fuse.blow(error, self._machine.about),
         )
         self.api = self._core.api
         self._experiments = self._core.experiments = Experiments(
@@ -192,6 +194,8 @@ class Service:
         for number in logs.ending_signals():
             loop.add_signal_handler(number, self.end, logs.terminating(number))
         self._greet()
+        if self._fuse.blown:
+            log.error("no new task is taken until this coordinator is started anew: %s", self._fuse.said())
         self._bus.receive(self._core.hear, self._on_request)
         beside = [asyncio.create_task(self._resolve())]
         if self._replication:
@@ -305,3 +309,10 @@ class Service:
                     self._core.feed(HostsResolved(found))
             if missing:
                 await asyncio.sleep(RESOLVE_AGAIN_S)
+
+
+def without(loaded: Loaded, names: Collection[str]) -> Loaded:
+    """Return what was stored, but for the tasks of these names and those that belong to them."""
+    kept = tuple(task for task in loaded.tasks if not {task.id, task.parent} & set(names))
+    workers = {task.id: loaded.workers.get(task.id, ()) for task in kept}
+    return msgspec.structs.replace(loaded, tasks=kept, workers=workers)

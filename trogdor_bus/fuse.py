@@ -10,6 +10,8 @@ import asyncio
 import contextlib
 import logging
 import os
+import shlex
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -42,21 +44,27 @@ class Fuse:
     def __init__(self, directory: Path) -> None:
         self._path = directory / FILE
         self._crashes = self._read()
+        self._told: set[str] = set()
         self.blown = self._blown()
-        """The last crash, if too many were like it; None for a start as any other."""
+        """The last end, if too many were like it; None in a life as any other."""
+        self.aside = {one.about for one in self._crashes[-ENDS:] if self.blown and one.about}
+        """What this life does without, by name: the tasks or nodes at which the others ended."""
 
     def said(self) -> str:
         """Return why this life does without what led there, "" if it does not."""
         if self.blown is None:
             return ""
-        about = f" about {self.blown.about}" if self.blown.about else ""
-        return f"it ended {ENDS} times within {WITHIN_S:g} s at {self.blown.place}{about}: {self.blown.error}"
+        at = f", at {' and '.join(sorted(self.aside))}" if self.aside else ""
+        return f"it ended {ENDS} times within {WITHIN_S:g} s in {self.blown.place}{at}: {self.blown.error}"
 
     def blow(self, error: BaseException, about: str = "") -> None:
         """End this process, having written down why; one whose fuse is blown goes on without what failed."""
         if self.blown is None:
             self.end(error, about)
-        log.error("internal error at %s; going on without it", place(error), exc_info=error)
+        where = place(error)
+        if where not in self._told:
+            self._told.add(where)
+            log.error("internal error in %s; going on without it", where, exc_info=error)
 
     def heed(self, task: asyncio.Task[None]) -> None:
         """Blow if something that goes on beside has ended by what nobody foresaw."""
@@ -66,7 +74,12 @@ class Fuse:
     def end(self, error: BaseException, about: str = "") -> NoReturn:
         """End this process in any case, having written down why."""
         where = place(error)
-        log.critical("internal error at %s: this process ends, to be started again", where, exc_info=error)
+        log.critical(
+            "internal error in %s, so this process ends. What watches it starts it again; else type: %s",
+            where,
+            shlex.join(sys.argv),
+            exc_info=error,
+        )
         crash = Crash(boot_id=_boot_id(), at_s=_now_s(), place=where, about=about, error=repr(error))
         with contextlib.suppress(OSError):
             new = self._path.with_suffix(".new")

@@ -427,6 +427,7 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     """When the coordinator started, its own time (epoch ms), and its stamp.
 
     `replicated`: the log holds everything, else not since `behind_ms` (epoch ms); both absent without a log.
+    `trouble`, absent if there is none, is why it takes no new task.
     """
 
     server_start_ms: Number
@@ -437,6 +438,7 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     listening: bool = False
     replicated: bool | msgspec.UnsetType = msgspec.UNSET
     behind_ms: Number | msgspec.UnsetType = msgspec.UNSET
+    trouble: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.agents.simdisk import Crash, SimDisk
 from tests.sim.clock import DriftingClock, some_rate
+from tests.sim.fuse import PlantedError, SimFuse
 from tests.sim.model import Machine
 from tests.sim.promises import Promises
 from trogdor_bus.agents.core import AgentCore
@@ -25,6 +26,7 @@ from trogdor_bus.agents.events import (
     NotHealed,
     Reapplied,
     Reapply,
+    SnapshotHeard,
 )
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.machine import AgentMachine, Limits
@@ -53,7 +55,8 @@ class SimAgent:
         self.clock = self._new_clock()
         self.machine: AgentMachine | None = None
         self.journal: Journal | None = None
-        self.frozen = self.retired = False
+        self.frozen = self.retired = self.poisoned = False
+        self.fuse = SimFuse()
         self.awake_since = self._life = 0
         self.promises = Promises(self)
         self._suspended_ms: int | None = None
@@ -103,6 +106,7 @@ class SimAgent:
             self.limits,
             now_ms=self.clock.now_ms(),
             latch=self.journal.latch,
+            barred=self.fuse.start(world.now),
         )
         self._taken = self.machine.taken
         world.journals[self.journal.id] = self
@@ -239,11 +243,23 @@ class SimAgent:
         assert self.machine is not None
         if self.world.telling:
             self.world.tell_agent(self.node, event)
+        if self.poisoned and isinstance(event, SnapshotHeard) and event.snapshot.orders:
+            raise PlantedError
         return self.machine.handle(event, now_ms)
 
     def broke(self, error: Exception) -> None:
-        """Fail: the shell met what nobody foresaw."""
-        self.world.fail((self.node,), f"the shell of {self.node} broke: {error!r} {error.__cause__!r}")
+        """End the process, as a fuse does, at an error that was planted; any other is ours."""
+        world = self.world
+        if not isinstance(error, PlantedError):
+            world.fail((self.node,), f"the shell of {self.node} broke: {error!r} {error.__cause__!r}")
+        world.tally.counts["errors nobody foresaw"] += 1
+        if self.fuse.blown:
+            world.tally.counts["errors survived with a blown fuse"] += 1
+            return
+        world.tell((self.node,), "agent ends at what nobody foresaw")
+        self.fuse.end(world.now, "")
+        self.crash()
+        world.after(world.random.randint(1_000, 3_000), self.start)
 
     def begin(self, chore: Chore) -> None:
         """Check that a chore may be done, and do it when it is its turn."""
@@ -270,7 +286,8 @@ class SimAgent:
 
     def _frame(self, frame: bytes) -> None:
         self._snapshot = snapshot = decode(frame, Snapshot)
-        self.promises.listen(snapshot)
+        if not (self.poisoned and snapshot.orders):
+            self.promises.listen(snapshot)
         assert self.machine is not None
         before = tuple(self.machine.workers)
         self._core.hear(frame)

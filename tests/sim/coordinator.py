@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
 from tests.sim.cluster import sighting
+from tests.sim.fuse import PlantedError, SimFuse
 from tests.sim.replica import SimReplica
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
@@ -20,10 +21,12 @@ from trogdor_bus.coordinator.events import (
     Event,
     LookAtCluster,
     Publish,
+    Ticked,
 )
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
+from trogdor_bus.coordinator.service import without
 from trogdor_bus.errors import InvalidTransitionError, RefusedError
 from trogdor_bus.messages import Beat, Noted
 from trogdor_bus.states import TaskState, WorkerRow, WorkerState
@@ -55,6 +58,7 @@ class SimCoordinator:
         self.orphans: Orphans = "refuse"
         self.retired = self.takes_over = False
         self.replica: SimReplica | None = None
+        self.fuse = SimFuse()
         self.notes: list[str] = []
         self._life = 0
         self._held_back: list[Callable[[], None]] = []
@@ -91,14 +95,16 @@ class SimCoordinator:
             self.takes_over = False
         self._life += 1
         self.clock = self._new_clock()
+        barred = self.fuse.start(world.now)
         self.machine = CoordinatorMachine(
-            self.store.load(),
+            without(self.store.load(), self.fuse.aside),
             Fleet(self.configured, self.limits.beat_ms),
             Place(me=me, cluster="kafka1:9092"),
             self.limits,
             self.clock.now_ms(),
             orphans=self.orphans,
             above=above,
+            barred=barred,
         )
         world.leaders[self.machine.place.me] = self
         world.kept[self.machine.place.me] = self.store  # this one may be given a backup's later
@@ -218,6 +224,8 @@ class SimCoordinator:
             return ()  # it has ended at one of the beats that came in together
         if self.world.telling:
             self.world.tell_coordinator(self.name, event)
+        if self.world.poisoned in self.machine.view.tasks and isinstance(event, BeatHeard | Ticked):
+            raise PlantedError(self.world.poisoned)
         listened, fenced = self.machine.listening, self._fenced
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
@@ -263,7 +271,18 @@ class SimCoordinator:
             self._set_timer()
 
     def _broke(self, error: Exception) -> None:
-        self.world.fail((self.name,), f"the shell of {self.name} broke: {error!r} {error.__cause__!r}")
+        """End the process, as a fuse does, at an error that was planted; any other is ours."""
+        world = self.world
+        if not isinstance(error, PlantedError):
+            world.fail((self.name,), f"the shell of {self.name} broke: {error!r} {error.__cause__!r}")
+        world.tally.counts["errors nobody foresaw"] += 1
+        if self.fuse.blown:
+            world.tally.counts["errors survived with a blown fuse"] += 1
+            return
+        world.tell((self.name,), "{} ends at what nobody foresaw", self.name)
+        self.fuse.end(world.now, error.about)
+        self.crash()
+        world.after(world.random.randint(1_000, 3_000), self.start)
 
     def _look(self, order: LookAtCluster) -> None:
         """Look at the cluster under test, which takes a while."""
@@ -373,12 +392,19 @@ class SimCoordinator:
         """Check that what the machine believes is what it kept, and what its events say."""
         if self.machine is None:
             return
-        view, told = self.machine.view, self.store.told
+        view, told, aside = self.machine.view, self.store.told, self.fuse.aside
         workers = {name: dict(rows) for name, rows in view.workers.items()}
-        kept = {name: {row.row.id: row.row for row in rows.values()} for name, rows in self.store.workers.items()}
-        if view.tasks != told.tasks or workers != told.workers:
+        told_tasks = {name: task for name, task in told.tasks.items() if name not in aside}
+        told_workers = {name: rows for name, rows in told.workers.items() if name not in aside}
+        kept_tasks = {name: task for name, task in self.store.tasks.items() if name not in aside}
+        kept = {
+            name: {row.row.id: row.row for row in rows.values()}
+            for name, rows in self.store.workers.items()
+            if name not in aside
+        }
+        if view.tasks != told_tasks or workers != told_workers:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
-        if view.tasks != self.store.tasks or workers != kept:
+        if view.tasks != kept_tasks or workers != kept:
             self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
         if self.replica is not None and (difference := self.replica.difference(self.store, self.machine.epoch)):
             self.world.fail((self.name,), f"{self.name} does not replicate what it stored: {difference}")

@@ -10,13 +10,13 @@ from unittest.mock import patch
 import msgspec
 
 from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
-from tests.sim import coordinator as sim_coordinator
 from tests.sim.model import Machine
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
+from trogdor_bus.coordinator import core as coordinator_core
 from trogdor_bus.coordinator import ledger as coordinator_ledger
 from trogdor_bus.coordinator import owed, takeover
 from trogdor_bus.coordinator.changes import PutRow
@@ -251,7 +251,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
-    Mutant("nothing has to last", (_constant(sim_coordinator, "must_last", lambda _: False),)),
+    Mutant("nothing has to last", (_constant(coordinator_core, "must_last", lambda _: False),)),
     Mutant("ended tasks are pruned at once", (_changed(Ledger, "prune", _tasks_are_pruned_at_once),)),
     Mutant("nobody gives up", (_changed(C, "_give_up", _nothing),)),
     Mutant("an old coordinator does not fence itself", (_changed(C, "_heed_stamp", _never_fenced),)),

@@ -62,6 +62,8 @@ class Troubles:
             (0.4, self._announce),
             (0.25, self._rival),
             (0.25, self._succeed),
+            (0.1, self._poison_frames),
+            (0.1, self._poison_task),
         ]
         for chance, trouble in rare:
             if random.random() < chance:
@@ -179,6 +181,16 @@ class Troubles:
         self._at(at, copy.start, (node,), "copied name appears")
         self._later(at, 5_000, 40_000, copy.end)
 
+    def _poison_frames(self, at: int) -> None:
+        """Let every word with an order in it end the process that hears it."""
+        agent = self._agent()
+
+        def poison(poisoned: bool) -> None:
+            agent.poisoned = poisoned
+
+        self._at(at, lambda: poison(True), (agent.node,), "orders are poison")
+        self._later(at, 3_000, 40_000, lambda: poison(False))
+
     # --- the bus ----------------------------------------------------------------------------------------------------
 
     def _cut(self, at: int) -> None:
@@ -225,6 +237,19 @@ class Troubles:
             self._world.after(self._random.randint(500, 20_000), coordinator.thaw)
 
         self._at(at, freeze, (), "coordinator freezes")
+
+    def _poison_task(self, at: int) -> None:
+        """Let a task end every coordinator that has it, at any beat and at any time."""
+
+        def poison() -> None:
+            tasks = [name for one in self._world.running() if one.machine for name in one.machine.view.tasks]
+            self._world.poisoned = self._random.choice(tasks) if tasks else ""
+
+        def mend() -> None:
+            self._world.poisoned = ""
+
+        self._at(at, poison, (), "a task is poison")
+        self._later(at, 3_000, 40_000, mend)
 
     def _set_clock(self, at: int) -> None:
         """Let somebody set a coordinator's wall clock wrong; it reads it when it starts, soon."""

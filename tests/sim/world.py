@@ -70,6 +70,7 @@ class World:
         self.stores = 0
         self.keeper: MemoryKeeper | None = None
         self.rivals = False
+        self.poisoned = ""
         self.wrong_clocks = False
         self.ordered: set[int] = set()
         self.acknowledged: dict[int, SimStore] = {}
@@ -186,7 +187,9 @@ class World:
         for agent in self.agents:
             agent.platform.flaky = agent.platform.waits = 0.0
             agent.platform.sticky = agent.platform.slippery = False
-            agent.disk.full = False
+            agent.disk.full = agent.poisoned = False
+            if agent.fuse.mend():
+                agent.crash()
             if agent in self.nodes.values():
                 agent.thaw()
                 agent.start()
@@ -194,10 +197,11 @@ class World:
                 agent.retired = True
                 agent.crash(power=True)
         self.log_out(False)
+        self.poisoned = ""
         for coordinator in self.coordinators:
             coordinator.crash_at, coordinator.cut_off, coordinator.wrong_ms = "", False, 0
             coordinator.thaw()
-            if coordinator.started_wrong_ms:
+            if coordinator.fuse.mend() or coordinator.started_wrong_ms:
                 coordinator.crash()
         self.start_one()
 

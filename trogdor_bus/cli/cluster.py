@@ -97,6 +97,8 @@ def status(
     print(f"\tVersion: {escape(found.version)}, epoch {found.epoch}{listening}")
     if isinstance(found.behind_ms, int):
         print(f"\tReplicated: {'everything' if found.replicated else f'not since {render.date(found.behind_ms)}'}")
+    if isinstance(found.trouble, str):
+        print(f"\tTakes no new task until it is started anew: {escape(found.trouble)}")
 
 
 @connected
