@@ -10,6 +10,7 @@ from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
 from tests.sim.cluster import sighting
 from tests.sim.fuse import PlantedError, SimFuse
+from tests.sim.programs import SimPrograms
 from tests.sim.replica import SimReplica
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
@@ -129,6 +130,9 @@ class SimCoordinator:
             broken=self._broke,
             watched=_Watched(self),
         )
+        self.programs = self._core.experiments = SimPrograms(
+            self, lambda ms, work: world.after(ms, self._alive(partial(self._awake, work)))
+        )
         self._bus.receive(self._hear, lambda frame, answer: None)
         world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
@@ -196,6 +200,14 @@ class SimCoordinator:
         except Crash:
             self._die()
             return None
+
+    def submit(self, frame: bytes, parent: str) -> None:
+        """Answer a request of an experiment's program."""
+        self._core.api.reply(frame, parent=parent)
+
+    def feed(self, event: Event) -> None:
+        """Let something happen to the process."""
+        self._core.feed(event)
 
     def _hear(self, frame: bytes) -> None:
         if self.cut_off:

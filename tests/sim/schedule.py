@@ -142,7 +142,7 @@ class Schedule:
     def _plan_tasks(self) -> None:
         random = self.random
         kinds = ["partition", "directed-partition", "port-block", "java-process-stop", "noop"]
-        kinds += [random.choice(kinds) for _ in range(TASKS - len(kinds))]
+        kinds += [random.choice((*kinds, "experiment")) for _ in range(TASKS - len(kinds))]
         for number, kind in enumerate(kinds, 1):
             task = f"task{number}"
             first = random.randint(3_000, 230_000)
@@ -168,6 +168,9 @@ class Schedule:
 
     def _spec(self, kind: str, first: int) -> dict[str, object]:
         random = self.random
+        if kind == "experiment":
+            fault = {"class": "process-stop", "durationMs": 1_000, "nodes": self.names[:1], "match": "kafka"}
+            return {"class": kind, "chaosMs": 2_000, "baselineMs": 1_000, "recoveryMs": 5_000, "fault": fault}
         spec: dict[str, object] = {"class": kind, "durationMs": random.choice((1_500, 8_000, 20_000, 40_000))}
         if random.random() < 0.3:
             spec["startMs"] = EPOCH_MS + first + random.randint(500, 30_000)

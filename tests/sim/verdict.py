@@ -118,11 +118,26 @@ def _check_task(world: World, task_id: str, leader: SimCoordinator) -> None:
     for row in info.workers:
         _check_worker(world, task_id, row, leader)
     outcome = info.task.outcome
+    if info.task.experiment:
+        _check_experiment(world, task_id, leader)
+        return
     world.tally.counts[f"tasks {outcome}"] += 1
     if info.workers and outcome not in outcomes | {Outcome.CANCELLED}:
         world.fail((task_id,), f"task {task_id} ended {outcome}, its workers {outcomes}")
     if outcome is Outcome.DONE and outcomes != {Outcome.DONE}:
         world.fail((task_id,), f"task {task_id} is called done, its workers {outcomes}")
+
+
+def _check_experiment(world: World, task_id: str, leader: SimCoordinator) -> None:
+    """Check that with an experiment ended its program and all that belongs to it."""
+    assert leader.machine is not None
+    tasks = leader.machine.view.tasks
+    world.tally.counts[f"experiments {tasks[task_id].outcome}"] += 1
+    if task_id in leader.programs.running:
+        world.fail((task_id,), f"experiment {task_id} has ended, and its program runs")
+    left = [task.id for task in tasks.values() if task.parent == task_id and task.state is not TaskState.DONE]
+    if left:
+        world.fail((task_id, *left), f"experiment {task_id} has ended, and {left} have not")
 
 
 def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordinator) -> None:
