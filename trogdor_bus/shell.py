@@ -59,9 +59,10 @@ class Shell(Generic[Event, Effect]):
         self._busy, self._rests_until_ms = False, 0
 
     def feed(self, event: Event, *, ours: bool = False) -> None:
-        """Handle an event and perform what follows; raise the TrogdorBusError of either, unless the event is `ours`.
+        """Handle an event and perform what follows; raise the TrogdorBusError by which either ends.
 
-        What is fed while another one is performed comes after it, as one of ours: it cannot be refused.
+        One of `ours` cannot be refused by the machine. What is fed while another one is performed comes after it, as
+        one of ours.
         """
         if self._busy:
             self._later.append(event)
@@ -92,8 +93,9 @@ class Shell(Generic[Event, Effect]):
 
     def _turn(self, event: Event, ours: bool) -> None:
         try:
-            self._perform(self._machine.handle(event, self._now_ms()))
+            effects = self._machine.handle(event, self._now_ms())
         except TrogdorBusError as error:
             if ours:
                 raise UnforeseenError(f"{type(event).__name__} was refused") from error
             raise
+        self._perform(effects)

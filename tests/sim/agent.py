@@ -244,6 +244,8 @@ class SimAgent:
         if self.world.telling:
             self.world.tell_agent(self.node, event)
         if self.poisoned and isinstance(event, SnapshotHeard) and event.snapshot.orders:
+            if not self.fuse.blown:
+                self.machine.handle(event, now_ms)  # it has changed, and nobody is told how
             raise PlantedError
         return self.machine.handle(event, now_ms)
 

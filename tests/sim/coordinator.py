@@ -28,7 +28,7 @@ from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import without
-from trogdor_bus.errors import InvalidTransitionError, RefusedError
+from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
 from trogdor_bus.messages import Beat, Noted
 from trogdor_bus.states import TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
@@ -97,8 +97,11 @@ class SimCoordinator:
         self._life += 1
         self.clock = self._new_clock()
         barred = self.fuse.start(world.now)
+        stored = self.store.load()
+        loaded = without(stored, self.fuse.aside)
+        world.set_aside |= stored.workers.keys() - loaded.workers.keys()
         self.machine = CoordinatorMachine(
-            without(self.store.load(), self.fuse.aside),
+            loaded,
             Fleet(self.configured, self.limits.beat_ms),
             Place(me=me, cluster="kafka1:9092"),
             self.limits,
@@ -227,6 +230,8 @@ class SimCoordinator:
                     go_on()
                 except Crash:
                     self._die()
+                except HostError:
+                    assert self.machine is None  # its store has refused, so it has ended
 
         return in_this_life
 
@@ -236,14 +241,14 @@ class SimCoordinator:
             return ()  # it has ended at one of the beats that came in together
         if self.world.telling:
             self.world.tell_coordinator(self.name, event)
-        if self.world.poisoned in self.machine.view.tasks and isinstance(event, BeatHeard | Ticked):
-            raise PlantedError(self.world.poisoned)
         listened, fenced = self.machine.listening, self._fenced
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
             effects = self.machine.handle(event, now_ms)
         except InvalidTransitionError as error:
             self.world.fail((self.name,), f"the machine of {self.name} refuses {type(event).__name__}: {error}")
+        if self.world.poisoned in self.machine.view.tasks and isinstance(event, BeatHeard | Ticked):
+            raise PlantedError(self.world.poisoned)  # the machine has changed, and nobody is told how
         if isinstance(event, BeatHeard):
             self._check_heard(event.beat, strange, listened=listened)
         elif listened and not self.machine.listening:
@@ -255,6 +260,8 @@ class SimCoordinator:
     def commit(self, changes: Sequence[Change], *, durable: bool) -> None:
         """Store, unless this is where the process ends; as a `Store`."""
         self._may_crash("commit")
+        if self.store.refuses:
+            raise HostError("disk I/O error")
         self.store.commit(changes, durable=durable)
         for change in changes:
             if isinstance(change, AppendEvent):
@@ -319,7 +326,9 @@ class SimCoordinator:
 
     def _exit(self, reason: str, fenced: bool) -> None:
         world = self.world
-        if fenced:
+        if self.store.refuses and not fenced:
+            world.tally.counts["stores that refused"] += 1
+        elif fenced:
             world.tally.counts["coordinators fenced"] += 1
             if len(world.coordinators) == 1 and world.stores == 1:
                 world.fail((self.name,), f"{self.name} is fenced by nobody: {reason}")
@@ -404,16 +413,13 @@ class SimCoordinator:
         """Check that what the machine believes is what it kept, and what its events say."""
         if self.machine is None:
             return
-        view, told, aside = self.machine.view, self.store.told, self.fuse.aside
+        view, told = self.machine.view, self.store.told
         workers = {name: dict(rows) for name, rows in view.workers.items()}
-        told_tasks = {name: task for name, task in told.tasks.items() if name not in aside}
-        told_workers = {name: rows for name, rows in told.workers.items() if name not in aside}
-        kept_tasks = {name: task for name, task in self.store.tasks.items() if name not in aside}
-        kept = {
-            name: {row.row.id: row.row for row in rows.values()}
-            for name, rows in self.store.workers.items()
-            if name not in aside
-        }
+        known = without(self.store.load(), self.fuse.aside).workers
+        told_tasks = {name: task for name, task in told.tasks.items() if name in known}
+        told_workers = {name: rows for name, rows in told.workers.items() if name in known}
+        kept_tasks = {name: task for name, task in self.store.tasks.items() if name in known}
+        kept = {name: {row.row.id: row.row for row in rows} for name, rows in known.items()}
         if view.tasks != told_tasks or workers != told_workers:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
         if view.tasks != kept_tasks or workers != kept:

@@ -10,6 +10,8 @@ from unittest.mock import patch
 import msgspec
 
 from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
+from tests.sim.agent import SimAgent
+from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
@@ -251,6 +253,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
+    Mutant("a coordinator outlives what nobody foresaw", (_constant(SimCoordinator, "_broke", lambda *_: None),)),
+    Mutant("an agent outlives what nobody foresaw", (_constant(SimAgent, "broke", lambda *_: None),)),
     Mutant("nothing has to last", (_constant(coordinator_core, "must_last", lambda _: False),)),
     Mutant("ended tasks are pruned at once", (_changed(Ledger, "prune", _tasks_are_pruned_at_once),)),
     Mutant("nobody gives up", (_changed(C, "_give_up", _nothing),)),

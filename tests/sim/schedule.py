@@ -232,12 +232,12 @@ class Schedule:
             running = world.running()
             asked = self.random.choice(running) if running else None
             answer = asked.ask(frame) if asked and lost > 0.1 else None
-            if answer is None or lost > 0.9:
+            reply: Reply | None = decode(answer, Reply) if answer is not None and lost <= 0.9 else None
+            if reply is None or reply.error == "HostError":
                 world.after(1_000, attempt)
                 return
             self._awaited -= 1
             world.tally.counts["requests answered"] += 1
-            reply: Reply = decode(answer, Reply)
             if isinstance(request, CreateTask) and not reply.error:
                 self._acknowledged.add(name)
                 if asked and asked.machine and asked.replica and asked.replica.holds_all(asked.machine.epoch):

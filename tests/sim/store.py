@@ -23,7 +23,10 @@ from trogdor_bus.view import View
 
 
 class SimStore:
-    """Everything that was committed, and `told`: the events alone, folded. Times are true."""
+    """Everything that was committed, and `told`: the events alone, folded. Times are true.
+
+    While it `refuses`, its disk cannot be written.
+    """
 
     def __init__(self, first_worker: int, now_ms: Callable[[], int]) -> None:
         self.fresh = Meta(cluster="sim", next_worker=first_worker)
@@ -31,7 +34,7 @@ class SimStore:
         self._durable: list[Sequence[Change]] = []
         self.unwanted_since: dict[int, int] = {}
         self.meant_ends: dict[str, int] = {}
-        self._now_ms = now_ms
+        self._now_ms, self.refuses = now_ms, False
         self._taken: Loaded | None = None
         self._reset()
 

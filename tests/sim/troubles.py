@@ -64,6 +64,7 @@ class Troubles:
             (0.25, self._succeed),
             (0.1, self._poison_frames),
             (0.1, self._poison_task),
+            (0.1, self._refuse),
         ]
         for chance, trouble in rare:
             if random.random() < chance:
@@ -250,6 +251,19 @@ class Troubles:
 
         self._at(at, poison, (), "a task is poison")
         self._later(at, 3_000, 40_000, mend)
+
+    def _refuse(self, at: int) -> None:
+        """Let the disk of a coordinator's store refuse every write for a while."""
+
+        def refuse() -> None:
+            store = self._one().store
+            store.refuses = True
+            self._world.after(self._random.randint(500, 15_000), lambda: mend(store))
+
+        def mend(store: SimStore) -> None:
+            store.refuses = False
+
+        self._at(at, refuse, (), "the store refuses")
 
     def _set_clock(self, at: int) -> None:
         """Let somebody set a coordinator's wall clock wrong; it reads it when it starts, soon."""

@@ -70,7 +70,7 @@ class World:
         self.stores = 0
         self.keeper: MemoryKeeper | None = None
         self.rivals = False
-        self.poisoned = ""
+        self.poisoned, self.set_aside = "", set[str]()
         self.wrong_clocks = False
         self.ordered: set[int] = set()
         self.acknowledged: dict[int, SimStore] = {}
@@ -200,6 +200,7 @@ class World:
         self.poisoned = ""
         for coordinator in self.coordinators:
             coordinator.crash_at, coordinator.cut_off, coordinator.wrong_ms = "", False, 0
+            coordinator.store.refuses = False
             coordinator.thaw()
             if coordinator.fuse.mend() or coordinator.started_wrong_ms:
                 coordinator.crash()
