@@ -127,6 +127,7 @@ async def _run(settings: AgentSettings, performer: Performer, leash: Leash, note
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
+    leash.serve()
     try:
         return await Service(settings, performer, bus, note).run(ending)
     finally:
