@@ -23,7 +23,10 @@ from trogdor_bus.view import View
 
 
 class SimStore:
-    """Everything that was committed, and `told`: the events alone, folded. Times are true."""
+    """Everything that was committed, and `told`: the events alone, folded. Times are true.
+
+    `replaced` is how often all of it was replaced by another coordinator's.
+    """
 
     def __init__(self, first_worker: int, now_ms: Callable[[], int]) -> None:
         self.fresh = Meta(cluster="sim", next_worker=first_worker)
@@ -31,7 +34,7 @@ class SimStore:
         self._durable: list[Sequence[Change]] = []
         self.unwanted_since: dict[int, int] = {}
         self.meant_ends: dict[str, int] = {}
-        self._now_ms = now_ms
+        self._now_ms, self.replaced = now_ms, 0
         self._taken: Loaded | None = None
         self._reset()
 
@@ -63,7 +66,7 @@ class SimStore:
 
     def replace(self, loaded: Loaded) -> None:
         """Hold exactly that, all of it durable; what only this host knew is gone."""
-        self._taken = loaded
+        self._taken, self.replaced = loaded, self.replaced + 1
         self._volatile, self._durable = [], []
         rows = [stored.row for workers in loaded.workers.values() for stored in workers]
         self.unwanted_since = {row.id: self._now_ms() for row in rows if not row.wanted}
