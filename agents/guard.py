@@ -96,10 +96,11 @@ class Guard:
             if why:
                 self._say(f"{why}; killing what it started, then undoing")
             self._clear_away()
-            left = self._heal()
+            hopeless = HOPELESS in said and first
+            left = self._heal(hopeless)
             if self._ending:
                 return int(left != 0)
-            if HOPELESS in said and first and left != _SOMETHING_LEFT:
+            if hopeless and left != _SOMETHING_LEFT:
                 return code
             first = False
             deaths = 0 if time.monotonic() - began > STEADY_S else min(deaths + 1, len(BACKOFF_S) - 1)
@@ -245,8 +246,11 @@ class Guard:
                 return
             time.sleep(0.005)
 
-    def _heal(self) -> int:
-        """Have a process of its own heal the journal, killed if it takes too long; return its exit code."""
+    def _heal(self, hopeless: bool) -> int:
+        """Have a process of its own heal the journal, killed if it takes too long; return its exit code.
+
+        After a `hopeless` start there may be nothing to heal, which that one has said.
+        """
         healer = self._insist("start the undo", lambda: self._spawn("heal"))
         if healer is None:
             return _SOMETHING_LEFT
@@ -256,7 +260,7 @@ class Guard:
             time.sleep(0.005)
         if code is None:
             self._say(f"the undo took more than {HEAL_S:g} s and is ended")
-        elif code:
+        elif code and not (hopeless and code != _SOMETHING_LEFT):
             self._say(f"the undo did not succeed ({_how(code)}); it is tried again at the next start")
         if code != 0:
             self._kill_session(healer)

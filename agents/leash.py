@@ -24,7 +24,6 @@ class Leash:
 
     async def hold(self, lost: Callable[[], None]) -> None:
         """Beat until cancelled, from the loop, so that a hanging loop falls silent; call `lost` if the guard dies."""
-        self._served = True
         if self._socket is None:
             return
         asyncio.get_running_loop().add_reader(self._socket, self._hear, lost)
@@ -32,12 +31,16 @@ class Leash:
             self._say(b".")
             await asyncio.sleep(BEAT_S)
 
+    def serve(self) -> None:
+        """From now on what ends this agent is for the guard to repair: the settings were good enough to begin."""
+        self._served = True
+
     def farewell(self) -> None:
         """Say that this end is the one that was asked for."""
         self._say(FAREWELL)
 
     def hopeless(self) -> None:
-        """Say that this agent could not start, unless it had: what then ended it is for the guard to repair."""
+        """Say that this agent could not start, unless it serves already."""
         if not self._served:
             self._say(HOPELESS)
 

@@ -103,6 +103,7 @@ async def _run(
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
+    leash.serve()
     try:
         return await Service(settings, performer, bus, note, fuse=fuse).run(ending)
     except TrogdorBusError:

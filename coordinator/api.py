@@ -186,7 +186,7 @@ class Api:
     def show_task(self, task_id: str) -> TaskInfo:
         """Return one task; NotFoundError if there is none of that id."""
         if task_id not in self._machine.view.tasks:
-            raise NotFoundError(f'No task with ID "{task_id}" exists.')
+            raise NotFoundError(f'No task with ID "{task_id}" exists.')  # in Trogdor's words
         return self._machine.view.info(task_id)
 
     def experiment(self, request: GetExperiment) -> ExperimentInfo:

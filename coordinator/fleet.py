@@ -281,9 +281,8 @@ class Fleet:
         if (known and node.row.alive) or now_ms <= last_ms + lease_ms + GRACE_MS:
             return None
         if node.row.journal not in ("", row.journal):
-            text = f"node {row.node} came back with another state directory, and nobody tells what became of the fault"
-        else:
-            text = f"node {row.node} was not heard again; an agent that runs there ends the fault by its own clock"
+            return Outcome.UNKNOWN, came_back(row.node)
+        text = f"node {row.node} was not heard again; an agent that runs there ends the fault by its own clock"
         return Outcome.UNKNOWN, f"outcome unknown: {text}"
 
     def topology(self, addresses: tuple[str, ...], ports: tuple[int, ...], machine: tuple[str, ...] = ()) -> Topology:
@@ -320,6 +319,12 @@ class Fleet:
     def once(self, note: str) -> str:
         """Return a note for people the first time and then once an hour, "" otherwise."""
         return self._notes.once(note, self._now_ms)
+
+
+def came_back(node: str) -> str:
+    """Return the error of a worker whose node has an agent with another journal."""
+    text = f"node {node} came back with another state directory, and nobody tells what became of the fault"
+    return f"outcome unknown: {text}"
 
 
 def _configured(node: Node) -> NodeState:

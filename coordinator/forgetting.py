@@ -36,7 +36,8 @@ def forget(
     """End the workers of a node, forget it unless it has a live agent, and return the counters without its debts."""
     check(node, force)
     name, alive = node.row.name, node.row.alive
-    for row in rows(node, ledger):
+    closed = owed.closed(meta, name, node.row.journal if alive else "", ledger.known)
+    for row in [*rows(node, ledger), *closed]:
         end(row, *ending(row))
     if not alive:
         ledger.node_gone(name, f"node {name} is forgotten")

@@ -74,6 +74,10 @@ class Ledger:
         """Return a known worker."""
         return self.view.workers[self._task_of[worker_id]][worker_id]
 
+    def known(self, worker_id: int) -> WorkerRow | None:
+        """Return a worker, None if nobody here knows it."""
+        return self.row(worker_id) if worker_id in self._task_of else None
+
     def actions(self, worker_id: int) -> tuple[AnyAction, ...] | None:
         """Return what a worker was ordered to do, None if that is no longer known (it was adopted)."""
         return self._actions.get(worker_id)

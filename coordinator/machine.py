@@ -16,7 +16,7 @@ from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.epochs import Epochs
 from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
-from trogdor_bus.coordinator.fleet import Fleet, NodeState
+from trogdor_bus.coordinator.fleet import Fleet, NodeState, came_back
 from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, require_id, verdict
 from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.coordinator.orders import snapshot_of
@@ -279,6 +279,8 @@ class CoordinatorMachine:
             self._ledger.put_node(node, f"node {beat.node} {what}")
         if heard.new_journal:
             self._address(node)
+            for row in owed.closed(self._meta, beat.node, beat.journal, self._ledger.known):
+                self._end_worker(row, Outcome.UNKNOWN, came_back(beat.node))
         for report in beat.reports:
             self._report(node, report)
         latest = beat.stamp == self._stamp(node)

@@ -6,13 +6,13 @@ has ended. Pure: each function returns the counters as they are from then on, th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 
 from trogdor_bus.coordinator.changes import Meta, Owes
 from trogdor_bus.messages import Beat
-from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
+from trogdor_bus.states import Outcome, TaskRow, WorkerRow, WorkerState
 
 MOST_WORKERS = 1_000
 """So many are told apart of one journal; the others are counted, and proven with them."""
@@ -61,6 +61,15 @@ def heard(meta: Meta, beat: Beat, *, latest: bool, told: Iterable[int]) -> Meta:
     if owes.workers or owes.more:
         kept = {**of(meta), beat.journal: owes}
     return _changed(meta, kept)
+
+
+def closed(meta: Meta, node: str, heard: str, row: Callable[[int], WorkerRow | None]) -> Iterator[WorkerRow]:
+    """Yield the workers that ended as unknown and are owed by a journal of the node that is not the one heard."""
+    for journal, owes in of(meta).items():
+        if owes.node == node and journal != heard:
+            for one in filter(None, map(row, owes.workers)):
+                if one.state is WorkerState.DONE and one.outcome is Outcome.UNKNOWN:
+                    yield one
 
 
 def give_up(meta: Meta, node: str, *, but: str = "") -> Meta:

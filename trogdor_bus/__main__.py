@@ -1,18 +1,13 @@
-"""`trogdor-bus`, and `python -m trogdor_bus`: the command line, on whatever it has for standard streams."""
+"""`trogdor-bus`, and `python -m trogdor_bus`: the command line, on whatever it has for standard streams.
+
+Whatever takes time to import is imported when Ctrl-C ends it without a word. Before that, Python starts by itself.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import io
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import TextIO
-
-INTERRUPTED, UNREAD = 130, 141
-"""Exit codes: ended at Ctrl-C; wrote where nobody reads. So a shell tells of SIGINT and SIGPIPE."""
 
 
 def main() -> int:
@@ -20,96 +15,28 @@ def main() -> int:
     hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if hears:
         signal.signal(signal.SIGINT, _leave)  # while modules are imported, no traceback is of any use
-    _open_missing()
-    output = _Output(1)
-    sys.stdout = _text(output, sys.stdout)
-    sys.stderr = _text(_Output(2, forgiving=True), sys.stderr)
-    try:
+    from trogdor_bus import streams
+
+    streams.open_missing()
+
+    def command() -> int:
         from trogdor_bus import cli
 
         if hears:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return _run(cli.main, output)
+        return cli.main()
+
+    try:
+        return streams.run(command)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return streams.INTERRUPTED
     finally:
         if hears:
             signal.signal(signal.SIGINT, _leave)
 
 
-class _Output(io.FileIO):
-    """A standard stream that remembers what went wrong first; one that is `forgiving` goes on as if nothing had."""
-
-    def __init__(self, fd: int, *, forgiving: bool = False) -> None:
-        super().__init__(fd, "wb", closefd=False)
-        self.error: OSError | None = None
-        self._forgiving = forgiving
-
-    def write(self, data: object) -> int:
-        """Write, and raise OSError unless that is forgiven."""
-        try:
-            return super().write(data) or 0  # type: ignore[arg-type]
-        except OSError as error:
-            self.error = self.error or error
-            if self._forgiving:
-                return memoryview(data).nbytes  # type: ignore[arg-type]
-            raise
-
-
-def _run(command: Callable[[], int], output: _Output) -> int:
-    """Return the exit code of a command, or what it is if its output could not be written."""
-    ours = sys.stdout
-    try:
-        code = command()
-        ours.flush()
-    except OSError as error:
-        if output.error is None or error.errno != output.error.errno:  # a library may raise it anew
-            raise
-        if error.errno == errno.EPIPE:
-            code = UNREAD
-        else:
-            print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
-            code = 1
-    finally:
-        _drop_rest()
-    return code
-
-
-def _drop_rest() -> None:
-    """Have nobody stumble over what is still in the buffer: standard output leads nowhere from now on, if it fails."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()
-            continue
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-
-
-def _open_missing() -> None:
-    """Open /dev/null for each standard stream that is closed, so that no file of ours gets its number."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
-
-
-def _text(raw: _Output, like: TextIO | None) -> io.TextIOWrapper:
-    buffer = io.BufferedWriter(raw)
-    if not isinstance(like, io.TextIOWrapper):
-        return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    return io.TextIOWrapper(
-        buffer,
-        encoding=like.encoding,
-        errors=like.errors,
-        line_buffering=like.line_buffering,
-        write_through=like.write_through,
-    )
-
-
 def _leave(*_: object) -> None:
-    os._exit(INTERRUPTED)
+    os._exit(130)  # streams.INTERRUPTED, which may not be there yet
 
 
 if __name__ == "__main__":

@@ -216,6 +216,13 @@ def test_an_agent_that_cannot_start_ends_its_guard_the_first_time_only_and_only_
     with guarded(tmp_path, platform="nosuch") as guard:
         assert guard.process.wait(30) == 2
         assert guard.log().count("unknown platform 'nosuch'") == 1
+    for name, text in (("garbage", "{garbage"), ("open", "{}")):
+        (keys := tmp_path / name).mkdir(mode=0o700)
+        (keys / "member.json").write_text(text)
+        (keys / "member.json").chmod(0o644 if name == "open" else 0o600)
+        for given in (keys, keys / "member.json"):
+            with guarded(tmp_path, keys=given) as guard:
+                assert guard.process.wait(30) == 2
     (tmp_path / "state").chmod(0o777)
     with guarded(tmp_path) as guard:
         assert guard.process.wait(30) == 1
@@ -232,6 +239,7 @@ def test_a_second_agent_on_a_directory_ends_with_its_guard(tmp_path: Path) -> No
         agent = guard.agent()
         with guarded(tmp_path) as second:
             assert second.process.wait(30) == 2
+            assert "the undo did not succeed" not in second.log()
         assert f"belongs to a running agent (pid {agent})" in guard.log()
         assert guard.end() == 0
 
@@ -243,6 +251,7 @@ def test_what_ends_a_running_agent_is_no_bad_start() -> None:
     assert ours.recv(9) == HOPELESS
 
     async def served() -> None:
+        leash.serve()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(leash.hold(lambda: None), 0.01)
 

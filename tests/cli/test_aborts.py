@@ -198,8 +198,8 @@ def test_an_abort_as_json_and_once_more(cluster: Site) -> None:
     assert told == {"latch": told["latch"], "leaseMs": 30_000, "nodes": ended, "unproven": []}
     assert {node["latch"] for node in cluster.nodes().values()} == {told["latch"]}
     assert cluster.json("abort") == told  # the first latch stays
-    assert cluster.json("resume") == {"nodes": ["node1", "node2"], "waiting": []}
-    assert cluster.json("resume") == {"nodes": [], "waiting": []}
+    assert cluster.json("resume") == {"nodes": ["node1", "node2"], "waiting": [], "silent": []}
+    assert cluster.json("resume") == {"nodes": [], "waiting": [], "silent": []}
 
 
 def test_one_node_is_aborted_and_the_other_goes_on(cluster: Site) -> None:

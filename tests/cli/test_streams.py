@@ -47,7 +47,7 @@ def test_no_file_of_ours_becomes_a_standard_stream(tmp_path: Path) -> None:
     state = tmp_path / "state"
     done = shell(f"tb heal --state-dir {state} 2>&-; tb heal --dry-run --state-dir {state} 2>&-")
     assert done.returncode == 2
-    held = f"import os, trogdor_bus.__main__ as m; m._open_missing(); fd = os.open('{tmp_path}/x', 65); print(fd)"
+    held = f"import os, trogdor_bus.streams as m; m.open_missing(); fd = os.open('{tmp_path}/x', 65); print(fd)"
     done = subprocess.run(
         ["bash", "-c", f'"{sys.executable}" -c "{held}" 2>&- <&-'], capture_output=True, text=True, check=False
     )

@@ -285,6 +285,22 @@ def test_a_monitor_whose_reader_has_enough_ends_quietly(cluster: Cluster) -> Non
         assert (monitor.wait(15), monitor.stderr.read()) == (-signal.SIGPIPE, "")
 
 
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_monitor_that_cannot_write_says_so_once_and_ends(cluster: Cluster, form: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "trogdor_bus", "monitor", *form, "--insecure", "--for", "20s"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=15,
+            env=clean_environment(TROGDOR_BUS_COORDINATOR=cluster.address),
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: cannot write to standard output: No space left on device\n")
+
+
 def test_a_monitor_ends_on_ctrl_c(cluster: Cluster) -> None:
     monitor = cluster.start("monitor")
     assert monitor.stdout and monitor.stdout.readline()

@@ -87,6 +87,24 @@ def test_it_stays_so_when_its_worker_is_given_up_its_task_destroyed_and_the_coor
     assert cluster.machine.view.nodes["c"].unproven and proof(cluster).doubtful
 
 
+def test_what_was_closed_before_another_agent_came_is_not_said_to_end_by_a_clock_that_is_gone(cluster: Cluster) -> None:
+    cluster.create(nodes=["c"])
+    cluster.say("c", W.RUNNING)
+    cluster.stop()
+    cluster.pass_(LEASE_MS + GRACE_MS + 12_000, "a", "b")
+    assert cluster.row("c").outcome is Outcome.UNKNOWN
+    assert "its own clock" in cluster.row("c").error
+    cluster.reports["c"] = {}
+    cluster.beat("c", journal="new")
+    for error in (cluster.row("c").error, cluster.task().error):
+        assert "came back with another state directory, and nobody tells what became of the fault" in error
+        assert "its own clock" not in error
+    assert (cluster.task().outcome, proof(cluster).doubtful) == (Outcome.UNKNOWN, True)
+    cluster.api.forget_node("c", force=True)
+    assert cluster.task().error == "outcome unknown: node c was forgotten, and what it held was given up"
+    assert not proof(cluster).doubtful
+
+
 def test_a_dirty_node_refuses_faults_unless_they_are_forced(cluster: Cluster) -> None:
     cluster.create()
     cluster.all_say(W.RUNNING)

@@ -59,9 +59,10 @@ class Promises:
         """Note which workers are told of no more since the last word: its store knows how they ended."""
         machine = self._agent.machine
         if machine is not None and self._stamp is not None:
+            store = self._world.kept[self._stamp.coordinator]
             for worker in before:
                 if worker not in machine.workers:
-                    self._world.acknowledged[worker] = self._world.leaders[self._stamp.coordinator].store
+                    self._world.acknowledged[worker] = (store, store.replaced)
 
     def lose(self) -> None:
         """Forget what the disk should know: it was wiped."""

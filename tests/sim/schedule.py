@@ -87,6 +87,7 @@ class Schedule:
         self._await(TROUBLE_MS + BOUND_MS)
         world.run(world.now + QUIET_MS)
         world.run(world.now + BOUND_MS, self._led)  # whoever takes over listens first
+        self._await(world.now + BOUND_MS)  # and may doubt a node anew
         self._ask(world.now, CreateTask(id=TRIAL, spec=self._on_all(1_500, 9095)))
         self._await(world.now + BOUND_MS)
         self._follow()

@@ -25,7 +25,8 @@ from trogdor_bus.view import View
 class SimStore:
     """Everything that was committed, and `told`: the events alone, folded. Times are true.
 
-    While it `refuses`, its disk cannot be written.
+    While it `refuses`, its disk cannot be written. `replaced` is how often all of it was replaced by another
+    coordinator's.
     """
 
     def __init__(self, first_worker: int, now_ms: Callable[[], int]) -> None:
@@ -34,7 +35,7 @@ class SimStore:
         self._durable: list[Sequence[Change]] = []
         self.unwanted_since: dict[int, int] = {}
         self.meant_ends: dict[str, int] = {}
-        self._now_ms, self.refuses = now_ms, False
+        self._now_ms, self.refuses, self.replaced = now_ms, False, 0
         self._taken: Loaded | None = None
         self._reset()
 
@@ -66,7 +67,7 @@ class SimStore:
 
     def replace(self, loaded: Loaded) -> None:
         """Hold exactly that, all of it durable; what only this host knew is gone."""
-        self._taken = loaded
+        self._taken, self.replaced = loaded, self.replaced + 1
         self._volatile, self._durable = [], []
         rows = [stored.row for workers in loaded.workers.values() for stored in workers]
         self.unwanted_since = {row.id: self._now_ms() for row in rows if not row.wanted}

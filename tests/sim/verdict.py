@@ -144,7 +144,8 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
     ids = (task_id, row.node, str(row.id))
     truth = world.truth.get(row.id, set())
     there = row.journal in world.journals and world.journals[row.journal] in world.nodes.values()
-    told = world.acknowledged.get(row.id, leader.store) is leader.store
+    ours = (leader.store, leader.store.replaced)
+    told = world.acknowledged.get(row.id, ours) == ours
     if row.state is not WorkerState.DONE:
         if there:
             world.fail(ids, f"worker {row.id} is {row.state} at the end")

@@ -104,24 +104,31 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
 def resume(reach: Reach, node: str, as_json: bool) -> int:
     """Let faults start again on a node, or ("") on all, and return the exit code once the live agents know it."""
 
-    async def verb(client: Client) -> tuple[list[str], list[str], bool | None]:
+    async def verb(client: Client) -> tuple[list[str], list[str], list[str], bool | None]:
         names = set(await client.resume(node))
         deadline = time.monotonic() + RESUMED_S
         while True:
-            shut = [row.name for row in await client.nodes() if row.name in names and row.alive and row.latch]
+            rows = [row for row in await client.nodes() if row.name in names]
+            shut = [row.name for row in rows if row.alive and row.latch]
             if not shut or time.monotonic() > deadline:
-                return sorted(names), shut, client.replicated
+                silent = sorted(names - {row.name for row in rows if row.alive})
+                return sorted(names), shut, silent, client.replicated
             await asyncio.sleep(POLL_S)
 
-    names, shut, replicated = ask(reach, verb)
+    names, shut, silent, replicated = ask(reach, verb)
     if as_json:
-        render.print_json(render.with_replicated({"nodes": names, "waiting": shut}, replicated))
+        told = {"nodes": names, "waiting": shut, "silent": silent}
+        render.print_json(render.with_replicated(told, replicated))
         return 3 if shut else 0
     render.print_unreplicated(replicated)
     if not names:
         print("Nothing was aborted.")
     else:
-        render.print_line(render.console(), f"Resumed: faults may start again on {', '.join(names)}.")
+        if open_ := [name for name in names if name not in (*shut, *silent)]:
+            render.print_line(render.console(), f"Resumed: faults may start again on {', '.join(open_)}.")
+        if silent:
+            line = f"Silent, so told as soon as they are heard again: {', '.join(silent)}."
+            render.print_line(render.console(), line)
         if shut:
             render.print_line(render.console(), f"Not confirmed within {RESUMED_S:g} s by {', '.join(shut)}.")
     return 3 if shut else 0

@@ -53,6 +53,14 @@ def zmq_url(host: str, port: int) -> str:
     return f"zmq://{join_address(host, port)}"
 
 
+def bound(text: str) -> str:
+    """Return the address after --bind; SpecError if a port is given with it."""
+    host = text[1:].partition("]")[0] if text.startswith("[") else text
+    if (text.startswith("[") and not text.endswith("]")) or text.count(":") == 1:
+        raise SpecError(f"--bind {text!r} is more than an address", remedy="give the port as --port")
+    return host
+
+
 def check_brokers(text: str, option: str) -> str:
     """Return the addresses of brokers if they are some; SpecError tells to give `option`."""
     if not text:

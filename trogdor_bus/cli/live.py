@@ -49,7 +49,10 @@ class _Screen(Protocol):
 
 
 class _Ears:
-    """Decodes what is heard, drops what was heard already, and notices silence."""
+    """Decodes what is heard, drops what was heard already, and notices silence.
+
+    What goes wrong in showing it is raised by `tick`: whoever calls `hear` is a bus, and knows nothing of screens.
+    """
 
     def __init__(self, screen: _Screen, silence_text: str) -> None:
         self._screen, self._silence_text = screen, silence_text
@@ -59,9 +62,18 @@ class _Ears:
         self._broken = ""
         self._newest = (-1, -1)
         self.heard = False
+        self._failed: Exception | None = None
 
     def hear(self, topic: str, frame: bytes) -> None:
         self._last, self.heard = time.monotonic(), True
+        if self._failed is not None:
+            return
+        try:
+            self._show(topic, frame)
+        except Exception as error:
+            self._failed = error
+
+    def _show(self, topic: str, frame: bytes) -> None:
         if self._silent:
             self._silent = False
             self._screen.say("The coordinator is heard again.")
@@ -87,6 +99,8 @@ class _Ears:
             self._screen.event(event)
 
     def tick(self) -> None:
+        if self._failed is not None:
+            raise self._failed
         if not self._silent and time.monotonic() - self._last > SILENCE_S:
             self._silent = True
             self._screen.say(self._silence_text)

@@ -89,7 +89,7 @@ def _print_valid(found: TaskSpec, given_ms: object, plan: Plan | None) -> None:
     from trogdor_bus.faults.experiment import ExperimentSpec
 
     start = "at once" if found.start_ms <= 0 else f"at {render.date(found.start_ms)}"
-    lasts = f"lasts {'at most ' if found.is_experiment else ''}{render.duration(found.longest_ms())}"
+    lasts = f"lasts {'at most ' if found.is_experiment else ''}{render.duration(found.longest_ms(), exact=True)}"
     print(f"Valid: {type(found).__struct_config__.tag}, starts {start}, {lasts}.")
     if given_ms is not None and str(given_ms) != str(found.duration_ms):
         render.print_line(render.console(), f"durationMs {given_ms} counts as {found.duration_ms} ms, as in Trogdor.")

@@ -18,6 +18,7 @@ from trogdor_bus.cli.addresses import (
     DEFAULT_ADDRESS,
     DEFAULT_PORT,
     MAX_PORT,
+    bound,
     check_brokers,
     check_prefix,
     join_address,
@@ -254,7 +255,7 @@ class Seat(Connection):
         return {"bind": "--bind", "port": "--port"}
 
     def _zmq_urls(self) -> list[str]:
-        return [zmq_url(self.bind.strip("[]"), self.port)]
+        return [zmq_url(bound(self.bind), self.port)]
 
 
 def connected(verb: Callable[..., None]) -> Callable[..., None]:

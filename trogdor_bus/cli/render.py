@@ -87,8 +87,10 @@ def date(ms: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}{fraction}{zone}"
 
 
-def duration(ms: int) -> str:
-    """Return ms as Trogdor does: 1h2m3s, zero parts skipped, ms dropped."""
+def duration(ms: int, *, exact: bool = False) -> str:
+    """Return ms as Trogdor does: 1h2m3s, zero parts skipped, ms dropped; what is below a second whole if `exact`."""
+    if exact and 0 < ms < 1_000:
+        return f"{ms}ms"
     minutes, seconds = divmod(max(ms, 0) // 1000, 60)
     hours, minutes = divmod(minutes, 60)
     return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (seconds, "s")) if n) or "0s"

@@ -144,7 +144,7 @@ def show(
 def stop(
     id: IdArgument,
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is undone.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end, and say how it ended.")] = False,
     as_json: options.AsJson = False,
     reach: Reach,
 ) -> None:
@@ -166,7 +166,8 @@ def stop(
     if as_json:
         render.print_json(render.with_replicated({"id": id}, replicated))
     else:
-        render.print_line(render.console(), f"Task {id} is asked to stop; when it is DONE, everything is undone.")
+        line = f"Task {id} is asked to stop; `trogdor-bus show {id}` says what became of it."
+        render.print_line(render.console(), line)
 
 
 @connected

@@ -21,10 +21,9 @@ from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.messages import TaskInfo
 from trogdor_bus.states import EXIT_CODES, Outcome, TaskState
+from trogdor_bus.streams import INTERRUPTED, UNREAD
 
 UNKNOWN_EXIT = EXIT_CODES[Outcome.UNKNOWN]
-INTERRUPTED_EXIT, UNREAD_EXIT = 130, 141
-"""As a shell tells of SIGINT and SIGPIPE."""
 TICK_S = 0.2
 _CANNOT_WRITE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT)
 
@@ -67,13 +66,13 @@ def may_leave(goes_on: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _say(f"\nInterrupted: {goes_on}")
-        raise typer.Exit(INTERRUPTED_EXIT) from None
+        raise typer.Exit(INTERRUPTED) from None
     except OSError as error:
         if error.errno not in _CANNOT_WRITE:
             raise
         silence_output()
         _say(f"Standard output cannot be written ({error.strerror}): {goes_on}")
-        raise typer.Exit(UNREAD_EXIT) from None
+        raise typer.Exit(UNREAD) from None
 
 
 @contextmanager

@@ -221,8 +221,9 @@ class ProcessKillFaultSpec(
 
     def texts(self, task_id: str) -> Texts:
         """Return texts in Trogdor's manner."""
-        name = self.process().describe()
-        return Texts(f"killing {name}", f"killed {name}", f"restarting {name}", f"ended the fault on {name}")
+        name, how = self.process().describe(), f"sent {self.signal} to"
+        ending = f"restarting {name}" if self.restart else f"ending the fault on {name}"
+        return Texts(f"killing {name}", f"{how} {name}", ending, f"ended the fault on {name}")
 
 
 def _check_process(given: _ProcessFaultSpec | UnlessSpec, path: str) -> None:
