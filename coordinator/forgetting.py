@@ -30,11 +30,8 @@ def forget(
     fleet: Fleet,
     ledger: Ledger,
     end: Callable[[WorkerRow, Outcome, str], None],
-    *,
-    force: bool,
 ) -> Meta:
     """End the workers of a node, forget it unless it has a live agent, and return the counters without its debts."""
-    check(node, force)
     name, alive = node.row.name, node.row.alive
     closed = owed.closed(meta, name, node.row.journal if alive else "", ledger.known)
     for row in [*rows(node, ledger), *closed]:

@@ -50,13 +50,17 @@ def abort(meta: Meta, latch: str, node: str) -> Meta:
     return msgspec.structs.replace(meta, latches={**meta.latches, node: latch})
 
 
+def check_resume(meta: Meta, node: str) -> None:
+    """Raise RefusedError for one node while all are aborted."""
+    if node != EVERYWHERE and EVERYWHERE in meta.latches:
+        raise RefusedError(f"every node is aborted, not {node} alone: resume without --node")
+
+
 def resume(meta: Meta, node: str, held: Iterable[str]) -> Meta:
     """Return the counters without the latch of one node, or without any ("").
 
-    `held` are the ids that agents were heard to keep. RefusedError for one node while all are aborted.
+    `held` are the ids that agents were heard to keep.
     """
-    if node != EVERYWHERE and EVERYWHERE in meta.latches:
-        raise RefusedError(f"every node is aborted, not {node} alone: resume without --node")
     kept = {} if node == EVERYWHERE else {name: latch for name, latch in meta.latches.items() if name != node}
     gone = [latch for name, latch in meta.latches.items() if name not in kept]
     resumed = dict.fromkeys([*meta.resumed, *gone, *filter(None, held)])

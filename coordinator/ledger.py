@@ -13,7 +13,6 @@ import msgspec
 from trogdor_bus.actions import AnyAction
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
-    Change,
     DropTask,
     Loaded,
     PutRow,
@@ -26,7 +25,8 @@ from trogdor_bus.coordinator.events import CreateRequested
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.moves import OVER
 from trogdor_bus.coordinator.plan import WorkerPlan
-from trogdor_bus.errors import RefusedError, SpecError
+from trogdor_bus.coordinator.turn import Turn
+from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import AnyEvent, NodeChanged, NodeGone, Noted, Report, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
@@ -45,11 +45,10 @@ KEEP_DONE_BYTES = 64 << 20
 
 
 class Ledger:
-    """Rows by id, each change recorded. `now_ms` (epoch ms) is set by the owner before it records."""
+    """Rows by id, each change recorded in the turn."""
 
-    def __init__(self, loaded: Loaded, fleet: Fleet) -> None:
-        self.view, self.now_ms = View(), 0
-        self.changes: list[Change] = []
+    def __init__(self, loaded: Loaded, fleet: Fleet, turn: Turn) -> None:
+        self.view, self._turn = View(), turn
         self.drift = Drift(fleet)
         self._fleet = fleet
         self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
@@ -65,6 +64,11 @@ class Ledger:
                 self._index(task.id, stored.row, stored.actions)
         for node in fleet.nodes.values():
             self.view.nodes[node.row.name] = node.row
+
+    @property
+    def now_ms(self) -> int:
+        """The time of this turn, epoch ms."""
+        return self._turn.now_ms
 
     def task_of(self, worker_id: int) -> str | None:
         """Return the id of a worker's task, None for a worker that nobody here knows."""
@@ -98,22 +102,22 @@ class Ledger:
 
     def put(self, task: TaskRow, text: str) -> None:
         """Keep a task, new or changed."""
-        self.changes.append(PutTask(task))
+        self._turn.changes.append(PutTask(task))
         self.record(TaskChanged(seq=0, at_ms=0, task=task, text=text))
 
     def resolve(self, task_id: str, spec: TaskSpec, chosen: tuple[str, ...]) -> None:
         """Keep, and tell, whom the spec of a task that fires now turned out to mean; its time counts from now."""
         for line in chosen:
             self.note(f"task {task_id}: {line}")
-        spec = msgspec.structs.replace(spec, start_ms=self.now_ms)
+        spec = msgspec.structs.replace(spec, start_ms=self._turn.now_ms)
         task = msgspec.structs.replace(
-            self.view.tasks[task_id], spec=msgspec.Raw(wire(spec)), start_ms=self.now_ms, chosen=chosen
+            self.view.tasks[task_id], spec=msgspec.Raw(wire(spec)), start_ms=self._turn.now_ms, chosen=chosen
         )
         self.put(task, "")
 
     def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
         """Keep a new worker of a task."""
-        self.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=actions)))
+        self._turn.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=actions)))
         self._counts[task_id][row.state] += 1
         self._index(task_id, row, actions)
         self._record_row(task_id, row)
@@ -147,7 +151,7 @@ class Ledger:
     def put_worker(self, row: WorkerRow) -> None:
         """Keep a changed worker."""
         task_id = self._task_of[row.id]
-        self.changes.append(PutRow(row))
+        self._turn.changes.append(PutRow(row))
         self._counts[task_id][self.row(row.id).state] -= 1
         self._counts[task_id][row.state] += 1
         self._index(task_id, row, self._actions[row.id])
@@ -164,7 +168,7 @@ class Ledger:
             error=error,
             residue=(),
             by_hand=(),
-            done_ms=self.now_ms,
+            done_ms=self._turn.now_ms,
         )
         self.put_worker(new)
         return new
@@ -181,15 +185,15 @@ class Ledger:
                 touched.append(node)
         self._counts.pop(task_id, None)
         self._sizes.pop(task_id, None)
-        self.changes.append(DropTask(task_id))
+        self._turn.changes.append(DropTask(task_id))
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
 
     def turn_back(self) -> None:
         """Let no task have begun in the future: the wall clock went back while no coordinator ran."""
-        for task in [task for task in self.view.tasks.values() if task.start_ms > self.now_ms]:
+        for task in [task for task in self.view.tasks.values() if task.start_ms > self._turn.now_ms]:
             asked_ms = msgspec.json.decode(task.original).get("startMs", 0) if task.state is TaskState.PENDING else 0
-            start_ms = max(self.now_ms, asked_ms)
+            start_ms = max(self._turn.now_ms, asked_ms)
             if task.state is not TaskState.DONE and start_ms != task.start_ms:
                 stop_ms = min(task.stop_ms, start_ms)
                 self.put(
@@ -212,7 +216,7 @@ class Ledger:
         for index, task in enumerate(settled):
             left = len(settled) - index
             fits = total <= KEEP_DONE_BYTES or left == 1  # the newest is kept, whatever its size
-            if fits and left <= KEEP_DONE and self.now_ms - task.done_ms < KEEP_DONE_MS:
+            if fits and left <= KEEP_DONE and self._turn.now_ms - task.done_ms < KEEP_DONE_MS:
                 break
             total -= sizes[index]
             self.drop(task.id, f"task {task.id} ended long ago and is forgotten")
@@ -231,9 +235,9 @@ class Ledger:
 
     def record(self, event: AnyEvent) -> None:
         """Number the event, fold it into the view, and keep it."""
-        event = msgspec.structs.replace(event, seq=self.view.seq + 1, at_ms=self.now_ms)
+        event = msgspec.structs.replace(event, seq=self.view.seq + 1, at_ms=self._turn.now_ms)
         self.view.apply(event)
-        self.changes.append(AppendEvent(event))
+        self._turn.changes.append(AppendEvent(event))
 
     def _size(self, task: TaskRow) -> int:
         """Return about how many bytes a settled task takes in the store; it is asked at each beat."""
@@ -276,12 +280,6 @@ def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:
         experiment=spec.is_experiment,
     )
     return task, spec
-
-
-def require_id(task_id: str, request: str) -> None:
-    """Raise SpecError, in Trogdor's words, for an empty id."""
-    if not task_id:
-        raise SpecError(f"Invalid empty ID in {request} request.", path="$.id", remedy="give it one")
 
 
 def ending(outcome: Outcome, error: str) -> str:

@@ -11,13 +11,13 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator import adoption, doubts, events, forgetting, guard, latches, owed
+from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.epochs import Epochs
 from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
 from trogdor_bus.coordinator.fleet import Fleet, NodeState, came_back
-from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, require_id, verdict
+from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, verdict
 from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.coordinator.orders import snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
@@ -25,16 +25,13 @@ from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.planner import Planned, Planner, Terms
 from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
+from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import (
-    ConflictError,
     InvalidTransitionError,
-    NotFoundError,
-    RefusedError,
     SpecError,
     TrogdorBusError,
 )
 from trogdor_bus.messages import Beat, Report, Stamp
-from trogdor_bus.names import check_name
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
@@ -64,29 +61,31 @@ class CoordinatorMachine:
         self.listening, self.ended = True, False
         self.started_ms = now_ms
         self.taken: set[tuple[TaskState, Move]] = set()
-        self._ledger, self._carrier = Ledger(loaded, fleet), Carrier(fleet, place, limits.lease_ms)
-        self.planner, self._scout = Planner(fleet, place, self._carrier, self._ledger), Scout(fleet, place)
+        self._turn = turn = Turn(now_ms)
+        self._ledger, self._carrier = Ledger(loaded, fleet, turn), Carrier(fleet, place, limits.lease_ms)
+        self.planner, self._scout = Planner(fleet, place, self._carrier, self._ledger), Scout(fleet, place, turn)
         self.view = self._ledger.view
-        self._trials = Trials(self.view)
+        self._trials = Trials(self.view, turn)
         self._meta, self._fresh, self._orphans = loaded.meta, loaded.fresh, orphans
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
-        self._exits: list[Exit] = []
-        self._changed: set[str] = set()
-        self._answer: set[str] = set()
-        self._now = now_ms
         for name in owed.nodes(self._meta):
             fleet.ensure(name)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
     def handle(self, event: Event, now_ms: int) -> list[Effect]:
-        """Return the effects of one event, in order; bad input raises a TrogdorBusError and changes nothing."""
+        """Return the effects of one event, in order; a request that is refused raises TrogdorBusError, nothing else."""
         if self.ended:
             return []
-        self._now = self._ledger.now_ms = now_ms
+        requests.check(event, self._meta, self.fleet, self._ledger, self.barred)
+        self._turn.begin(now_ms)
         self.about = ""
+        self._apply(event)
+        return self._effects()
+
+    def _apply(self, event: Event) -> None:  # noqa: PLR0912 (one case per event)
         match event:
             case events.CreateRequested():
                 self._create(event)
@@ -96,14 +95,18 @@ class CoordinatorMachine:
             case events.DestroyRequested(id=task_id):
                 self.about = task_id
                 self._destroy(task_id)
-            case events.AbortRequested() | events.ResumeRequested() | events.ForgetRequested():
-                self._command(event)
+            case events.AbortRequested(latch=latch, node=node):
+                self._abort(latch, node)
+            case events.ResumeRequested(node=node):
+                self._resume(node)
+            case events.ForgetRequested(node=node):
+                self._forget_node(node)
             case events.BeatHeard(beat=beat):
                 self.about = beat.node
                 self._beat(beat)
             case events.HostsResolved() | events.LinksSeen():
-                for node, text in self.fleet.see(event, now_ms):
-                    self._ledger.put_node(node, text)
+                for seen, text in self.fleet.see(event, self._now):
+                    self._ledger.put_node(seen, text)
             case events.BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
             case events.ExperimentEnded():
@@ -112,7 +115,10 @@ class CoordinatorMachine:
                 self._seen(event)
             case events.Ticked():
                 self._tick()
-        return self._flush()
+
+    @property
+    def _now(self) -> int:
+        return self._turn.now_ms
 
     def deadline(self) -> int:
         """Return when `Ticked` is due, epoch ms."""
@@ -136,18 +142,8 @@ class CoordinatorMachine:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def _create(self, event: events.CreateRequested) -> None:
-        require_id(event.id, "createTask")
-        known = self.view.tasks.get(event.id)
-        if known is not None:
-            if bytes(known.original) == event.wire:
-                return
-            raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
-        if self.barred:
-            raise RefusedError(f"this coordinator takes no new task until it is started anew: {self.barred}")
-        check_name(event.id, "task id", "$.id")
-        latches.check_everywhere(self._meta)
-        guard.check_allowed(event.allow)
-        self._ledger.check_parent(event.parent)
+        if event.id in self.view.tasks:
+            return
         task, spec = new_task(event, self._now)
         self._ledger.put(task, f"task {task.id} created")
         try:
@@ -181,14 +177,13 @@ class CoordinatorMachine:
         self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(planned.workers)))
         warning = "; ".join(planned.warnings)
         self._move(task, "run", f"started; warning: {warning}" if warning else "started", started_ms=self._now)
-        self._changed.update(self._ledger.address(task.id, first, planned.workers))
+        self._turn.changed.update(self._ledger.address(task.id, first, planned.workers))
 
     def _seen(self, event: events.ClusterSeen) -> None:
         if self._scout.answers(event):
             self._run(task := self.view.tasks[event.task], decoded(task), event.sighting)
 
     def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
-        require_id(task_id, "stopTask")
         task = self.view.tasks.get(task_id)
         if task is None:
             return
@@ -202,24 +197,13 @@ class CoordinatorMachine:
             self._stop_children(task_id)
 
     def _destroy(self, task_id: str) -> None:
-        require_id(task_id, "destroyTask")
         if task := self.view.tasks.get(task_id):
             self._trials.end(task, "somebody destroyed it")
             self._scout.forget(task_id)
             self._stop_children(task_id)
             rows = [row for row in self.view.workers[task_id].values() if row.state is not WorkerState.DONE]
             self._keep(owed.owe(self._meta, task_id, rows))
-            self._changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
-
-    def _command(self, event: events.AbortRequested | events.ResumeRequested | events.ForgetRequested) -> None:
-        self._require(event.node)
-        match event:
-            case events.AbortRequested():
-                self._abort(event.latch, event.node)
-            case events.ResumeRequested():
-                self._resume(event.node)
-            case events.ForgetRequested():
-                self._forget_node(event.node, event.force)
+            self._turn.changed.update(node.row.name for node in self._ledger.drop(task_id, f"task {task_id} destroyed"))
 
     def _abort(self, latch: str, name: str) -> None:
         self._keep(latches.abort(self._meta, latch, name))
@@ -232,28 +216,24 @@ class CoordinatorMachine:
         ]
         for task_id in (*hit, *self._trials.parents(hit)):
             self._stop(task_id, f"{where} was aborted")
-        self._changed.update([name] if name else self.fleet.nodes)
+        self._turn.changed.update([name] if name else self.fleet.nodes)
 
     def _resume(self, name: str) -> None:
         names = [name] if name else list(self.fleet.nodes)
         self._keep(latches.resume(self._meta, name, [self.fleet.nodes[node].row.latch for node in names]))
         self._ledger.note(f"resumed: faults may start again on {name or 'every node'}")
-        self._changed.update(names)
+        self._turn.changed.update(names)
 
-    def _require(self, name: str) -> None:
-        if name and name not in self.fleet.nodes:
-            raise NotFoundError(f"no node is called {name}; `trogdor-bus nodes` lists the nodes")
-
-    def _forget_node(self, name: str, force: bool) -> None:
+    def _forget_node(self, name: str) -> None:
         node, fleet = self.fleet.nodes[name], self.fleet
-        self._keep(forgetting.forget(self._meta, node, fleet, self._ledger, self._end_worker, force=force))
+        self._keep(forgetting.forget(self._meta, node, fleet, self._ledger, self._end_worker))
 
     def _keep(self, meta: Meta) -> None:
         if meta is not self._meta:
             if meta.owed != self._meta.owed:
                 self.fleet.touched |= owed.nodes(meta) | owed.nodes(self._meta)
             self._meta = meta
-            self._ledger.changes.append(PutMeta(meta))
+            self._turn.changes.append(PutMeta(meta))
 
     # --- what agents say --------------------------------------------------------------------------------------------
 
@@ -292,7 +272,7 @@ class CoordinatorMachine:
         due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
         latched = beat.latch != latches.ordered(self._meta, beat.node)
         if waiting or due or latched or beat.stamp != self._stamp(node):
-            self._answer.add(beat.node)
+            self._turn.answer.add(beat.node)
 
     def _heed_stamp(self, beat: Beat) -> None:
         if self.listening:
@@ -320,7 +300,7 @@ class CoordinatorMachine:
             row = self._ledger.row(worker_id)
             if not row.journal and row.wanted:
                 self._ledger.put_worker(msgspec.structs.replace(row, journal=node.row.journal))
-                self._changed.add(row.node)
+                self._turn.changed.add(row.node)
 
     def _report(self, node: NodeState, report: Report, journal: str = "") -> None:
         task_id = self._ledger.task_of(report.worker)
@@ -335,7 +315,7 @@ class CoordinatorMachine:
         if new != row:
             self._ledger.put_worker(new)
             if row.wanted and not new.wanted:
-                self._changed.add(new.node)
+                self._turn.changed.add(new.node)
             self._weigh(new)
 
     def _absent(self, node: NodeState, reported: set[int]) -> None:
@@ -372,10 +352,10 @@ class CoordinatorMachine:
             for worker_id in tuple(node.open):
                 self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
-                self._answer.add(node.row.name)
+                self._turn.answer.add(node.row.name)
         for node in self.fleet.long_gone(self._now):
-            self._forget_node(node.row.name, force=False)
-        self._changed |= self._ledger.keep_up(self.planner.topology, self._now - self.started_ms)
+            self._forget_node(node.row.name)
+        self._turn.changed |= self._ledger.keep_up(self.planner.topology, self._now - self.started_ms)
 
     def _lead(self) -> None:
         if self._heard and self._orphans == "refuse":
@@ -393,7 +373,7 @@ class CoordinatorMachine:
         self._keep(owed.from_rows(self._meta, self.view.tasks.values(), self.view.workers))
         for task in self._trials.open():
             self._end_experiment(task.id, Outcome.FAILED, RESTARTED)
-        self._changed.update(node.row.name for node in self.fleet.nodes.values())
+        self._turn.changed.update(node.row.name for node in self.fleet.nodes.values())
         self._ledger.note(f"coordinator {self.place.me[:8]} leads in epoch {self.epoch}")
 
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
@@ -426,7 +406,13 @@ class CoordinatorMachine:
                 self._move(task, "correct", f"corrected: {outcome}", error=error, outcome=outcome)
         elif ended:
             self._move(
-                task, "finish", ending(outcome, error), error=error, outcome=outcome, done_ms=self._now, active=False
+                task,
+                "finish",
+                ending(outcome, error),
+                error=error,
+                outcome=outcome,
+                done_ms=self._now,
+                active=False,
             )
         else:
             self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now, active=False)
@@ -436,14 +422,14 @@ class CoordinatorMachine:
         rows = [row for row in self.view.workers[task_id].values() if row.state is not WorkerState.DONE and row.wanted]
         for row in rows:
             new = msgspec.structs.replace(row, wanted=False)
-            self._changed.add(row.node)
+            self._turn.changed.add(row.node)
             if row.journal:
                 self._ledger.put_worker(new)
             else:
                 self._end_worker(new, Outcome.DONE, "")
 
     def _end_worker(self, row: WorkerRow, outcome: Outcome, error: str) -> None:
-        self._changed.add(row.node)
+        self._turn.changed.add(row.node)
         self._weigh(self._ledger.close_worker(row, outcome, error))
 
     def _end_experiment(self, task_id: str, outcome: Outcome, error: str) -> None:
@@ -484,20 +470,19 @@ class CoordinatorMachine:
 
     def _exit(self, reason: str, *, fenced: bool = False) -> None:
         self._ledger.note(reason)
-        self._exits.append(Exit(reason, fenced))
+        self._turn.exits.append(Exit(reason, fenced))
         self.ended = True
 
     def _stamp(self, node: NodeState) -> Stamp:
         return Stamp(self.epoch, self.place.me, node.revision)
 
-    def _flush(self) -> list[Effect]:
+    def _effects(self) -> list[Effect]:
         doubts.refresh(self.fleet, self._ledger, self._meta)
-        effects: list[Effect] = [*self._ledger.changes, *self._scout.take(), *self._trials.take(), *self._exits]
-        changed, answer = self._changed, self._answer | self._changed
-        self._ledger.changes, self._changed, self._answer = [], set(), set()
-        for name in sorted(answer & self.fleet.nodes.keys()):
+        turn = self._turn
+        effects: list[Effect] = [*turn.changes, *turn.orders, *turn.exits]
+        for name in sorted((turn.answer | turn.changed) & self.fleet.nodes.keys()):
             node = self.fleet.nodes[name]
-            node.revision += name in changed
+            node.revision += name in turn.changed
             if not self.listening and not self.ended and node.counter >= 0:
                 node.published_ms = self._now
                 told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)

@@ -7,6 +7,7 @@ import msgspec
 from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherCluster
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.place import Place
+from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import NotNowError, RefusedError, TrogdorBusError
 from trogdor_bus.spec import TaskSpec
 
@@ -24,11 +25,10 @@ class _Search(msgspec.Struct):
 class Scout:
     """The looks under way, at most one for each task."""
 
-    def __init__(self, fleet: Fleet, place: Place) -> None:
-        self._fleet, self._place = fleet, place
+    def __init__(self, fleet: Fleet, place: Place, turn: Turn) -> None:
+        self._fleet, self._place, self._turn = fleet, place, turn
         self._numbers = 0
         self._searches: dict[str, _Search] = {}
-        self._orders: list[LookAtCluster] = []
 
     def waits(self, task_id: str) -> bool:
         """Return whether a look for the task is under way."""
@@ -44,7 +44,7 @@ class Scout:
         self._numbers += 1
         order = LookAtCluster(task_id, self._numbers, spec.cluster_wanted(self._fleet.nodes), other=other)
         self._searches[task_id] = _Search(self._numbers, now_ms, other)
-        self._orders.append(order)
+        self._turn.orders.append(order)
 
     def answers(self, event: ClusterSeen) -> bool:
         """Return whether this is what a task waits for."""
@@ -57,17 +57,12 @@ class Scout:
         if search is None or not isinstance(error, NotNowError) or now_ms - search.since_ms >= DEADLINE_MS:
             return False
         wanted = spec.cluster_wanted(self._fleet.nodes)
-        self._orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS, search.other))
+        self._turn.orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS, search.other))
         return True
 
     def forget(self, task_id: str) -> None:
         """Await nothing more for a task."""
         self._searches.pop(task_id, None)
-
-    def take(self) -> list[LookAtCluster]:
-        """Return the orders that are new, and keep none."""
-        orders, self._orders = self._orders, []
-        return orders
 
 
 def require_cluster(place: Place) -> None:

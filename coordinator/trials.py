@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from trogdor_bus.coordinator.events import EndExperiment, OtherCluster, StartExperiment
+from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import TaskRow, TaskState
 from trogdor_bus.view import View
@@ -18,18 +19,17 @@ RESTARTED = "the coordinator was restarted, and experiments end with it"
 class Trials:
     """What the table knows of experiments."""
 
-    def __init__(self, view: View) -> None:
-        self._orders: list[StartExperiment | EndExperiment] = []
-        self._view = view
+    def __init__(self, view: View, turn: Turn) -> None:
+        self._view, self._turn = view, turn
 
     def start(self, task: TaskRow, spec: TaskSpec) -> None:
         """Order the shell to start the program of an experiment."""
-        self._orders.append(StartExperiment(task.id, spec))
+        self._turn.orders.append(StartExperiment(task.id, spec))
 
     def end(self, task: TaskRow, why: str) -> None:
         """Order the shell to end the program of a task, if that is an experiment that may have one."""
         if task.experiment and task.state in OPEN:
-            self._orders.append(EndExperiment(task.id, why))
+            self._turn.orders.append(EndExperiment(task.id, why))
 
     def open(self) -> list[TaskRow]:
         """Return the experiments that have begun and not ended."""
@@ -53,11 +53,6 @@ class Trials:
         task = self._view.tasks.get(parent)
         spec = msgspec.json.decode(task.spec) if task is not None and task.experiment else {}
         return OtherCluster(spec["bootstrap"], spec.get("config", "")) if spec.get("bootstrap") else None
-
-    def take(self) -> list[StartExperiment | EndExperiment]:
-        """Return the orders that are new, and keep none."""
-        orders, self._orders = self._orders, []
-        return orders
 
     def _running(self) -> Iterator[TaskRow]:
         return (task for task in self._view.tasks.values() if task.experiment and task.state is TaskState.RUNNING)

@@ -1,0 +1,68 @@
+"""Whether a request may be granted, looked at before anything is changed. Pure."""
+
+from __future__ import annotations
+
+from trogdor_bus.coordinator import forgetting, guard, latches
+from trogdor_bus.coordinator.changes import Meta
+from trogdor_bus.coordinator.events import (
+    AbortRequested,
+    CreateRequested,
+    DestroyRequested,
+    Event,
+    ForgetRequested,
+    ResumeRequested,
+    StopRequested,
+)
+from trogdor_bus.coordinator.fleet import Fleet
+from trogdor_bus.coordinator.ledger import Ledger
+from trogdor_bus.errors import ConflictError, NotFoundError, RefusedError, SpecError
+from trogdor_bus.names import check_name
+
+
+def check(event: Event, meta: Meta, fleet: Fleet, ledger: Ledger, barred: str) -> None:
+    """Raise the TrogdorBusError by which a request is refused; whatever else happens cannot be.
+
+    `barred` is why no new task is taken, "" if they are.
+    """
+    match event:
+        case CreateRequested():
+            _check_create(event, meta, ledger, barred)
+        case StopRequested(id=task_id):
+            _require_id(task_id, "stopTask")
+        case DestroyRequested(id=task_id):
+            _require_id(task_id, "destroyTask")
+        case AbortRequested(node=node):
+            _require_node(node, fleet)
+        case ResumeRequested(node=node):
+            _require_node(node, fleet)
+            latches.check_resume(meta, node)
+        case ForgetRequested(node=node, force=force):
+            _require_node(node, fleet)
+            if node:
+                forgetting.check(fleet.nodes[node], force)
+
+
+def _check_create(event: CreateRequested, meta: Meta, ledger: Ledger, barred: str) -> None:
+    _require_id(event.id, "createTask")
+    known = ledger.view.tasks.get(event.id)
+    if known is not None:
+        if bytes(known.original) != event.wire:
+            raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
+        return
+    if barred:
+        raise RefusedError(f"this coordinator takes no new task until it is started anew: {barred}")
+    check_name(event.id, "task id", "$.id")
+    latches.check_everywhere(meta)
+    guard.check_allowed(event.allow)
+    ledger.check_parent(event.parent)
+
+
+def _require_id(task_id: str, request: str) -> None:
+    """Raise SpecError, in Trogdor's words, for an empty id."""
+    if not task_id:
+        raise SpecError(f"Invalid empty ID in {request} request.", path="$.id", remedy="give it one")
+
+
+def _require_node(name: str, fleet: Fleet) -> None:
+    if name and name not in fleet.nodes:
+        raise NotFoundError(f"no node is called {name}; `trogdor-bus nodes` lists the nodes")
