@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -19,7 +20,7 @@ import pytest
 
 from tests.agents.guarded import Guarded, guarded, stands, start_text, write
 from tests.support import require, wait_until
-from trogdor_bus.agents.guard import FAREWELL, HOPELESS, Guard
+from trogdor_bus.agents.guard import FAREWELL, HOPELESS, PR_SET_CHILD_SUBREAPER, Guard
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.platform import Step
@@ -333,6 +334,7 @@ def test_the_leader_of_a_session_is_reaped_last() -> None:
     try:
         assert Short("").run() == 0
     finally:
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # else every orphan of a later test is our child
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             with contextlib.suppress(OSError, TypeError, ValueError):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -92,13 +93,16 @@ def test_a_tool_that_leaves_somebody_on_its_pipes_is_not_waited_for_for_ever(tmp
 def test_the_kernel_kills_the_tool_of_a_killed_agent() -> None:
     require_setpriv()
     with subprocess.Popen([sys.executable, "-c", RUNS_A_TOOL, "sleep", "600"]) as agent:
+        tools: list[psutil.Process] = []
 
         def sleeping() -> list[psutil.Process]:
-            return [child for child in psutil.Process(agent.pid).children() if child.name() == "sleep"]
+            with contextlib.suppress(psutil.NoSuchProcess):  # one that it ran before
+                return [child for child in psutil.Process(agent.pid).children() if child.name() == "sleep"]
+            return []
 
         try:
-            wait_until(sleeping, what="the tool to run")
-            (tool,) = sleeping()
+            wait_until(lambda: tools.extend(sleeping()) or tools, what="the tool to run")
+            tool = tools[0]
         finally:
             agent.kill()
     began = time.monotonic()
