@@ -45,6 +45,7 @@ def test_three_ends_at_one_place_blow_it_and_the_next_life_goes_on_without_what_
     assert alive.returncode == 0
     assert "goes on ['t1', 't2'] it ended 3 times within 60 s in" in alive.stdout
     assert "going on without it" in alive.stderr
+    assert end(tmp_path, "t1").returncode == CRASHED, "the next life is as any other"
 
 
 def test_ends_at_other_places_do_not_blow_it(tmp_path: Path) -> None:
@@ -59,6 +60,7 @@ def test_ends_that_are_far_apart_or_of_another_boot_do_not_blow_it(tmp_path: Pat
     file = tmp_path / fuse.FILE
     text = file.read_text()
     assert Fuse(tmp_path).blown is not None
+    assert Fuse(tmp_path).blown is None
     first = text.index('"at_s":') + len('"at_s":')
     file.write_text(text[:first] + "1.5" + text[text.index(",", first) :])
     assert Fuse(tmp_path).blown is None

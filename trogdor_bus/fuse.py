@@ -49,6 +49,10 @@ class Fuse:
         """The last end, if too many were like it; None in a life as any other."""
         self.aside = {one.about for one in self._crashes[-ENDS:] if self.blown and one.about}
         """What this life does without, by name: the tasks or nodes at which the others ended."""
+        if self.blown:  # whoever starts the next life wants all of it
+            self._crashes = []
+            with contextlib.suppress(OSError):
+                self._path.unlink()
 
     def said(self) -> str:
         """Return why this life does without what led there, "" if it does not."""

@@ -12,6 +12,7 @@ from trogdor_bus.coordinator.doubts import PROOF_CHARS, proofs
 from trogdor_bus.coordinator.events import AbortRequested, BeatHeard, DestroyRequested, ForgetRequested
 from trogdor_bus.coordinator.fleet import GRACE_MS, KEEP_SILENT_MS, Fleet
 from trogdor_bus.coordinator.ledger import Ledger
+from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import NotFoundError, RefusedError
 from trogdor_bus.messages import Beat, NodeProof, Report, Stamp, encode
 from trogdor_bus.states import Outcome, TaskState, WorkerRow, WorkerState
@@ -361,5 +362,5 @@ def test_a_ledger_makes_no_node_for_workers_that_have_ended(cluster: Cluster) ->
     cluster.all_say(W.DONE, outcome=Outcome.DONE)
     loaded: Loaded = cluster.store.load()
     fleet = Fleet(None, BEAT_MS)
-    Ledger(loaded, fleet)
+    Ledger(loaded, fleet, Turn(0))
     assert not fleet.nodes

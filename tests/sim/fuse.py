@@ -27,6 +27,8 @@ class SimFuse:
         recent = [at for at, _ in last if now - at <= WITHIN_S * 1_000]
         self.blown = len(recent) == ENDS
         self.aside = {about for _, about in last if about} if self.blown else set()
+        if self.blown:
+            self._ends.clear()
         return "it ended three times" if self.blown else ""
 
     def end(self, now: int, about: str) -> None:
