@@ -227,6 +227,13 @@ class Service:
     # --- what arrives -----------------------------------------------------------------------------------------------
 
     def _on_request(self, frame: bytes, answer: Answer) -> None:
+        try:
+            self._take_request(frame, answer)
+        except Exception as error:
+            self._fuse.blow(error)
+            answer(encode(Reply(error="BusError", message=f"the coordinator could not answer: {error!r}")))
+
+    def _take_request(self, frame: bytes, answer: Answer) -> None:
         if wanted := self.api.look(frame):
             self._beside(self._answer_seen(frame, wanted, answer))
             return
