@@ -71,3 +71,10 @@ def test_a_tag_can_be_seen(tag: str) -> None:
     with pytest.raises(SpecError, match="the tag"):
         check_tag(tag, "tag")
     assert check_tag("zone/a", "tag") == "zone/a"
+
+
+@pytest.mark.parametrize("begin", ["\ufeff", " ", "-"])
+def test_of_a_long_tag_little_is_shown(begin: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        check_tag(f"{begin}{'x' * 5_000}", "tag")
+    assert len(str(raised.value)) < 300

@@ -8,6 +8,8 @@ from trogdor_bus.errors import SpecError
 from trogdor_bus.printable import escape
 
 MAX_NAME_CHARS = 200
+SHOWN_CHARS = 120
+"""So much of a text is shown in an error about it."""
 _INVISIBLE = "\u115f\u1160\u2800\u3164\uffa0"
 """What prints as nothing, though Unicode counts it among the letters and symbols."""
 
@@ -21,16 +23,17 @@ def check_tag(text: str, what: str, path: str = "$") -> str:
     """Return `text` if it can be seen, and typed after a command; SpecError says what is wrong otherwise."""
     if not text.strip():
         raise SpecError(f"the {what} is {'blank' if text else 'empty'}", path=path, remedy="give it a name")
+    told = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
     for char in text:
         if not char.isprintable() or char in _INVISIBLE:
             raise SpecError(
-                f"the {what} {text!a} holds U+{ord(char):04X}, which does not print", path=path, remedy="remove it"
+                f"the {what} {told!a} holds U+{ord(char):04X}, which does not print", path=path, remedy="remove it"
             )
     if text != text.strip():
-        raise SpecError(f"the {what} {text!r} begins or ends with a blank", path=path, remedy="remove the blank")
+        raise SpecError(f"the {what} {told!r} begins or ends with a blank", path=path, remedy="remove the blank")
     if text.startswith("-"):
         raise SpecError(
-            f"the {what} {text!r} begins with '-', as options do", path=path, remedy="begin it with a letter or a digit"
+            f"the {what} {told!r} begins with '-', as options do", path=path, remedy="begin it with a letter or a digit"
         )
     return text
 
@@ -53,4 +56,4 @@ def check_heard_name(name: str, what: str, path: str = "$") -> str:
 
 def shown(text: str) -> str:
     """Return what somebody wrote fit for an error: at most 120 characters of it, none that steers a terminal."""
-    return escape(text if len(text) <= 120 else text[:117] + "...")
+    return escape(text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}...")

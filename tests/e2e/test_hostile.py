@@ -119,9 +119,7 @@ def test_an_agent_with_a_copied_name_is_refused_and_the_first_one_goes_on(site: 
     wait_until(lambda: "two agents call themselves n1" in log(site, "coordinator"), 20, "the copy to be refused")
     assert site.noop().code == 0
     assert "task " not in log(site, "copy")
-    wait_until(
-        lambda: "no word from the coordinator" in log(site, "copy"), 20, "the copy to say that nobody answers it"
-    )
+    wait_until(lambda: "refused: another agent named n1" in log(site, "copy"), 20, "the copy to say that it is refused")
 
 
 def test_recorded_words_of_an_older_coordinator_are_not_obeyed(site: Site, context: Context) -> None:
