@@ -40,7 +40,7 @@ class CoordinatorMachine:
     """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort.
 
     It leads in an epoch above `above`, and above all that it has stored or heard. `barred` is why nothing new is taken
-    in this life, "" if it is. `about` is the task or node that is being handled: if that fails, it was at this one.
+    in this life, "" if it is. `about` is the task that is being handled, "" for none: if that fails, it was at this one.
     """
 
     def __init__(
@@ -102,7 +102,6 @@ class CoordinatorMachine:
             case events.ForgetRequested(node=node):
                 self._forget_node(node)
             case events.BeatHeard(beat=beat):
-                self.about = beat.node
                 self._beat(beat)
             case events.HostsResolved() | events.LinksSeen():
                 for seen, text in self.fleet.see(event, self._now):

@@ -29,7 +29,7 @@ log = logging.getLogger("trogdor_bus")
 
 
 class Crash(msgspec.Struct, frozen=True, kw_only=True):
-    """One end: when (s of CLOCK_BOOTTIME in that boot), where in our code, at what (a task, a node; "" if at none)."""
+    """One end: when (s of CLOCK_BOOTTIME in that boot), where in our code, at which task ("" if at none)."""
 
     boot_id: str
     at_s: float
@@ -48,7 +48,7 @@ class Fuse:
         self.blown = self._blown()
         """The last end, if too many were like it; None in a life as any other."""
         self.aside = {one.about for one in self._crashes[-ENDS:] if self.blown and one.about}
-        """What this life does without, by name: the tasks or nodes at which the others ended."""
+        """The ids of the tasks that this life does without: at these the others ended."""
         if self.blown:  # whoever starts the next life wants all of it
             self._crashes = []
             with contextlib.suppress(OSError):
