@@ -51,6 +51,7 @@ class SimCoordinator:
         self.world, self.name, self.limits, self.configured = world, name, limits, configured
         self.store = world.new_store()
         self.wrong_ms = self.started_wrong_ms = 0
+        self.hopeless: dict[int, int] = {}
         self.clock = self._new_clock()
         self.machine: CoordinatorMachine | None = None
         self.frozen = self.cut_off = self.restored = False
