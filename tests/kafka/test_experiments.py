@@ -180,9 +180,10 @@ def test_firing_at_who_does_not_lead_is_not_effective(lab: KafkaLab, tmp_path: P
 
 
 def test_a_bootstrap_where_nobody_is_an_error(lab: KafkaLab, tmp_path: Path) -> None:
-    found = run(lab, spec(), tmp_path, "--cluster", "127.0.0.1:1")
+    nobody = f"{lab.cluster.bootstrap_inside.partition(':')[0]}:1"
+    found = run(lab, spec(), tmp_path, "--cluster", nobody)
     assert found.verdict == "Error" and found.result["failStep"] == "pre-check", found.result
-    assert "127.0.0.1:1" in found.reasons["broke"]
+    assert nobody in found.reasons["broke"]
 
 
 def test_the_guard_is_an_error_that_names_the_rule(lab: KafkaLab, tmp_path: Path) -> None:

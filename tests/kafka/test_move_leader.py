@@ -76,7 +76,7 @@ def test_another_replica_leads_until_the_end_of_the_fault(lab: KafkaLab, reader:
     done = lab.trogdor("submit", "-", "--dry-run", given=json.dumps(MOVE))
     assert done.returncode == 0, done.stderr
     assert f"make broker 3 lead {TOPIC}-0" in done.stdout and ASKING in done.stdout, done.stdout
-    task = moved(lab, reader, durationMs=6_000)
+    task = moved(lab, reader, durationMs=15_000)
     line = f"leader({TOPIC}, 0) is broker 2 on node broker2 (leader epoch {before.epoch})"
     assert f"task {task}: {line}" in lab.log("coordinator", "coordinator")
     refused = lab.trogdor("submit", "-", given=json.dumps(MOVE))

@@ -52,6 +52,7 @@ class SimCoordinator:
         self.world, self.name, self.limits, self.configured = world, name, limits, configured
         self.store = world.new_store()
         self.wrong_ms = self.started_wrong_ms = 0
+        self.hopeless: dict[int, int] = {}
         self.clock = self._new_clock()
         self.machine: CoordinatorMachine | None = None
         self.frozen = self.cut_off = self.restored = False
@@ -399,7 +400,9 @@ class SimCoordinator:
                 self._lived |= bool(self._live[beat.journal])
             else:
                 self._fenced |= beat.stamp.epoch > self.machine.epoch
-        believed = [row for row in self._strange(beat) if row not in strange] if strange else []
+        before = {(row.id, row.state, row.outcome) for row in strange}  # its error may say that this journal has come
+        now = self._strange(beat) if strange else []
+        believed = [row for row in now if (row.id, row.state, row.outcome) not in before]
         for row in believed:
             ids = (self.name, beat.node, str(row.id))
             self.world.fail(ids, f"{self.name} believes journal {beat.journal} of a worker of {row.journal}")

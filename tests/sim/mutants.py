@@ -246,7 +246,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("lives are not counted on disk", (_changed(Journal, "_replace", _lives_are_not_counted),)),
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
-    Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_: ()),)),
+    Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_, **__: ()),)),
     Mutant("new addresses are not followed", (_constant(Performer, "_follow", _nothing),)),
     Mutant("new addresses are not told", (_changed(Drift, "of", lambda *_: ()),)),
     Mutant("what is destroyed or given up unheard is forgotten", (_constant(owed, "owe", lambda meta, *_: meta),)),

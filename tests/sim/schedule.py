@@ -133,6 +133,7 @@ class Schedule:
             agent.promises.check()
         for coordinator in self.world.coordinators:
             proofs.check(self.world, coordinator)
+            proofs.check_given_up(self.world, coordinator)
         if self.world.now % 10_000 == 0:
             for coordinator in self.world.coordinators:
                 coordinator.check_fold()
