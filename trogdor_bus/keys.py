@@ -161,9 +161,10 @@ def _read(path: Path, kind: type[Keys]) -> Keys:
         raise NotFoundError(f"there are no keys at {path}: {GET_KEYS}, or use --insecure on both sides") from None
     except PermissionError:
         raise RefusedError(f"{path} belongs to another user: run this as that user, or {GET_KEYS}") from None
+    except NotADirectoryError:
+        raise SpecError(f"{path.parent} is no directory", path="$.keys", remedy=f"name one; {GET_KEYS}") from None
     except OSError as error:
-        text = f"cannot read {path}: {error.strerror}"
-        raise SpecError(text, path="$.keys", remedy=f"--keys names a directory; {GET_KEYS}") from None
+        raise HostError(f"cannot read {path}: {error.strerror}") from None
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise SpecError(f"{path} holds no keys: {_words(error)}", remedy=f"remove it, then {GET_KEYS}") from None
     except ValueError as error:  # a path with U+0000

@@ -23,7 +23,7 @@ def check_tag(text: str, what: str, path: str = "$") -> str:
     """Return `text` if it can be seen, and typed after a command; SpecError says what is wrong otherwise."""
     if not text.strip():
         raise SpecError(f"the {what} is {'blank' if text else 'empty'}", path=path, remedy="give it a name")
-    told = text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
+    told = _cut(text)
     for char in text:
         if not char.isprintable() or char in _INVISIBLE:
             raise SpecError(
@@ -55,5 +55,9 @@ def check_heard_name(name: str, what: str, path: str = "$") -> str:
 
 
 def shown(text: str) -> str:
-    """Return what somebody wrote fit for an error: at most 120 characters of it, none that steers a terminal."""
-    return escape(text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}...")
+    """Return what somebody wrote fit for an error: `SHOWN_CHARS` of it at most, none that steers a terminal."""
+    return escape(_cut(text))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARS else f"{text[: SHOWN_CHARS - 3]}..."
