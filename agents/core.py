@@ -20,9 +20,10 @@ from trogdor_bus.agents.events import (
     SnapshotHeard,
     Ticked,
 )
+from trogdor_bus.agents.lanes import Lanes
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.neighbours import Refusal
-from trogdor_bus.agents.work import Chore
+from trogdor_bus.agents.work import Chore, Work
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.errors import BusError
 from trogdor_bus.messages import MAX_EPOCH, Beat, Snapshot, decode, encode
@@ -32,7 +33,7 @@ log = logging.getLogger("trogdor_bus.agents")
 
 
 class AgentCore:
-    """What an agent hears, decides, and has done. `begin` has a chore done elsewhere; what comes of it is `done`.
+    """What an agent hears, decides, and has done: its chores are jobs of `work` in `lanes`.
 
     `fed` and `broken` are the shell's. `ended`: the machine is at its end. `watched` is the machine as the shell sees
     it, if somebody stands between.
@@ -42,7 +43,8 @@ class AgentCore:
         self,
         machine: AgentMachine,
         bus: AgentBus,
-        begin: Callable[[Chore], None],
+        work: Work,
+        lanes: Lanes,
         now_ms: Callable[[], int],
         *,
         fed: Callable[[], None],
@@ -51,7 +53,7 @@ class AgentCore:
     ) -> None:
         self.machine, self.ended = machine, False
         self.refusal = Refusal(machine.node, machine.journal)
-        self._bus, self._begin, self._now_ms = bus, begin, now_ms
+        self._bus, self._work, self._lanes, self._now_ms, self._broken = bus, work, lanes, now_ms, broken
         self._epoch = 0
         self.shell: Shell[Event, Effect] = Shell(
             watched or machine, self._perform, now_ms, ticked=Ticked(), fed=fed, broken=broken
@@ -98,6 +100,17 @@ class AgentCore:
                 case _:
                     self._tell(effect)
                     self._begin(effect)
+
+    def _begin(self, chore: Chore) -> None:
+        for job, key in self._work.jobs(chore):
+            self._lanes.begin(job, self._came, key)
+
+    def _came(self, outcome: Event | Exception | None) -> None:
+        """Take in what came of a job; what it raised is what nobody foresaw."""
+        if isinstance(outcome, Exception):
+            self._broken(outcome)
+        elif outcome is not None:
+            self.done(outcome)
 
     def _send(self, beat: Beat) -> None:
         self._bus.send(encode(beat))

@@ -56,7 +56,8 @@ class Healed(msgspec.Struct, frozen=True):
     """The worker's steps are undone, and nothing is left; `last` is the last look at it, directly before the undo,
     None if there was one before.
 
-    `outcome` and `error` are how it ended as the journal has it, NONE if as it was asked.
+    `outcome` and `error` are how it ended as the journal has it, NONE if as it was asked. `late_ms`: how long after
+    the `due_ms` of `Heal` nothing of it was left.
     """
 
     worker: int
@@ -64,6 +65,7 @@ class Healed(msgspec.Struct, frozen=True):
     last: ReadBack | None = ReadBack()
     outcome: Outcome = Outcome.NONE
     error: str = ""
+    late_ms: int = 0
 
 
 class NotHealed(msgspec.Struct, frozen=True):
@@ -167,16 +169,20 @@ class Inject(msgspec.Struct, frozen=True):
 
 
 class Heal(msgspec.Struct, frozen=True):
-    """Undo the worker, which has held for `held_ms`, or go on with it; answer with Healed, NotHealed or NotYet."""
+    """Undo the worker, which has held for `held_ms`, or go on with it; answer with Healed, NotHealed or NotYet.
+
+    `due_ms` (CLOCK_BOOTTIME): when it was to be gone, or to be asked for again.
+    """
 
     worker: int
     outcome: Outcome
     error: str
     held_ms: int = 0
+    due_ms: int = 0
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Read back whether the workers' steps still hold; answer with Looked."""
+    """Read back whether the workers' steps still hold; answer with Looked, as often as it takes to tell of all."""
 
     workers: tuple[int, ...]
 

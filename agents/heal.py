@@ -18,6 +18,7 @@ from trogdor_bus.agents.guard import START
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
+from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.agents.title import set_title
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.exits import report
@@ -80,10 +81,10 @@ def heal(
             ]
             return [*found, *map("cannot be read: {}".format, journal.broken)] or ["nothing to undo"], 0
         performer = Performer(journal, platform)
-        lines = list(performer.recover(wait=True))
+        lines = list(run_in_lanes(performer.recover(wait=True)))
         if live:
             sleep(LOOK_AGAIN_S)  # what was on its way when the agent died has arrived by now
-            lines += performer.look_again(tuple(entry.worker for entry in live))
+            lines += run_in_lanes(performer.look_again(tuple(entry.worker for entry in live)))
         left = bool(journal.live()) or bool(journal.broken)
     return lines or ["nothing to undo"], int(left)
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import enum
 import re
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated
 
 import msgspec
@@ -48,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One worker and all that is needed to take it back. `ends_ms` is on CLOCK_BOOTTIME of the boot `boot_id`.
 
     `met_nothing`: why there was nothing to do. Of one that is stuck, `cause` is why it was ended, and `trouble` why its
-    undo failed.
+    undo failed. `late_ms` is how long after it was due it was seen to be undone.
     """
 
     v: int = VERSION
@@ -67,6 +68,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     met_nothing: str = ""
     cause: str = ""
     trouble: str = ""
+    late_ms: int = 0
 
 
 class _OnlyTask(msgspec.Struct, frozen=True):
@@ -97,6 +99,7 @@ class Journal:
         """Load every entry and begin a new life; HostError if that cannot be made durable."""
         self._disk = disk
         self._writable = writable
+        self._writing = threading.RLock()
         self.id, self.life, self.latch, self.begun = "", 0, "", False
         self.entries: dict[int, Entry] = {}
         broken: list[str] = []
@@ -140,29 +143,51 @@ class Journal:
 
     def begin(self) -> None:
         """Have this life on disk; HostError if it cannot be written yet."""
-        if not self.begun:
+        with self._writing:
+            if self.begun:
+                return
             self._begin(self._disk.names(), list(self.broken), lambda: self.id, grown=0)
 
     def put(self, entry: Entry) -> None:
         """Write an entry; it is durable when this returns. After a HostError the memory is as before."""
+        self.keep(self.write(entry))
+
+    def write(self, entry: Entry) -> Entry:
+        """Write an entry and return it as another life would read it, so that both undo the same; `keep` is to come."""
         try:
             data = msgspec.json.format(msgspec.json.encode(entry), indent=2)
             kept = _decode(data)
         except _UNWRITABLE as error:
             raise HostError(f"worker {entry.worker} cannot be written as JSON: {error}") from None
         self._write(_name(entry.worker), data)
-        self.entries[entry.worker] = kept  # as another life would read it, so that both undo the same
+        return kept
+
+    def keep(self, entry: Entry) -> None:
+        """Have the entry in memory."""
+        self.entries[entry.worker] = entry
 
     def forget(self, worker: int) -> None:
         """Remove an entry for good; after a HostError the memory still has it."""
+        self.remove(worker)
+        self.drop(worker)
+
+    def remove(self, worker: int) -> None:
+        """Remove an entry from the disk; `drop` is to come."""
         self._check_writable()
         self._disk.remove(_name(worker))
         self._disk.sync_directory()
+
+    def drop(self, worker: int) -> None:
+        """Have the entry in memory no more."""
         self.entries.pop(worker, None)
 
     def keep_latch(self, latch: str) -> None:
         """Keep the id of an abort over restarts, "" for none; after a HostError it counts for this life only."""
         self.latch = latch
+        self.write_latch(latch)
+
+    def write_latch(self, latch: str) -> None:
+        """Have the latch on disk, or ("") none."""
         if latch:
             self._write(_LATCH, msgspec.json.encode(_Latch(latch)))
         else:
@@ -191,12 +216,13 @@ class Journal:
         return f"of-{self.unreadable[worker].removesuffix('.json')}"
 
     def live(self) -> tuple[Entry, ...]:
-        """Return the entries that may still hold the machine, by worker id."""
-        return tuple(entry for _, entry in sorted(self.entries.items()) if entry.state is not JournalState.UNDONE)
+        """Return the entries that may still hold the machine, by worker id; any thread may ask."""
+        live = [entry for entry in tuple(self.entries.values()) if entry.state is not JournalState.UNDONE]
+        return tuple(sorted(live, key=lambda entry: entry.worker))
 
-    def held(self, excluding: int) -> tuple[Step, ...]:
-        """Return the steps of all live entries but one."""
-        return tuple(step for entry in self.live() if entry.worker != excluding for step in entry.steps)
+    def held(self, excluding: Collection[int] = ()) -> tuple[Step, ...]:
+        """Return the steps of all live entries but some; any thread may ask."""
+        return tuple(step for entry in self.live() if entry.worker not in excluding for step in entry.steps)
 
     def _load(self, name: str, broken: list[str]) -> None:
         try:
@@ -242,8 +268,9 @@ class Journal:
         self.begun = True
 
     def _write(self, name: str, data: bytes) -> None:
-        self._check_writable()
-        self._replace(name, data)
+        with self._writing:
+            self._check_writable()
+            self._replace(name, data)
 
     def _replace(self, name: str, data: bytes) -> None:
         temporary = f"{name}.tmp"

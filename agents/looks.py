@@ -2,54 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from trogdor_bus.agents.events import ReadBack
-from trogdor_bus.errors import TrogdorBusError
-from trogdor_bus.platform import CountingPlatform, JudgingPlatform, Platform, Seen, Step
+from trogdor_bus.agents.hands import Hands, in_words
+from trogdor_bus.agents.lanes import SOON, All, Rank
+from trogdor_bus.platform import Step
 
 
-def read_back(platform: Platform, steps: Iterable[Step]) -> ReadBack:
+async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON) -> ReadBack:
     """Return what no longer holds of applied steps, and how many packets they dropped; never raises."""
     found: list[str] = []
     unseen: list[str] = []
     counts: list[int] = []
-    for step in steps:
-        try:
-            seen = _seen(platform, step)
-        except Exception as error:  # a look must not keep a fault
-            unseen.append(f"cannot look whether it holds: {in_words(error)}")
+    for seen in await All([hands.look(step, rank) for step in steps]):
+        if isinstance(seen, Exception):  # a look must not keep a fault
+            unseen.append(f"cannot look whether it holds: {in_words(seen)}")
         else:
             found += [seen.disturbance] if seen.disturbance else []
             counts += [seen.dropped] if seen.dropped is not None else []
     return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
 
 
-def holds(platform: Platform, step: Step) -> bool:
+async def holds(hands: Hands, step: Step) -> bool:
     """Return whether an applied step was seen to hold; never raises."""
     try:
-        return not _seen(platform, step).disturbance
+        return not (await hands.look(step)).disturbance
     except Exception:
         return False
 
 
-def missed(platform: Platform, steps: Iterable[Step]) -> tuple[str, ...]:
+async def missed(hands: Hands, steps: Sequence[Step], rank: Rank) -> tuple[str, ...]:
     """Return how applied steps whose time is over have missed what they were meant for; never raises."""
-    if not isinstance(platform, JudgingPlatform):
-        return ()
-    try:
-        return tuple(filter(None, map(platform.missed, steps)))
-    except Exception as error:  # a judgement must not keep a fault
-        return (f"cannot look whether it did what it was for: {in_words(error)}",)
-
-
-def in_words(error: Exception) -> str:
-    """Return the text of an error in characters that JSON can carry; a foreign one is named."""
-    text = str(error) if isinstance(error, TrogdorBusError) else f"{type(error).__name__}: {error}"
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _seen(platform: Platform, step: Step) -> Seen:
-    if isinstance(platform, CountingPlatform):
-        return platform.look(step)
-    return Seen(platform.disturbance(step))
+    found: list[str] = []
+    for told in await All(hands.missed(steps, rank)):
+        if isinstance(told, Exception):  # a judgement must not keep a fault
+            return (f"cannot look whether it did what it was for: {in_words(told)}",)
+        found += filter(None, told)
+    return tuple(found)

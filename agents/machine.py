@@ -40,7 +40,7 @@ from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.states import Outcome, WorkerState, ended
+from trogdor_bus.states import Outcome, WorkerState, ended, undone_late
 
 FRESH_MS = 5_000
 """A snapshot may start work or renew the lease only if it echoes a beat younger than this."""
@@ -93,11 +93,12 @@ LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, Worke
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The agent's own settings, ms; `lease_ms` None: no lease."""
+    """The agent's own settings, ms; `lease_ms` None: no lease. What is undone later than `late_ms` is LATE."""
 
     beat_ms: int = 1_000
     lease_ms: int | None = 30_000
     ceiling_ms: int = 86_400_000
+    late_ms: int = 1_000
 
 
 class AgentMachine:
@@ -125,6 +126,8 @@ class AgentMachine:
         """
         self.node, self.journal, self.limits = node, journal, limits
         self.workers = {worker.id: worker for worker in workers}
+        for worker in workers:
+            worker.outcome, worker.error = undone_late(worker.outcome, worker.error, worker.late_ms, limits.late_ms)
         self.stamp: Stamp | None = None
         self.clash: Stamp | None = None
         self.fresh_ms: int | None = None
@@ -140,7 +143,7 @@ class AgentMachine:
         self._place, self._barred = AddressesRead(()), barred
         self._coordinator: ProcessIdentity | None = None
         self._describe = False
-        self._looking = False
+        self._looking: set[int] = set()
         self._exited = False
         self._beat_ms = now_ms
 
@@ -216,7 +219,7 @@ class AgentMachine:
     def _injected(self, event: Injected, now_ms: int, effects: list[Effect]) -> None:
         worker = self._known(event.worker, "injected")
         if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
-            effects.append(Heal(worker.id, worker.outcome, worker.error))
+            effects.append(Heal(worker.id, worker.outcome, worker.error, due_ms=worker.due_ms))
         worker.warnings, worker.met_nothing = event.warnings, event.met_nothing
         worker.since_ms = worker.stopped_ms = now_ms
         worker.awaits, worker.retry_ms, worker.inject = "", None, None
@@ -230,6 +233,7 @@ class AgentMachine:
         worker = self._known(event.worker, "not-yet")
         self._move(worker, "not-yet", now_ms)
         worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
+        worker.wait(now_ms)
         worker.warnings += event.notes
         if event.last is not None:
             worker.see_last(event.last)
@@ -243,8 +247,9 @@ class AgentMachine:
             how = ended(worker.outcome, worker.error, worker.disturbed, worker.met_nothing)
         else:
             how = event.outcome, event.error
-        worker.outcome, worker.error = how
-        worker.warnings += (*event.notes, *worker.told_at_the_end())
+        worker.late_ms += event.late_ms
+        worker.outcome, worker.error = undone_late(*how, worker.late_ms, self.limits.late_ms)
+        worker.warnings += (*event.notes, *worker.told_at_the_end(self.limits.late_ms))
         worker.residue = worker.by_hand = ()
 
     def _not_healed(self, event: NotHealed, now_ms: int) -> None:
@@ -361,7 +366,7 @@ class AgentMachine:
             worker.stop(outcome, error, now_ms)  # the first reason counts
         if before is WorkerState.RUNNING:
             worker.retry_ms, held_ms = None, now_ms - worker.since_ms
-            effects.append(Heal(worker.id, worker.outcome, worker.error, held_ms))
+            effects.append(Heal(worker.id, worker.outcome, worker.error, held_ms, worker.due_ms))
 
     def _tick(self, now_ms: int, effects: list[Effect]) -> None:
         lease_ms = self.limits.lease_ms
@@ -378,25 +383,27 @@ class AgentMachine:
                 if worker.state is WorkerState.STARTING and worker.inject is not None:
                     effects.append(worker.inject)
                 else:  # what was begun is not brought to its end
-                    effects.append(Heal(worker.id, worker.outcome, worker.error))
+                    effects.append(Heal(worker.id, worker.outcome, worker.error, due_ms=worker.due_ms))
         for worker in [worker for worker in self._past.values() if now_ms >= worker.ends_ms]:
             del self._past[worker.id]
             effects.append(Forget(worker.id))
         running = tuple(worker.id for worker in self._all() if worker.state is WorkerState.RUNNING)
-        if now_ms >= self._beat_ms and running and not self._looking:
-            self._looking = True
-            effects.append(Look(running))
+        if now_ms >= self._beat_ms and (unseen := tuple(one for one in running if one not in self._looking)):
+            self._looking |= set(unseen)
+            effects.append(Look(unseen))
 
     def _looked(self, found: dict[int, ReadBack], now_ms: int, effects: list[Effect]) -> None:
-        self._looking = False
+        self._looking -= found.keys()
         for worker_id, seen in found.items():
             worker = self.workers.get(worker_id)
             if worker and worker.state is WorkerState.RUNNING:
                 worker.see(seen, now_ms)
                 if worker.reapply and (seen.found or seen.unseen or worker.drift.open):
+                    self._looking.add(worker_id)  # it is looked at when it is put back
                     effects.append(Reapply(worker_id, worker.drift.open))
 
     def _reapplied(self, event: Reapplied, now_ms: int) -> None:
+        self._looking.discard(event.worker)
         worker = self.workers.get(event.worker)
         if worker is not None and worker.state is WorkerState.RUNNING:
             worker.see_put_back(event.error, event.after, event.blocked, now_ms)
@@ -443,6 +450,7 @@ class AgentMachine:
             residue=worker.residue,
             by_hand=worker.by_hand,
             dropped=worker.dropped,
+            late_ms=worker.late_ms,
             remaining_ms=max(0, worker.ends_ms - now_ms) if worker.state is not WorkerState.DONE else 0,
             spec=worker.spec if self._describe else UNTOLD,
         )

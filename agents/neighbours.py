@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from trogdor_bus.agents.events import StraysSeen
+from trogdor_bus.agents.hands import Hands
+from trogdor_bus.agents.lanes import Call
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.platform import StrayPlatform
@@ -26,8 +28,11 @@ class Strays:
         """Whether to look again: until it was possible once and nothing was left; later ones are another agent's."""
         return self._found is None or bool(self._found)
 
-    def look(self) -> StraysSeen | None:
-        """Look, in the thread that touches the machine; None if that cannot be done here."""
+    async def look(self) -> StraysSeen | None:
+        """Look, where nothing is begun meanwhile that is not in the journal yet; None if that cannot be done here."""
+        return await Call(Hands(self._performer.platform).lane("strays", None), self._look)
+
+    def _look(self) -> StraysSeen | None:
         platform = self._performer.platform
         if not isinstance(platform, StrayPlatform):
             found: tuple[str, ...] = ()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn, TypeVar
 
 import msgspec
 
@@ -15,8 +13,10 @@ from trogdor_bus.actions import BlockFrom, Peer
 from trogdor_bus.agents import looks
 from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack
+from trogdor_bus.agents.hands import BarredError, Hands, Held, Note, in_words
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.agents.looks import in_words
+from trogdor_bus.agents.lanes import All, Call, Pause, Rank, first
+from trogdor_bus.clock import boot_ms
 from trogdor_bus.errors import (
     CannotHealError,
     HostError,
@@ -43,6 +43,9 @@ AGAIN_S = 0.1
 """When a recovery that waits asks again."""
 MAX_STEPS = 200
 """Putting back what is disturbed may add steps to a worker up to so many."""
+JOURNAL = "journal"
+"""The lane of the disk."""
+T = TypeVar("T")
 
 
 class NotInjectedError(TrogdorBusError):
@@ -63,30 +66,37 @@ class _Undoing:
     awaited: list[str] = dataclasses.field(default_factory=list)
     left: tuple[Step, ...] = ()
 
+    def fail(self, failure: str) -> None:
+        """Take in what has failed; what several steps have in common is told once."""
+        if failure not in self.failures:
+            self.failures.append(failure)
+
 
 class Performer:
-    """Injects and heals workers on one node. Every method may block; call them from one thread.
+    """Injects and heals workers on one node, by jobs that are run in lanes (see `trogdor_bus.agents.lanes`).
 
     NotYetError of `inject` and `heal`: it goes on, so call it again soon. Meanwhile other workers have their turn.
+    `now_ms` is CLOCK_BOOTTIME: how late an undo is counts from when it was due until it is read back that nothing is
+    left.
     """
 
-    def __init__(self, journal: Journal, platform: Platform, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, journal: Journal, platform: Platform, now_ms: Callable[[], int] = boot_ms) -> None:
         self.journal = journal
         self.platform = platform
-        self._sleep = sleep
+        self._hands, self._now_ms = Hands(platform), now_ms
         self._surroundings: dict[int, Surroundings] = {}
-        self._begun: dict[int, Callable[[str], tuple[str, ...]]] = {}
+        self._begun: dict[int, Callable[[], Awaitable[tuple[str, ...]]]] = {}
         self._followed: dict[int, tuple[Peer, ...]] = {}
+        self._undoing: set[int] = set()
 
-    def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
+    async def inject(self, order: Order, ends_ms: int, surroundings: Surroundings) -> tuple[str, ...]:
         """Perform a new worker and return warnings; NotInjectedError says why not, and whether anything is left.
 
         `ends_ms` is on CLOCK_BOOTTIME. A worker id is performed at most once, failures included. NotYetError: call it
         again with the same, or `heal` if it is to go no further.
         """
         if go_on := self._begun.pop(order.worker, None):
-            with self._alone(self.journal.entries[order.worker].steps) as barred:
-                return go_on(barred)
+            return await go_on()
         if self.journal.knows(order.worker):
             raise NotInjectedError(f"worker {order.worker} was already performed here, which happens only once")
         if order.actions is None:
@@ -100,21 +110,14 @@ class Performer:
             spec=order.spec,
             texts=order.texts,
         )
-        with self._alone(()) as barred:
-            return self._inject(entry, order, surroundings, barred)
-
-    def _inject(self, entry: Entry, order: Order, surroundings: Surroundings, barred: str) -> tuple[str, ...]:
-        assert order.actions is not None
+        held = functools.partial(self._held, order.worker)
         try:
-            if barred:
-                raise HostError(barred)
-            held = self.journal.held(excluding=order.worker)
             boot_id = self.platform.boot_id()
-            prepared = [self.platform.prepare(order.worker, action, surroundings, held) for action in order.actions]
+            prepared = [await self._hands.prepare(order.worker, action, surroundings, held) for action in order.actions]
         except NotYetError:  # nothing was changed
             raise
         except Exception as error:
-            self._keep(_failed(entry, in_words(error)))
+            await self._keep(_failed(entry, in_words(error)))
             raise NotInjectedError(in_words(error)) from error
         intent = msgspec.structs.replace(
             entry,
@@ -125,27 +128,31 @@ class Performer:
         )
         self._surroundings[order.worker] = surroundings
         try:
-            self.journal.put(intent)
+            await self._put(intent)
         except HostError as error:
             text = f"nothing was done, because its undo could not be written down first: {error}"
-            self.journal.entries[order.worker] = _failed(entry, text)
+            self.journal.keep(_failed(entry, text))
             raise NotInjectedError(text) from error
-        return self._apply(intent, list(intent.steps), 0)
+        return await self._apply(intent, list(intent.steps), 0)
 
-    def heal(
+    async def heal(
         self,
         worker: int,
         outcome: Outcome,
         error: str,
         held_ms: int = 0,
+        *,
         saw: Callable[[ReadBack], object] = lambda _: None,
+        due_ms: int | None = None,
     ) -> tuple[str, ...]:
         """Take a worker back, read back that nothing is left, and return notes for people.
 
         `saw` is given what a last look found, directly before the undo of what is applied: DONE becomes DISTURBED if it
         did not hold, for `held_ms`, until then. An undone worker is left alone. CannotHealError lists what is left; all
-        steps were tried, so try again later. NotYetError: what is left goes on by itself, so try again soon.
+        steps were tried, so try again later. NotYetError: what is left goes on by itself, so try again soon. `due_ms`
+        is when it was to be gone, None for now.
         """
+        due_ms = self._now_ms() if due_ms is None else due_ms
         self._begun.pop(worker, None)
         unreadable = worker in self.journal.unreadable
         if unreadable and (name := self.journal.read_again(worker)):
@@ -157,65 +164,70 @@ class Performer:
             raise NotFoundError(f"worker {worker} is unknown here")
         if entry.state is JournalState.UNDONE:
             return ()
-        with self._alone(entry.steps) as barred:
-            if entry.state is JournalState.APPLIED:
-                last = self.look(worker)
-                last = msgspec.structs.replace(last, found=(*last.found, *looks.missed(self.platform, entry.steps)))
-                saw(last)
-                if outcome is Outcome.DONE:
-                    outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
-            notes, trouble = self._heal(entry, outcome, error, error, barred)
+        if entry.state is JournalState.APPLIED:
+            last = await looks.read_back(self._hands, entry.steps, first(due_ms))
+            missed = await looks.missed(self._hands, entry.steps, first(due_ms))
+            last = msgspec.structs.replace(last, found=(*last.found, *missed))
+            saw(last)
+            if outcome is Outcome.DONE:
+                outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
+        notes, trouble = await self._heal(entry, outcome, error, error, due_ms)
         return (*notes, trouble) if trouble else notes
 
-    def recover(self, *, wait: bool = False) -> tuple[str, ...]:
+    async def recover(self, *, wait: bool = False) -> tuple[str, ...]:
         """Undo what an earlier life left, newest first, and return lines for the log; never raises for a fault.
 
-        With `wait`, what goes on by itself is waited for, when all others are undone; else it stays live.
+        With `wait`, what goes on by itself is waited for; else it stays live.
         """
         lines = [
             f"{name} in the journal cannot be read: look whether its fault is gone, then remove the file"
             for name in self.journal.broken
         ]
-        left = [entry.worker for entry in reversed(self.journal.live())]
-        while left:
-            left = self._recover([self.journal.entries[worker] for worker in left], lines)
-            if not wait:
-                break
-            self._sleep(AGAIN_S)
+        live = [entry.worker for entry in reversed(self.journal.live())]
+        _or_raise(await All([functools.partial(self._recover, worker, wait, lines) for worker in live]))
         return tuple(lines)
 
-    def _recover(self, entries: Sequence[Entry], lines: list[str]) -> list[int]:
-        """Undo, add lines, and return the workers whose undo goes on by itself; what they wait for is told once."""
-        going_on: list[int] = []
-        with self._alone([step for entry in entries for step in entry.steps]) as barred:
-            for entry in entries:
-                what = f"worker {entry.worker} of task {entry.task}"
-                try:
-                    notes, trouble = self._heal(entry, Outcome.RESTARTED, RESTARTED, "agent restarted", barred)
-                except NotYetError as error:
-                    going_on.append(entry.worker)
-                    if (line := "; ".join([f"{what}: the undo goes on: {error}", *error.notes])) not in lines:
-                        lines.append(line)
-                except CannotHealError as error:
-                    lines.append(str(error))
-                else:
-                    line = f"{what}: {self.journal.entries[entry.worker].error}"
-                    lines.append("; ".join(filter(None, [line, *notes, trouble])))
-        return going_on
+    async def _recover(self, worker: int, wait: bool, lines: list[str]) -> None:
+        """Undo, and add lines; what it waits for is told once."""
+        while True:
+            entry = self.journal.entries[worker]
+            what = f"worker {worker} of task {entry.task}"
+            try:
+                notes, trouble = await self._heal(
+                    entry, Outcome.RESTARTED, RESTARTED, "agent restarted", self._due_ms(entry)
+                )
+            except NotYetError as error:
+                if (line := "; ".join([f"{what}: the undo goes on: {error}", *error.notes])) not in lines:
+                    lines.append(line)
+            except CannotHealError as error:
+                lines.append(str(error))
+                return
+            else:
+                line = f"{what}: {self.journal.entries[worker].error}"
+                lines.append("; ".join(filter(None, [line, *notes, trouble])))
+                return
+            if not wait:
+                return
+            await Pause(AGAIN_S)
 
-    def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
+    async def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
         """Read back undone workers once more, undo again what has come back, and return lines for the log."""
-        with self._alone([step for worker in workers for step in self.journal.entries[worker].steps]) as barred:
-            return tuple(line for worker in workers for line in self._look_again(worker, barred))
+        found = _or_raise(await All([functools.partial(self._look_again, worker) for worker in workers]))
+        return tuple(line for lines in found for line in lines)
 
-    def look(self, worker: int) -> ReadBack:
+    async def look(self, worker: int) -> ReadBack:
         """Return what no longer holds of an applied worker, and how many packets it dropped; never raises."""
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
             return ReadBack()
-        return looks.read_back(self.platform, entry.steps)
+        return await looks.read_back(self._hands, entry.steps)
 
-    def reapply(self, worker: int, drift: tuple[Peer, ...] = ()) -> ReadBack:
+    def lanes(self, worker: int) -> frozenset[str]:
+        """Return the lanes in which a worker is looked at."""
+        entry = self.journal.entries.get(worker)
+        return frozenset(self._hands.lane("look", step) for step in entry.steps) if entry else frozenset()
+
+    async def reapply(self, worker: int, drift: tuple[Peer, ...] = ()) -> ReadBack:
         """Do again what no longer holds of an applied worker, block the `drift` of its peers; return how it is then.
 
         A step that is new (for a process that somebody started again, for addresses) is on disk before it is done, as
@@ -224,64 +236,75 @@ class Performer:
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is not JournalState.APPLIED:
             return ReadBack()
-        with self._alone(entry.steps) as barred:
-            if barred:
-                raise HostError(barred)
-            try:
-                self._reapply(entry)
-            finally:
-                self._follow(worker, drift)
-            return self.look(worker)
+        failed: Exception | None = None
+        try:
+            await self._reapply(entry)
+        except HostError as error:
+            failed = error
+        await self._follow(worker, drift)
+        if failed is not None:
+            raise failed
+        return await self.look(worker)
 
-    def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
+    async def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
         """Block what is new; what was begun before and did not hold is a step of the worker, and done again as one."""
         known = self._followed.get(worker, ())
         new = beyond(drift, known)
         if not new:
             return
         entry = self.journal.entries[worker]
-        held = self.journal.held(excluding=worker)
-        prepared = self.platform.prepare(worker, BlockFrom(peers=new), self._surroundings[worker], held)
+        held = functools.partial(self._held, worker)
+        prepared = await self._hands.prepare(worker, BlockFrom(peers=new), self._surroundings[worker], held)
         if len(entry.steps) + len(prepared.steps) > MAX_STEPS:
             raise HostError(f"it was put back {MAX_STEPS} times; whose addresses change so often?")
-        self.journal.put(msgspec.structs.replace(entry, steps=(*entry.steps, *prepared.steps)))
+        await self._put(msgspec.structs.replace(entry, steps=(*entry.steps, *prepared.steps)))
         self._followed[worker] = together(known, new)
         for step in prepared.steps:
-            self.platform.do(step)
+            await self._hands.do(step)
         if prepared.warnings:
             raise HostError("; ".join(prepared.warnings))
 
-    def _reapply(self, entry: Entry) -> None:
-        held = self.journal.held(excluding=entry.worker)
+    async def _reapply(self, entry: Entry) -> None:
+        held = self._held(entry.worker)
         for step in entry.steps:
-            if looks.holds(self.platform, step):
+            if await looks.holds(self._hands, step):
                 continue
-            for again in self.platform.again(step, self._surroundings[entry.worker], held):
+            for again in await self._hands.again(step, self._surroundings[entry.worker], lambda: held):
                 if again not in entry.steps:
                     if len(entry.steps) >= MAX_STEPS:
                         raise HostError(f"it was put back {MAX_STEPS} times; who undoes it?")
                     entry = msgspec.structs.replace(entry, steps=(*entry.steps, again))
-                    self.journal.put(entry)
-                if done := self._done(again):
+                    await self._put(entry)
+                if done := await self._done(again):
                     steps = tuple(done if step == again else step for step in entry.steps)
                     entry = msgspec.structs.replace(entry, steps=steps)
-                    self._keep(entry)
+                    await self._keep(entry)
 
-    def by_hand(self, worker: int) -> tuple[str, ...]:
+    async def by_hand(self, worker: int) -> tuple[str, ...]:
         """Return what a person would type to undo what may be left of a worker."""
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is JournalState.UNDONE:
             return ()
-        return tuple(filter(None, (self._typed(step) for step in reversed(entry.steps))))
+        return tuple(filter(None, [await self._typed(step) for step in reversed(entry.steps)]))
 
-    def _typed(self, step: Step) -> str:
+    async def _typed(self, step: Step) -> str:
         try:
-            return self.platform.by_hand(step)
+            return await self._hands.by_hand(step)
         except Exception as error:  # such as an operation of a newer version
             undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
             return f"# {in_words(error)}; look what it left and undo it: {undo}"
 
-    def forget(self, worker: int) -> None:
+    async def begin(self, then: Callable[[], None]) -> None:
+        """Have this life on disk, and do `then`; HostError if it cannot be written yet."""
+        await Call(JOURNAL, self.journal.begin)
+        await Call(JOURNAL, then)
+
+    async def keep_latch(self, latch: str) -> None:
+        """Keep the id of an abort over restarts, "" for none; after a HostError it counts for this life only."""
+        self.journal.latch = latch
+        await Call(JOURNAL, functools.partial(self.journal.write_latch, latch))
+
+    async def forget(self, worker: int) -> None:
         """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""
         entry = self.journal.entries.get(worker)
         if entry is None:
@@ -290,78 +313,75 @@ class Performer:
             raise InvalidTransitionError(f"worker {worker} of task {entry.task}", entry.state, "forget")
         self._surroundings.pop(worker, None)
         self._followed.pop(worker, None)
-        self.journal.forget(worker)
+        await Call(JOURNAL, functools.partial(self.journal.remove, worker))
+        self.journal.drop(worker)
 
-    @contextlib.contextmanager
-    def _alone(self, steps: Sequence[Step]) -> Iterator[str]:
-        """Hold the lock of what is acted on; yield "" or why it could not be had."""
-        barred = ""
-        with contextlib.ExitStack() as held:
-            try:
-                held.enter_context(self.platform.alone(steps))
-            except Exception as error:
-                barred = in_words(error)
-            yield barred
+    def _held(self, worker: int) -> tuple[Step, ...]:
+        """Return the live steps of the others; what is on its way out holds nothing any more."""
+        return self.journal.held(excluding={worker, *self._undoing})
 
-    def _look_again(self, worker: int, barred: str) -> Iterator[str]:
-        entry = self.journal.entries[worker]
-        held = self.journal.held(excluding=worker)
+    def _due_ms(self, entry: Entry) -> int:
+        """Return when what an earlier life left was due: at its end, or now if that is to come."""
+        now_ms = self._now_ms()
+        return min(entry.ends_ms, now_ms) if entry.boot_id == self.platform.boot_id() else now_ms
+
+    async def _look_again(self, worker: int) -> list[str]:
+        entry, lines = self.journal.entries[worker], list[str]()
         if entry.state is not JournalState.UNDONE:
-            return
-        try:
-            back = [text for step in entry.steps for text in self.platform.residue(step, held)]
-            what = f"came back: {'; '.join(back)}" if back else ""
-        except Exception as error:
-            what = f"cannot be looked at again: {in_words(error)}"
+            return lines
+        held = functools.partial(self._held, worker)
+        found = await All([self._hands.residue(step, held, first(0)) for step in entry.steps])
+        failed = [in_words(one) for one in found if isinstance(one, Exception)]
+        back = [text for one in found if not isinstance(one, Exception) for text in one]
+        what = f"came back: {'; '.join(back)}" if back else ""
+        if failed:
+            what = f"cannot be looked at again: {failed[0]}"
         if what:
-            yield f"worker {worker} of task {entry.task} {what}; undoing again"
-            unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
-            self.journal.entries[worker] = unknown
+            lines.append(f"worker {worker} of task {entry.task} {what}; undoing again")
+            self.journal.keep(msgspec.structs.replace(entry, state=JournalState.UNKNOWN))
             try:
-                trouble = self._heal_to_the_end(worker, barred)
+                trouble = await self._heal_to_the_end(worker)
             except CannotHealError as error:
                 trouble = str(error)
-            if trouble:
-                yield trouble
+            lines += [trouble] if trouble else []
+        return lines
 
-    def _heal_to_the_end(self, worker: int, barred: str) -> str:
+    async def _heal_to_the_end(self, worker: int) -> str:
         while True:
             entry = self.journal.entries[worker]
             try:
-                return self._heal(entry, entry.outcome, entry.error, entry.error, barred)[1]
+                return (await self._heal(entry, entry.outcome, entry.error, entry.error, self._now_ms()))[1]
             except NotYetError:
-                self._sleep(AGAIN_S)
+                await Pause(AGAIN_S)
 
-    def _apply(self, intent: Entry, steps: list[Step], index: int, barred: str = "") -> tuple[str, ...]:
-        """Perform the steps from that index on; `barred` is why they may not be."""
+    async def _apply(self, intent: Entry, steps: list[Step], index: int) -> tuple[str, ...]:
+        """Perform the steps from that index on."""
         worker = intent.worker
         try:
-            if barred:
-                raise HostError(barred)
             while index < len(steps):
-                steps[index] = self._done(steps[index]) or steps[index]
+                steps[index] = await self._done(steps[index]) or steps[index]
                 index += 1
         except NotYetError:
             self._begun[worker] = functools.partial(self._apply, intent, steps, index)
             raise
         except Exception as error:
             begun = msgspec.structs.replace(intent, steps=tuple(steps))
-            raise self._take_back(begun, in_words(error), barred) from error
+            raise await self._take_back(begun, in_words(error)) from error
         applied = msgspec.structs.replace(intent, state=JournalState.APPLIED, steps=tuple(steps))
-        if trouble := self._keep(applied):
+        if trouble := await self._keep(applied):
             warning = f"the journal could not note that this was done (it can still be undone): {trouble}"
             applied = msgspec.structs.replace(applied, warnings=(*applied.warnings, warning))
-            self.journal.entries[worker] = applied
+            self.journal.keep(applied)
         return applied.warnings
 
-    def _done(self, step: Step) -> Step | None:
+    async def _done(self, step: Step) -> Step | None:
         """Perform a step; return it with another undo if it has one from then on."""
-        undo = self.platform.do(step)
+        undo = await self._hands.do(step)
         return msgspec.structs.replace(step, undo=undo) if undo is not None else None
 
-    def _take_back(self, intent: Entry, why: str, barred: str = "") -> NotInjectedError:
-        try:
-            _, trouble = self._heal(intent, Outcome.FAILED, why, why, barred)  # notes would tell of steps never done
+    async def _take_back(self, intent: Entry, why: str) -> NotInjectedError:
+        try:  # notes would tell of steps never done
+            _, trouble = await self._heal(intent, Outcome.FAILED, why, why, self._now_ms())
         except NotYetError:
             self._begun[intent.worker] = functools.partial(self._go_on_taking_back, intent.worker, why)
             raise
@@ -370,23 +390,29 @@ class Performer:
             return NotInjectedError(f"{why}; {error}", residue=residue, stuck=True)
         return NotInjectedError(f"{why}; {trouble}" if trouble else why)
 
-    def _go_on_taking_back(self, worker: int, why: str, barred: str) -> NoReturn:
-        raise self._take_back(self.journal.entries[worker], why, barred)
+    async def _go_on_taking_back(self, worker: int, why: str) -> NoReturn:
+        raise await self._take_back(self.journal.entries[worker], why)
 
-    def _heal(
-        self, entry: Entry, outcome: Outcome, error: str, cause: str, barred: str = ""
+    async def _heal(
+        self, entry: Entry, outcome: Outcome, error: str, cause: str, due_ms: int
     ) -> tuple[tuple[str, ...], str]:
         """Undo, look, and write; return the platform's notes, and "" or the trouble with the journal.
 
         NotYetError if nothing failed, and what is left goes on by itself: a later life would undo it, too.
-        The caller holds the lock; `barred` is why it does not, and then nothing is touched and everything is left.
         """
-        if barred:
-            undoing = _Undoing(failures=[barred], left=entry.steps)
-        else:
-            undoing = self._undo_all(entry, self.journal.held(excluding=entry.worker))
+        self._undoing.add(entry.worker)  # until it is written down: others must not leave anything to it meanwhile
+        try:
+            return await self._heal_steps(entry, outcome, error, cause, due_ms)
+        finally:
+            self._undoing.discard(entry.worker)
+
+    async def _heal_steps(
+        self, entry: Entry, outcome: Outcome, error: str, cause: str, due_ms: int
+    ) -> tuple[tuple[str, ...], str]:
+        undoing = await self._undo_all(entry, due_ms)
+        late_ms = max(0, self._now_ms() - due_ms)
         if undoing.awaited and not undoing.failures and not undoing.residue:
-            raise self._going_on(entry, undoing, outcome, error)
+            raise await self._going_on(entry, undoing, outcome, error)
         if undoing.left:
             cause = entry.cause if entry.state is JournalState.STUCK else cause
             trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
@@ -401,56 +427,70 @@ class Performer:
                 cause=cause,
                 trouble=trouble,
             )
-            if trouble := self._keep(stuck):
+            if trouble := await self._keep(stuck):
                 text = f"{text}; and the journal could not be written: {trouble}"
             raise CannotHealError(text)
         if entry.state is JournalState.STUCK:
             outcome, error = Outcome.FAILED, _late(entry)
         undone = msgspec.structs.replace(
-            entry, state=JournalState.UNDONE, outcome=outcome, error=error, residue=(), cause="", trouble=""
+            entry,
+            state=JournalState.UNDONE,
+            outcome=outcome,
+            error=error,
+            residue=(),
+            cause="",
+            trouble="",
+            late_ms=late_ms,
         )
-        if trouble := self._keep(undone):
+        if trouble := await self._keep(undone):
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
 
-    def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
+    async def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
         state = JournalState.STUCK if entry.state is JournalState.STUCK else JournalState.UNKNOWN
         begun = msgspec.structs.replace(entry, state=state, steps=undoing.left, outcome=outcome, error=error)
         notes = [note for note in undoing.notes if note]
-        if begun != self.journal.entries[entry.worker] and (trouble := self._keep(begun)):
+        if begun != self.journal.entries[entry.worker] and (trouble := await self._keep(begun)):
             notes.append(f"the journal could not note how far the undo is (a restart begins it once more): {trouble}")
         return NotYetError("; ".join(undoing.awaited), tuple(notes))
 
-    def _undo_all(self, entry: Entry, held: Sequence[Step]) -> _Undoing:
-        undoing = _Undoing()
+    async def _undo_all(self, entry: Entry, due_ms: int) -> _Undoing:
+        undoing, rank = _Undoing(), first(due_ms)
         left: set[int] = set()
         going_on: set[int] = set()
         steps = list(entry.steps)
+        held = functools.partial(self._held, entry.worker)
 
         def note(index: int, operation: Operation) -> None:
+            """Write it down here and now, in the lane that is about to start what it tells of."""
             steps[index] = msgspec.structs.replace(steps[index], undo=operation)
-            if trouble := self._keep(msgspec.structs.replace(entry, steps=tuple(steps))):
+            if trouble := self._keep_now(msgspec.structs.replace(entry, steps=tuple(steps))):
                 undoing.notes.append(
                     f"what was started could not be written down, so it may be started twice: {trouble}"
                 )
 
-        for index in reversed(range(len(steps))):
-            try:
-                undoing.notes.append(self._undo(steps, index, held, functools.partial(note, index)))
-            except NotYetError as error:
-                undoing.awaited.append(in_words(error))
+        newest_first = list(reversed(range(len(steps))))
+        undone = await All(
+            [
+                functools.partial(self._undo, steps, index, held, functools.partial(note, index), rank)
+                for index in newest_first
+            ]
+        )
+        for index, outcome in zip(newest_first, undone, strict=True):
+            if isinstance(outcome, NotYetError):
+                undoing.awaited.append(in_words(outcome))
                 left.add(index)
                 going_on.add(index)
-            except Exception as error:
-                undoing.failures.append(in_words(error))
+            elif isinstance(outcome, Exception):
+                undoing.fail(in_words(outcome))
                 left.add(index)
-        for index, step in enumerate(steps):
-            if index in going_on:
-                continue
-            try:
-                residue = self.platform.residue(step, held)
-            except Exception as error:
-                undoing.failures.append(f"cannot look whether anything is left: {in_words(error)}")
+            else:
+                undoing.notes.append(outcome)
+        looked_at = [index for index in range(len(steps)) if index not in going_on]
+        seen = await All([self._hands.residue(steps[index], held, rank) for index in looked_at])
+        for index, residue in zip(looked_at, seen, strict=True):
+            if isinstance(residue, Exception):
+                undoing.fail(f"cannot look whether anything is left: {in_words(residue)}")
                 left.add(index)
             else:
                 undoing.residue.extend(residue)
@@ -458,24 +498,44 @@ class Performer:
         undoing.left = tuple(step for index, step in enumerate(steps) if index in left)
         return undoing
 
-    def _undo(self, steps: Sequence[Step], index: int, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
+    async def _undo(self, steps: Sequence[Step], index: int, held: Held, note: Note, rank: Rank) -> str:
         for pause_s in _PAUSES_S:
             try:
-                return self.platform.undo(steps[index], held, note)
-            except NotYetError:
+                return await self._hands.undo(steps[index], held, note, rank)
+            except (NotYetError, BarredError):
                 raise
             except Exception:
-                self._sleep(pause_s)
-        return self.platform.undo(steps[index], held, note)  # as an attempt before may have noted it
+                await Pause(pause_s)
+        return await self._hands.undo(steps[index], held, note, rank)  # as an attempt before may have noted it
 
-    def _keep(self, entry: Entry) -> str:
+    async def _put(self, entry: Entry) -> None:
+        """Have the entry on disk; after a HostError the memory is as before."""
+        self.journal.keep(await Call(JOURNAL, functools.partial(self.journal.write, entry)))
+
+    async def _keep(self, entry: Entry) -> str:
         """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
+        try:
+            await self._put(entry)
+        except HostError as error:
+            self.journal.keep(entry)
+            return str(error)
+        return ""
+
+    def _keep_now(self, entry: Entry) -> str:
         try:
             self.journal.put(entry)
         except HostError as error:
-            self.journal.entries[entry.worker] = entry
+            self.journal.keep(entry)
             return str(error)
         return ""
+
+
+def _or_raise(outcomes: Sequence[T | Exception]) -> list[T]:
+    """Return the outcomes; raise the first of those that are what nobody foresaw."""
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+    return [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
 
 
 def _failed(entry: Entry, error: str) -> Entry:

@@ -7,22 +7,25 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.contact import likely_causes
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.disk import FileDisk, lock
-from trogdor_bus.agents.events import AddressesRead, EndRequested, Event
+from trogdor_bus.agents.events import AddressesRead, EndRequested
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
+from trogdor_bus.agents.lanes import Call, Carry, Job, Lanes
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.neighbours import Strays
 from trogdor_bus.agents.perform import UNREADABLE, Performer
 from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.agents.work import Chore, Work
+from trogdor_bus.agents.threads import Threads, run_in_lanes
+from trogdor_bus.agents.work import Work
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.clock import BootClock
@@ -47,7 +50,10 @@ LONELY_FIRST_S, LONELY_AGAIN_S = 3.0, 30.0
 WRITE_AGAIN_S = 15.0
 COUNTED_MS = 100
 """In a life that is not on disk beats are counted on from the time in this unit: its last one may have sent some."""
+SETTLE_S = 2.0
+"""How long lanes may take to end what they are at when all is undone."""
 UNTOLD = "cannot be read in the journal"
+T = TypeVar("T")
 
 
 def run(settings: AgentSettings, leash: Leash | None = None) -> int:
@@ -84,7 +90,7 @@ def _journal(disk: FileDisk, platform: Platform) -> Journal:
 
 
 def _recover(performer: Performer) -> None:
-    for line in performer.recover():
+    for line in run_in_lanes(performer.recover()):
         log.warning("%s", line)
 
 
@@ -145,12 +151,18 @@ class Service:
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
         self._work = Work(performer, bus.control, settings.state_dir)
+        self.carry: Carry = Threads(self.carried).carry
         machine = AgentMachine(
             settings.node,
             self._journal.id,
             self._journal.life,
             self._remembered(),
-            Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms, ceiling_ms=settings.ceiling_ms),
+            Limits(
+                beat_ms=settings.beat_ms,
+                lease_ms=settings.lease_ms,
+                ceiling_ms=settings.ceiling_ms,
+                late_ms=settings.late_ms,
+            ),
             version=__version__,
             pid=os.getpid(),
             now_ms=self._clock.now_ms(),
@@ -160,10 +172,10 @@ class Service:
             barred=self._fuse.said(),
         )
         self._wake = asyncio.Event()
+        self._lanes = Lanes(self._carry, self._later)
         self._core = AgentCore(
-            machine, bus, self._begin, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
+            machine, bus, self._work, self._lanes, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
         )
-        self._hands: Executor = ThreadPoolExecutor(1, "hands")
         self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
@@ -177,7 +189,8 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        strays = await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look)
+        self._loop = asyncio.get_running_loop()
+        strays = await self._done(self._strays.look())
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
             self._core.feed(strays)
@@ -198,7 +211,7 @@ class Service:
         finally:
             for chore in chores:
                 chore.cancel()
-            self._hands.shutdown()
+            await self._settle()
             self._eyes.shutdown(wait=False, cancel_futures=True)
         stuck = [w.task for w in self._core.machine.workers.values() if w.state is WorkerState.STUCK]
         for task in stuck:
@@ -208,7 +221,10 @@ class Service:
 
     def _remembered(self) -> tuple[Worker, ...]:
         """Return what the journal tells of earlier lives; what it cannot tell is stuck, and so tried again."""
-        known = [remembered(entry, self._performer.by_hand(entry.worker)) for entry in self._journal.entries.values()]
+        known = [
+            remembered(entry, run_in_lanes(self._performer.by_hand(entry.worker)))
+            for entry in self._journal.entries.values()
+        ]
         unreadable = [
             Worker(
                 id=worker,
@@ -231,18 +247,36 @@ class Service:
         await ending.wait()
         self._core.feed(EndRequested())
 
-    def _begin(self, chore: Chore) -> None:
-        """Have a chore done in the one thread that touches the machine; what comes of it comes back to the loop."""
-        future = asyncio.get_running_loop().run_in_executor(self._hands, self._work.do, chore)
-        future.add_done_callback(self._done)
+    async def _done(self, job: Job[T]) -> T:
+        """Have a job done in lanes, and return what it returns."""
+        future: asyncio.Future[T] = self._loop.create_future()
 
-    def _done(self, future: asyncio.Future[Event | None]) -> None:
-        if future.cancelled():
-            return
-        if (error := future.exception()) is not None:
-            self._fuse.blow(error)
-        elif (event := future.result()) is not None:
-            self._core.done(event)
+        def ended(outcome: T | Exception) -> None:
+            if not future.cancelled():
+                if isinstance(outcome, Exception):
+                    future.set_exception(outcome)
+                else:
+                    future.set_result(outcome)
+
+        self._lanes.begin(job, ended)
+        return await future
+
+    def _later(self, seconds: float, go_on: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, go_on)
+
+    def _carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
+        self.carry(lane, calls)
+
+    def carried(self, lane: str, outcomes: Sequence[object]) -> None:
+        """Bring what a lane has done into the loop, if that goes on."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._lanes.carried, lane, outcomes)
+
+    async def _settle(self) -> None:
+        """Let the lanes end what they are at, but wait for none that hangs."""
+        until_s = self._loop.time() + SETTLE_S
+        while not self._lanes.idle() and self._loop.time() < until_s:
+            await asyncio.sleep(0.01)
 
     # --- chores -----------------------------------------------------------------------------------------------------
 
@@ -270,16 +304,12 @@ class Service:
         """Write what could not be written at the start, as soon as it can be."""
         while True:
             try:
-                await asyncio.get_running_loop().run_in_executor(self._hands, self._written)
+                await self._done(self._performer.begin(self._note))
             except HostError as error:
                 log.error("nothing can be begun here: %s", error)
             else:
                 return
             await asyncio.sleep(WRITE_AGAIN_S)
-
-    def _written(self) -> None:
-        self._journal.begin()
-        self._note()
 
     def _read(self) -> AddressesRead:
         addresses, trouble = tuple[str, ...](), ""
@@ -298,7 +328,7 @@ class Service:
         return AddressesRead(addresses, broker, controller, trouble)
 
     async def _find_strays(self) -> None:
-        if found := await asyncio.get_running_loop().run_in_executor(self._hands, self._strays.look):
+        if found := await self._done(self._strays.look()):
             self._core.feed(found)
 
     async def _watch_contact(self) -> None:
@@ -335,4 +365,6 @@ def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:
         warnings=entry.warnings,
         residue=entry.residue,
         by_hand=by_hand,
+        late_ms=entry.late_ms,
+        due_ms=entry.ends_ms,
     )

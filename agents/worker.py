@@ -8,7 +8,7 @@ from trogdor_bus.actions import Peer
 from trogdor_bus.agents.drift import Drift
 from trogdor_bus.agents.events import Inject, ReadBack
 from trogdor_bus.spec import Texts
-from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended
+from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended, how_late
 
 DISTURBANCES = 10
 """So many are told of each worker, the first ones; one that is not put back is among them."""
@@ -18,10 +18,11 @@ UNMET = "no packet met it: nothing was cut that anybody sent"
 class Worker(msgspec.Struct, kw_only=True):
     """One worker as the agent knows it; times on CLOCK_BOOTTIME, `retry_ms` None while nothing is to be asked again.
 
-    `since_ms` is when it took hold, `stopped_ms` when it was told to end. `inject` is what it began with, `awaits` what
-    its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was
-    put back. `counted` are packets since its rules are there (None: not to be known), `before` those that were counted
-    before its rules were put back. `drift` is what its peers announce since.
+    `since_ms` is when it took hold, `stopped_ms` when it was told to end, `due_ms` when it is to be gone (after a wait
+    for somebody: when it is asked for again), and `late_ms` how long after that it was, waits left out. `inject` is
+    what it began with, `awaits` what its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`:
+    how often what was disturbed was put back. `counted` are packets since its rules are there (None: not to be known),
+    `before` those that were counted before its rules were put back. `drift` is what its peers announce since.
     """
 
     id: int
@@ -45,6 +46,8 @@ class Worker(msgspec.Struct, kw_only=True):
     met_nothing: str = ""
     since_ms: int = 0
     stopped_ms: int = 0
+    due_ms: int = 0
+    late_ms: int = 0
     done_counter: int = 0
     retry_ms: int | None = 0
     inject: Inject | None = None
@@ -93,19 +96,26 @@ class Worker(msgspec.Struct, kw_only=True):
         """Note why it ends; of what is not known the last look decides."""
         seen = (one for one in self.disturbed if not one.unseen)
         self.outcome, self.error = ended(outcome, error, seen, self.met_nothing)
-        self.stopped_ms = now_ms
+        self.stopped_ms, self.due_ms = now_ms, min(self.ends_ms, now_ms)
+
+    def wait(self, now_ms: int) -> None:
+        """Note that its do or undo goes on by itself: until it is asked for again, nobody is late."""
+        if self.state is WorkerState.STOPPING:
+            self.late_ms += max(0, now_ms - self.due_ms)
+            self.due_ms = self.retry_ms or now_ms
 
     def fail(self, error: str, residue: tuple[str, ...], by_hand: tuple[str, ...], retry_ms: int) -> None:
         """Note that its do or undo failed, what is left, and when that is tried again."""
         self.error, self.outcome, self.residue, self.by_hand = error, Outcome.FAILED, residue, by_hand
         self.retry_ms, self.awaits, self.inject = retry_ms, "", None
 
-    def told_at_the_end(self) -> tuple[str, ...]:
+    def told_at_the_end(self, bound_ms: int) -> tuple[str, ...]:
         """Return what people should know of it once it is undone; who changes rules takes their counts along."""
         times = f"{self.put_back} times" if self.put_back > 1 else "once"
         mended = (f"it was disturbed, and put back {times}",) if self.put_back else ()
         unmet = self.counted == 0 and not self.before and not self.disturbed
-        return (*mended, UNMET) if unmet else mended
+        late = self.late_ms > bound_ms and self.outcome is not Outcome.LATE
+        return (*mended, *([UNMET] if unmet else []), *([how_late(self.late_ms)] if late else []))
 
     def _look(self, seen: ReadBack, now_ms: int) -> None:
         """Note what a look found; what could not be looked at before, and can be now, is told by this look."""

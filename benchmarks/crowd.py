@@ -14,15 +14,13 @@ import os
 import pstats
 import sys
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
 
 import zmq
 
 from trogdor_bus import logs
 from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.lanes import carry_out
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import Service
 from trogdor_bus.config import AgentSettings
@@ -33,18 +31,6 @@ from trogdor_bus.transports.kafka import settings
 
 SETTLE_S = 5.0
 """How long a client of Kafka may take until it is idle."""
-
-
-class InlineHands(Executor):
-    """Does the work at once: a thread per agent, all waiting for one interpreter lock, would measure the crowd."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            done.set_exception(error)
-        return done
 
 
 class MemoryDisk:
@@ -117,6 +103,11 @@ class Requests:
         self._samples.setdefault(told["name"], []).append((told["ts"] / 1e6, sent))
 
 
+def _do_here(service: Service) -> None:
+    """Have it do its calls at once: threads of each agent, all waiting for one interpreter lock, would be measured."""
+    service.carry = lambda lane, calls: service.carried(lane, carry_out(calls))
+
+
 async def _serve(
     group: asyncio.TaskGroup, *, url: str, keys: str, numbers: list[int], profile: str, requests: str
 ) -> None:
@@ -133,7 +124,7 @@ async def _serve(
         platform = RecordingPlatform((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",))
         bus = transport(url).open_agent(url, name, given.keys)
         service = Service(given, Performer(journal, platform), bus)
-        service._hands = InlineHands()  # type: ignore[assignment]
+        _do_here(service)
         group.create_task(service.run(asyncio.Event()))
         if number % 20 == 0:
             await asyncio.sleep(0)

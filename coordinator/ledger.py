@@ -311,6 +311,7 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
         residue=report.residue,
         by_hand=report.by_hand,
         dropped=report.dropped,
+        late_ms=report.late_ms,
         wanted=row.wanted and report.state not in ENDED,
         running_ms=now_ms if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
         done_ms=now_ms if report.state is WorkerState.DONE else -1,
@@ -320,14 +321,16 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
 def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:
     """Return error text and outcome of a task from its workers.
 
-    The first known failure wins, then the unknown, then that it was cancelled, then that it was disturbed. "First" is
-    by the time when the coordinator heard of it (done_ms), then by worker id.
+    The first known failure wins, then the unknown, then that it was cancelled, then that it was disturbed, then that it
+    was late. "First" is by the time when the coordinator heard of it (done_ms), then by worker id.
     """
     ordered = sorted((row for row in rows if row.state in ENDED), key=lambda row: (row.done_ms, row.id))
-    soft = (Outcome.UNKNOWN, Outcome.DISTURBED)
-    failed = [row for row in ordered if row.error and row.outcome not in soft]
-    unknown = [row for row in ordered if row.outcome is Outcome.UNKNOWN]
-    disturbed = [row for row in ordered if row.outcome is Outcome.DISTURBED]
-    for row in failed + unknown + ([] if cancelled else disturbed):
+    soft = [
+        [row for row in ordered if row.outcome is outcome]
+        for outcome in (Outcome.UNKNOWN, Outcome.DISTURBED, Outcome.LATE)
+    ]
+    failed = [row for row in ordered if row.error and not any(row in rows for rows in soft)]
+    unknown, disturbed, late = soft
+    for row in failed + unknown + ([] if cancelled else disturbed + late):
         return row.error, row.outcome
     return "", Outcome.CANCELLED if cancelled else Outcome.DONE

@@ -14,12 +14,17 @@ class Clock(Protocol):
         ...
 
 
+def boot_ms() -> int:
+    """Return milliseconds since boot, suspend included (CLOCK_BOOTTIME): never jumps when somebody sets the time."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+
+
 class BootClock:
-    """Milliseconds since boot, suspend included (CLOCK_BOOTTIME): never jumps when somebody sets the time."""
+    """The clock of this boot; see `boot_ms`."""
 
     def now_ms(self) -> int:
         """Return milliseconds since boot."""
-        return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
+        return boot_ms()
 
 
 class SteadyWallClock:

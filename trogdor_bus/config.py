@@ -23,6 +23,7 @@ CONTROLLER_ID = "trogdor.controller.id"
 MAX_BROKER_ID = 2**31 - 1
 DEFAULT_LEASE_MS = 30_000
 DEFAULT_CEILING_MS = 86_400_000
+DEFAULT_LATE_MS = 1_000
 MIN_STANDBY_MS = 3_000
 
 _TROGDOR_PLATFORMS = {"org.apache.kafka.trogdor.basic.BasicPlatform": "basic"}
@@ -53,6 +54,7 @@ class AgentSection(msgspec.Struct, frozen=True, kw_only=True):
 
     lease_ms: int | None = DEFAULT_LEASE_MS
     ceiling_ms: int = DEFAULT_CEILING_MS
+    late_ms: int = DEFAULT_LATE_MS
     allow_commands: tuple[tuple[str, ...], ...] = ()
     broker: int | None = None
     controller: int | None = None
@@ -87,9 +89,9 @@ class CoordinatorSettings(msgspec.Struct, frozen=True, kw_only=True):
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that an agent needs to run; `keys` None means no encryption, `lease_ms` None no lease.
 
-    `ceiling_ms` is the longest that a fault may last on this host, `allow_commands` the commands that a spec may name,
-    `broker` and `controller` the ids of the Kafka broker and the controller that the node is (None: the agent finds
-    out).
+    `ceiling_ms` is the longest that a fault may last on this host, a fault that is undone later than `late_ms` after
+    its end is LATE, `allow_commands` are the commands that a spec may name, `broker` and `controller` the ids of the
+    Kafka broker and the controller that the node is (None: the agent finds out).
     """
 
     node: str
@@ -101,6 +103,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_commands: tuple[tuple[str, ...], ...] = ()
     lease_ms: int | None = DEFAULT_LEASE_MS
     ceiling_ms: int = DEFAULT_CEILING_MS
+    late_ms: int = DEFAULT_LATE_MS
     beat_ms: int = 1000
     broker: int | None = None
     controller: int | None = None
@@ -235,7 +238,7 @@ def _agent_section(section: object, file: str) -> AgentSection:
         return AgentSection()
     if not isinstance(section, dict):
         raise _wrong(file, "$.agent", "expected an object")
-    _only(section, ("lease", "ceiling", "allowCommands", "broker", "controller"), "$.agent", file)
+    _only(section, ("lease", "ceiling", "late", "allowCommands", "broker", "controller"), "$.agent", file)
     commands = section.get("allowCommands") or []
     if not isinstance(commands, list):
         raise _wrong(file, "$.agent.allowCommands", "expected a list of commands")
@@ -249,6 +252,9 @@ def _agent_section(section: object, file: str) -> AgentSection:
         ceiling_ms=parse_duration_ms(section["ceiling"], "the ceiling", "$.agent.ceiling")
         if "ceiling" in section
         else default.ceiling_ms,
+        late_ms=parse_duration_ms(section["late"], "what is late", "$.agent.late")
+        if "late" in section
+        else default.late_ms,
         allow_commands=tuple(tuple(command) for command in commands),
         broker=_kafka_id(section.get("broker"), "$.agent.broker", file),
         controller=_kafka_id(section.get("controller"), "$.agent.controller", file, "controller"),

@@ -92,7 +92,8 @@ UNTOLD = msgspec.Raw(b"null")
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent says of one worker; `spec` only when it was asked to describe itself.
 
-    `dropped`: how many packets its rules dropped, when the agent first saw that they did, and at the end.
+    `dropped`: how many packets its rules dropped, when the agent first saw that they did, and at the end. `late_ms`:
+    how long after it was due it was seen to be undone.
     """
 
     worker: Number
@@ -106,6 +107,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
     dropped: Number = 0
+    late_ms: Number = 0
     remaining_ms: Number = 0
     spec: msgspec.Raw = UNTOLD
 

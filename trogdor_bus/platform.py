@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction
 
 Operation = dict[str, Any]
+Verb = Literal["prepare", "do", "undo", "look", "missed", "again", "residue", "by-hand", "strays"]
+"""What is asked of a platform."""
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -55,9 +57,9 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Platform(Protocol):
-    """Performs steps on one node. Every method may block; the agent calls them from one thread, in order.
+    """Performs steps on one node. Every method may block, and holds up what comes after it in its lane.
 
-    Only `addresses` is called from another one, beside them.
+    The agent calls them one at a time, unless the platform knows lanes; only `addresses` is called beside them.
     """
 
     def addresses(self) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ class Platform(Protocol):
         ...
 
     def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
-        """Hold the lock of what the node and the steps act on, so that two healers never fight.
+        """Hold the lock of what the steps act on, so that two healers never fight.
 
         Entering waits for another holder; HostError names it if that takes too long. It cannot be nested.
         """
@@ -115,6 +117,40 @@ class Platform(Protocol):
 
     def by_hand(self, step: Step) -> str:
         """Return what a person would type to undo the step, "" if there is nothing to type."""
+        ...
+
+
+@runtime_checkable
+class LanedPlatform(Protocol):
+    """What a Platform may offer beside: what of it may be called at the same time."""
+
+    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+        """Return the lane of a call: those of one lane come one at a time, those of two do not wait for each other.
+
+        `what` is the step, or the action to prepare. It is called often, and neither blocks nor raises.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchPlatform(Protocol):
+    """What a Platform may offer beside: to do at once what waits in a lane at the same time.
+
+    Each method returns, in their order, what the one for a single step would, or the Exception that it would raise.
+    """
+
+    def undo_many(
+        self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
+    ) -> Sequence[str | Exception]:
+        """Take steps back, each with what `undo` is given; see there."""
+        ...
+
+    def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> Sequence[tuple[str, ...] | Exception]:
+        """Return what is left of undone steps, each with what `residue` is given; see there."""
+        ...
+
+    def look_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
+        """Return how applied steps are; see `CountingPlatform`."""
         ...
 
 

@@ -31,11 +31,15 @@ class WorkerState(enum.StrEnum):
 
 
 class Outcome(enum.StrEnum):
-    """How a worker or a task ended; NONE while it has not. DISTURBED: it met nothing, or did not hold to its end."""
+    """How a worker or a task ended; NONE while it has not.
+
+    DISTURBED: it met nothing, or did not hold to its end. LATE: it was all that it should be, but was undone late.
+    """
 
     NONE = ""
     DONE = "done"
     DISTURBED = "disturbed"
+    LATE = "late"
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
@@ -48,6 +52,7 @@ class Outcome(enum.StrEnum):
 EXIT_CODES: dict[Outcome, int] = {
     Outcome.DONE: 0,
     Outcome.DISTURBED: 1,
+    Outcome.LATE: 1,
     Outcome.FAILED: 1,
     Outcome.CANCELLED: 1,
     Outcome.EXPIRED: 1,
@@ -91,12 +96,25 @@ def ended(outcome: Outcome, error: str, disturbed: Iterable[Disturbance], met_no
     return Outcome.DISTURBED, f"{what}: {left[0]}"
 
 
+def undone_late(outcome: Outcome, error: str, late_ms: int, bound_ms: int) -> tuple[Outcome, str]:
+    """Return how a worker ended whose undo was so late: beyond the bound, what would be DONE is LATE."""
+    if outcome is not Outcome.DONE or late_ms <= bound_ms:
+        return outcome, error
+    return Outcome.LATE, how_late(late_ms)
+
+
+def how_late(late_ms: int) -> str:
+    """Return in words how late an undo was."""
+    return f"it was undone {late_ms / 1000:.1f} s late"
+
+
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
 
     `by_hand` are the commands that a person would type to undo what is stuck. `dropped`: packets that its rules
     dropped, 0 until the first is seen, then as many as were seen at that moment, and at the end all that were counted:
-    what was dropped between the last look and somebody's change of the rules is not among them.
+    what was dropped between the last look and somebody's change of the rules is not among them. `late_ms`: how long
+    after it was due it was seen to be undone, by its agent.
     """
 
     id: int
@@ -111,6 +129,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     residue: tuple[str, ...] = ()
     by_hand: tuple[str, ...] = ()
     dropped: int = 0
+    late_ms: int = 0
     left_out: tuple[str, ...] = ()
     wanted: bool = True
     running_ms: int = -1
@@ -118,8 +137,8 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
     @property
     def stops_others(self) -> bool:
-        """Return whether its end is a reason to end the task on the other nodes; a disturbed one had its time."""
-        return bool(self.error) and self.outcome is not Outcome.DISTURBED
+        """Return whether its end is a reason to end the task on the other nodes; one that had its time is none."""
+        return bool(self.error) and self.outcome not in (Outcome.DISTURBED, Outcome.LATE)
 
 
 class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

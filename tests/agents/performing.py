@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from random import Random
 
+from tests.agents.inline import Inline
 from tests.agents.model import Machine, order
 from tests.agents.simdisk import SimDisk
 from trogdor_bus.agents.journal import Entry, Journal
-from trogdor_bus.agents.perform import Performer
 from trogdor_bus.platform import Surroundings
 
 AROUND = Surroundings()
@@ -25,7 +25,7 @@ class Agent:
 
     def start(self) -> None:
         self.journal = Journal(self.disk)
-        self.performer = Performer(self.journal, self.machine, self.pauses.append)
+        self.performer = Inline(self.journal, self.machine, self.pauses.append)
 
     def inject(self, worker: int = 1) -> tuple[str, ...]:
         return self.performer.inject(order(worker), 99, AROUND)

@@ -6,10 +6,11 @@ from random import Random
 
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import SimDisk
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.perform import NotInjectedError
 from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
@@ -20,7 +21,7 @@ TAKEN = HostError("process 7 injects or undoes a fault")
 class Agent:
     def __init__(self) -> None:
         self.disk, self.machine = SimDisk(Random(7)), Machine()
-        self.performer = Performer(Journal(self.disk), self.machine, lambda _: None)
+        self.performer = Inline(Journal(self.disk), self.machine, lambda _: None)
 
     def inject(self, *workers: int) -> None:
         for worker in workers:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.agents.inline import Inline
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import Crash, CrashPoints, NeverSyncs, NeverSyncsDirectory, SimDisk
 from trogdor_bus.actions import BlockFrom, Peer
@@ -52,7 +53,7 @@ class World:
         """Begin a life: open, recover; nothing of ours is left after that."""
         journal = self.journal_class(self.disk, new_id=lambda: "j")
         self.lives.append(journal.life)
-        self.performer = self.performer_class(journal, self.machine, lambda _: None)
+        self.performer = Inline(journal, self.machine, lambda _: None, self.performer_class)
         self.performer.recover()
         self.check_clean("after recover")
 
@@ -189,19 +190,19 @@ class Volatile(Journal):
 class EarlyUndone(Performer):
     """Writes "undone" before the undo."""
 
-    def heal(self, worker: int, outcome: Outcome, error: str, *last: Any) -> tuple[str, ...]:
+    async def heal(self, worker: int, outcome: Outcome, error: str, *last: Any, **more: Any) -> tuple[str, ...]:
         entry = self.journal.entries[worker]
         if entry.state is not JournalState.UNDONE:
             self.journal.put(msgspec.structs.replace(entry, state=JournalState.UNDONE))
         self.journal.entries[worker] = entry
-        return super().heal(worker, outcome, error, *last)
+        return await super().heal(worker, outcome, error, *last, **more)
 
 
 class LateStep(Performer):
     """Blocks what is new without writing its undo down first."""
 
-    def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
-        held = self.journal.held(excluding=worker)
+    async def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
+        held = self.journal.held(excluding=[worker])
         for step in self.platform.prepare(worker, BlockFrom(peers=drift), Surroundings(), held).steps:
             self.platform.do(step)
 
@@ -209,7 +210,7 @@ class LateStep(Performer):
 class Resigned(Performer):
     """Leaves what an earlier life did."""
 
-    def recover(self, *, wait: bool = False) -> tuple[str, ...]:
+    async def recover(self, *, wait: bool = False) -> tuple[str, ...]:
         return ()
 
 
@@ -247,7 +248,7 @@ class Stormy(World):
         try:
             self.start()
         except HostError:
-            Performer(Journal.read_only(self.disk), self.machine, lambda _: None).recover()
+            Inline(Journal.read_only(self.disk), self.machine, lambda _: None).recover()
             self.check_clean("after recovery without a disk")
             self.disk.mend()
             self.start()

@@ -58,7 +58,7 @@ def test_live_and_held_leave_out_the_undone(disk: Disk) -> None:
         journal.put(entry(worker, state))
     live = [one.worker for one in journal.live()]
     assert live == [worker for worker, state in enumerate(JournalState) if state is not JournalState.UNDONE]
-    assert journal.held(excluding=1) == tuple(entry(worker).steps[0] for worker in live if worker != 1)
+    assert journal.held(excluding=[1]) == tuple(entry(worker).steps[0] for worker in live if worker != 1)
 
 
 def test_memory_holds_what_another_life_would_read(disk: Disk) -> None:

@@ -5,13 +5,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.performing import AROUND, Agent
 from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError, Performer
+from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError
 from trogdor_bus.errors import CannotHealError, HostError, InvalidTransitionError, NotFoundError, RefusedError
 from trogdor_bus.platform import Operation, Step, Surroundings
 from trogdor_bus.states import Outcome
@@ -139,7 +140,7 @@ def test_a_disk_that_is_full_when_the_agent_starts_keeps_no_fault(agent: Agent) 
     agent.disk.full = True
     with pytest.raises(HostError):
         agent.start()
-    lines = Performer(Journal.read_only(agent.disk), agent.machine).recover()
+    lines = Inline(Journal.read_only(agent.disk), agent.machine).recover()
     assert agent.machine.effects == FOREIGN
     assert len(lines) == 1 and RESTARTED in lines[0] and "could not be written down" in lines[0]
 

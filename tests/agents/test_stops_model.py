@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import one_node
 from tests.agents.simdisk import Crash, CrashPoints, SimDisk
 from tests.agents.stops import Place, RealPlace, Table
@@ -18,7 +19,7 @@ from tests.support import require_namespaces
 from trogdor_bus.actions import ProcessMatch, Suspend
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.perform import NotInjectedError
 from trogdor_bus.errors import CannotHealError
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
@@ -172,7 +173,7 @@ class Stops(RuleBasedStateMachine):
     def _start(self) -> None:
         self.disk.points = self.place.points = CrashPoints()
         self.journal = Journal(self.disk)
-        self.performer = Performer(self.journal, self.place.platform, lambda _: None)
+        self.performer = Inline(self.journal, self.place.platform, lambda _: None)
         self.performer.recover()
         assert self.journal.live() == ()
         self.on.clear()

@@ -180,6 +180,15 @@ def watch(hooks: Hooks, verb: str) -> None:
             hooks.tell(f"undid {step.undo['op']}: {answer or 'nothing to add'}")
             return answer
 
+        def undo_many(self, many: Any) -> Any:
+            return [self._caught(*one) for one in many]
+
+        def _caught(self, *one: Any) -> Any:
+            try:
+                return self.undo(*one)
+            except Exception as error:
+                return error
+
     opened = shell.open_platform
     shell.open_platform = lambda *args: WatchedPlatform(opened(*args))
     shell.FileDisk, shell.Performer = WatchedDisk, WatchedPerformer

@@ -147,6 +147,7 @@ def agent(
         allow_commands=section.allow_commands,
         lease_ms=section.lease_ms if lease is None else parse_lease_ms(lease),
         ceiling_ms=section.ceiling_ms,
+        late_ms=section.late_ms,
         broker=cluster.nodes[node].broker if section.broker is None and cluster.nodes else section.broker,
         controller=cluster.nodes[node].controller
         if section.controller is None and cluster.nodes

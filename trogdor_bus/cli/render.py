@@ -33,8 +33,9 @@ _COLOURS = {
     Outcome.FAILED.value: "bold red",
     Outcome.UNKNOWN.value: "bold yellow",
     Outcome.DISTURBED.value: "bold yellow",
+    Outcome.LATE.value: "bold yellow",
 }
-_WORDS = {Outcome.UNKNOWN: "CLOSED", Outcome.DISTURBED: "DISTURBED"}
+_WORDS = {Outcome.UNKNOWN: "CLOSED", Outcome.DISTURBED: "DISTURBED", Outcome.LATE: "LATE"}
 """What is said of an end that is neither a success nor a failure."""
 
 
@@ -107,7 +108,8 @@ def info_text(task: TaskRow) -> str:
             return f"Started {date(task.started_ms)}"
     word = _WORDS.get(task.outcome) or ("FAILED" if task.error else "CANCELLED" if task.cancelled else "FINISHED")
     after = f" after {duration(task.done_ms - task.started_ms)}" if task.started_ms >= 0 else " before its start"
-    plain = task.outcome in (Outcome.NONE, Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED, Outcome.DISTURBED)
+    plain = task.outcome in (Outcome.NONE, Outcome.DONE, Outcome.FAILED, Outcome.CANCELLED, *_WORDS)
+    plain = plain and task.outcome is not Outcome.UNKNOWN
     return f"{word} at {date(task.done_ms)}{after}" + ("" if plain else f" ({task.outcome})")
 
 
@@ -115,8 +117,8 @@ def print_why(to: Console, task: TaskRow) -> None:
     """Print why a task did not end well; that nobody knows how it ended is called no error."""
     if task.outcome is Outcome.UNKNOWN:
         print_line(to, task.error[:1].upper() + task.error[1:], _COLOURS[task.outcome.value])
-    elif task.outcome is Outcome.DISTURBED:
-        print_line(to, f"Disturbed: {task.error}", _COLOURS[task.outcome.value])
+    elif task.outcome in (Outcome.DISTURBED, Outcome.LATE):
+        print_line(to, f"{task.outcome.value.title()}: {task.error}", _COLOURS[task.outcome.value])
     elif task.error:
         print_line(to, f"Error: {task.error}", "red")
 

@@ -119,10 +119,20 @@ def remove(namespace: Namespace, table: OwnedChains) -> None:
             raise HostError(f"chain {chain} is empty but stays, because a rule of somebody else leads to it: {rules}")
 
 
-def look(namespace: Namespace, table: Table) -> Seen:
-    """Return what changed of our chains, and how many packets they dropped since they are there."""
-    saved = _run(namespace, [f"{table.tool}-save", "-c", "-t", "filter"])
-    return Seen(_disturbance(table, parse(saved)), rules.dropped(saved, {chain.name for chain in table.chains}))
+def look(namespace: Namespace, tables: Sequence[Table]) -> list[Seen]:
+    """Return of each table what changed of our chains, and how many packets they dropped since they are there."""
+    saved = {
+        tool: _run(namespace, [f"{tool}-save", "-c", "-t", "filter"])
+        for tool in dict.fromkeys(table.tool for table in tables)
+    }
+    now = {tool: parse(text) for tool, text in saved.items()}
+    return [
+        Seen(
+            _disturbance(table, now[table.tool]),
+            rules.dropped(saved[table.tool], {chain.name for chain in table.chains}),
+        )
+        for table in tables
+    ]
 
 
 def _disturbance(table: Table, now: Ruleset) -> str:
@@ -133,10 +143,13 @@ def _disturbance(table: Table, now: Ruleset) -> str:
     return ""
 
 
-def residue(namespace: Namespace, table: OwnedChains) -> tuple[str, ...]:
-    """Return what is left of our chains."""
-    now = _read(namespace, table.tool)
-    return tuple(f"chain {chain} in {Path(table.tool).name}" for chain in table.chains if chain in now.chains)
+def residue(namespace: Namespace, tables: Sequence[OwnedChains]) -> list[tuple[str, ...]]:
+    """Return of each table what is left of our chains."""
+    now = {tool: _read(namespace, tool) for tool in dict.fromkeys(table.tool for table in tables)}
+    return [
+        tuple(f"chain {chain} in {Path(table.tool).name}" for chain in table.chains if chain in now[table.tool].chains)
+        for table in tables
+    ]
 
 
 def rulesets(namespace: Namespace) -> Iterator[tuple[str, Ruleset]]:

@@ -1,4 +1,7 @@
-"""One lock per network namespace, so that two healers never fight; the kernel frees it when its holder dies."""
+"""Locks of a network namespace, one for each kind of thing in it, so that two healers never fight.
+
+The kernel frees one when its holder dies.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,15 @@ PAUSE_S = 0.02
 
 
 @contextlib.contextmanager
-def hold(identities: Iterable[NamespaceIdentity], wait_s: float = WAIT_S) -> Iterator[None]:
+def hold(identities: Iterable[NamespaceIdentity], wait_s: float = WAIT_S, kind: str = "") -> Iterator[None]:
     """Hold the locks of the namespaces, those of an earlier boot left out; HostError names who has one too long.
 
-    `wait_s` is for all of them together. Where no lock can be made, it goes on without, and warns.
+    `kind` is what of them: "" the firewall. `wait_s` is for all of them together. Where no lock can be made, it goes on
+    without, and warns.
     """
     deadline = time.monotonic() + wait_s
     boot = boot_id()
-    names = sorted({_name(identity) for identity in identities if identity.boot_id == boot})
+    names = sorted({_name(identity, kind) for identity in identities if identity.boot_id == boot})
     with contextlib.ExitStack() as held:
         refused: list[str] = []
         paths = _directories()
@@ -51,8 +55,8 @@ def hold(identities: Iterable[NamespaceIdentity], wait_s: float = WAIT_S) -> Ite
         yield
 
 
-def _name(identity: NamespaceIdentity) -> str:
-    return hashlib.sha256(f"{identity.boot_id} {identity.cookie}".encode()).hexdigest()[:32]
+def _name(identity: NamespaceIdentity, kind: str) -> str:
+    return hashlib.sha256(" ".join(filter(None, (identity.boot_id, identity.cookie, kind))).encode()).hexdigest()[:32]
 
 
 def _directories() -> tuple[Path, ...]:

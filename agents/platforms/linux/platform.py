@@ -7,6 +7,7 @@ import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from signal import Signals
 from typing import get_args
 
@@ -14,8 +15,10 @@ import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
 from trogdor_bus.agents.platforms.linux import (
+    batches,
     endings,
     firewall,
+    lanes,
     leaders,
     locking,
     newcomers,
@@ -24,6 +27,7 @@ from trogdor_bus.agents.platforms.linux import (
     rules,
     signals,
     strays,
+    unblocking,
 )
 from trogdor_bus.agents.platforms.linux.holders import Held, open_held
 from trogdor_bus.agents.platforms.linux.namespace import (
@@ -60,12 +64,8 @@ from trogdor_bus.agents.platforms.linux.operations import (
 from trogdor_bus.agents.platforms.linux.restart import Restarts, prepare, typed
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
 
-LOST = (
-    "gone: no name, process, open file or mount of this machine leads to the network namespace any more; whether "
-    "something else still holds it, with the rules in it, cannot be known"
-)
 FAMILIES: tuple[rules.Family, ...] = (4, 6)
 
 
@@ -107,11 +107,25 @@ class LinuxPlatform:
         return boot_id()
 
     def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
-        """Hold the locks of the namespaces that the steps act on, or of the attached one; a lost one has none.
+        """Hold the locks of what the steps act on, in the namespaces where that is; a lost one has none.
 
         HostError names the process that does not give one back.
         """
-        return locking.hold(self._concerned(steps))
+        return self._alone(steps)
+
+    @contextlib.contextmanager
+    def _alone(self, steps: Sequence[Step]) -> Iterator[None]:
+        kinds: dict[str, list[Step]] = {}
+        for one in steps:
+            kinds.setdefault(lanes.lock_of(one), []).append(one)
+        with contextlib.ExitStack() as held:
+            for kind, some in sorted(kinds.items()):
+                held.enter_context(locking.hold(self._concerned(some), kind="" if kind == lanes.FIREWALL else kind))
+            yield
+
+    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+        """Return the lane of a call: the firewall, the processes, what is started, and the search for processes."""
+        return lanes.lane(verb, what)
 
     def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
@@ -185,17 +199,27 @@ class LinuxPlatform:
         """Return what `disturbance` returns, and how many packets the step's rules dropped since they are there."""
         match read(step.do):
             case Block() as block:
-                namespace = open_again(block.namespace)
-                if namespace is None:
-                    return Seen("the network namespace is gone: it has no name and no process any more")
-                with namespace:
-                    found = [firewall.look(namespace, table) for table in block.tables]
-                changes = (one.disturbance for one in found)
-                return Seen(next(filter(None, changes), ""), sum(one.dropped or 0 for one in found))
+                return unblocking.look([block])[0]
             case Freeze() | Deliver() as signalled:
                 return Seen(newcomers.disturbance(signalled, self._attachment))
             case _:
                 return Seen()
+
+    def undo_many(
+        self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
+    ) -> Sequence[str | Exception]:
+        """Take steps back, chains of one namespace at once."""
+        undos = [step.undo for step, _, _ in many]
+        return batches.done(undos, Unblock, partial(unblocking.unblock, self._reach), lambda at: self.undo(*many[at]))
+
+    def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> Sequence[tuple[str, ...] | Exception]:
+        """Return what is left of undone steps; the rules of one namespace are read once."""
+        undos = [step.undo for step, _ in many]
+        return batches.done(undos, Unblock, self._left, lambda at: self.residue(*many[at]))
+
+    def look_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
+        """Return how applied steps are; the rules of one namespace are read once."""
+        return batches.done([step.do for step in steps], Block, unblocking.look, lambda at: self.look(steps[at]))
 
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for: a process outlived its signal."""
@@ -227,14 +251,7 @@ class LinuxPlatform:
         """Return what is left of an undone step; () is what everybody wants."""
         match read(step.undo):
             case Unblock() as unblock:
-                namespace = self._reach(unblock.namespace)
-                if namespace is None:
-                    return ()
-                with namespace:
-                    found = (left for table in unblock.tables for left in firewall.residue(namespace, table))
-                    if not (left := tuple(found)):
-                        self._namespaces.release(unblock.namespace, _chains_of(unblock))
-                    return left
+                return self._left([unblock])[0]
             case Thaw(process=process, leave=False) as thaw:
                 stopped = signals.is_stopped(process) and not self._held(held).wanted(process)
                 return (f"process {process.pid} ({thaw.name}) is still stopped",) if stopped else ()
@@ -285,20 +302,18 @@ class LinuxPlatform:
         return self._namespaces.open(identity) or open_again(identity) or open_held(identity)
 
     def _unblock(self, operation: Unblock) -> str:
-        if operation.namespace.boot_id != boot_id():
-            return "gone: the machine was booted since, and the rules went with it"
-        namespace = self._reach(operation.namespace)
-        if namespace is None:
-            return LOST
-        with namespace:
-            failures = [failure for table in operation.tables if (failure := _remove(namespace, table))]
-        if failures:
-            raise HostError("; ".join(failures))
-        named = open_again(operation.namespace)
-        if named is None:
-            return "gone: the network namespace has no name and no process any more; the rules were taken out of it"
-        named.close()
-        return ""
+        outcome = unblocking.unblock(self._reach, [operation])[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _left(self, operations: Sequence[Unblock]) -> list[tuple[str, ...]]:
+        """Return for each operation on one namespace what is left of its chains; where nothing is, let go of it."""
+        found = unblocking.residue(self._reach, operations)
+        for operation, left in zip(operations, found, strict=True):
+            if not left:
+                self._namespaces.release(operation.namespace, _chains_of(operation))
+        return found
 
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
         """Yield the namespaces that the steps act on; the attached one if a step (or no step at all) names none."""
@@ -463,12 +478,3 @@ def _chains_of(operation: Block | Unblock) -> set[str]:
     if isinstance(operation, Block):
         return {chain.name for table in operation.tables for chain in table.chains}
     return {name for owned in operation.tables for name in owned.chains}
-
-
-def _remove(namespace: Namespace, table: OwnedChains) -> str:
-    """Remove our chains of one family; return why that failed, so that the other family is healed all the same."""
-    try:
-        firewall.remove(namespace, table)
-    except HostError as error:
-        return str(error)
-    return ""

@@ -12,6 +12,7 @@ from typing import NoReturn
 from trogdor_bus.actions import AnyAction
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.lanes import run
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import Service
 from trogdor_bus.bus import OnFrame
@@ -114,7 +115,7 @@ async def until(true: Callable[[], object], within_s: float = 20) -> float:
 async def running(platform: Platform, state: Path) -> AsyncIterator[Running]:
     """Run an agent; it has ended afterwards."""
     made = Running(Performer(Journal(FileDisk(state)), platform))
-    made.performer.recover()
+    run(made.performer.recover(), time.sleep)
     settings = AgentSettings(node="n1", url="test://", state_dir=state, keys=None, beat_ms=200)
     ending = asyncio.Event()
     agent = asyncio.create_task(Service(settings, made.performer, made.bus, fuse=Loud(state)).run(ending))

@@ -18,12 +18,13 @@ from typing import Any
 
 import psutil
 
+from tests.agents.inline import Inline
 from tests.support import require
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Peer
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.heal import heal
 from trogdor_bus.agents.journal import Journal
-from trogdor_bus.agents.perform import NotInjectedError, Performer
+from trogdor_bus.agents.perform import NotInjectedError
 from trogdor_bus.agents.platforms.linux import firewall
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.messages import Order
@@ -113,7 +114,7 @@ def _main(verb: str, directory: str, lock_wait_s: str = str(firewall.LOCK_WAIT_S
     actions: tuple[AnyAction, ...] = (ports if verb == "inject" else peer,)
     order = Order(worker=1, task="t", journal="j", remaining_ms=60_000, actions=actions)
     try:
-        return Performer(Journal(FileDisk(state)), platform).inject(order, 60_000, Surroundings())
+        return Inline(Journal(FileDisk(state)), platform).inject(order, 60_000, Surroundings())
     except NotInjectedError as error:
         return {"error": str(error), "stuck": error.stuck, "residue": error.residue}
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node, end, known
 from trogdor_bus.actions import AnyAction, BlockPorts, ProcessMatch, Suspend
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal
-from trogdor_bus.agents.perform import Performer
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
@@ -25,7 +25,7 @@ class Agent:
     """A performer on a node, with its journal on a real disk."""
 
     def __init__(self, node: Node, directory: Path) -> None:
-        self.performer = Performer(Journal(FileDisk(directory)), node.platform)
+        self.performer = Inline(Journal(FileDisk(directory)), node.platform)
 
     def inject(self, *actions: AnyAction) -> None:
         order = Order(worker=1, task="t", journal="j", remaining_ms=60_000, actions=actions)

@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.simdisk import SimDisk
 from tests.agents.stops import Table
 from trogdor_bus.actions import ProcessMatch, Suspend
 from trogdor_bus.agents.journal import Journal
-from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms.linux import operations, platform, processes, signals
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
@@ -57,7 +57,7 @@ def work(many: int) -> int:
             patch.setattr(module, "read", counted(operations.read))
         for module in (processes, signals):
             patch.setattr(module, "thread_states", counted(module.thread_states))
-        performer = Performer(Journal(SimDisk(Random(1))), table.platform)
+        performer = Inline(Journal(SimDisk(Random(1))), table.platform)
         for worker, word in ((1, "many"), (2, "many"), (3, "other")):
             performer.inject(order(worker, word), 10**12, Surroundings())
         assert len(table.stopped) == many + 1

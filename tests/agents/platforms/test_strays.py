@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node
 from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.disk import FileDisk, Lock, lock
 from trogdor_bus.agents.journal import Journal
-from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms.linux import owners
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
@@ -24,7 +24,7 @@ class Neighbour:
 
     def __init__(self, directory: Path, node: Node) -> None:
         self.directory, self._held = directory, lock(directory)
-        self.performer = Performer(Journal(FileDisk(directory)), node.platform)
+        self.performer = Inline(Journal(FileDisk(directory)), node.platform)
 
     def block(self) -> None:
         action = BlockPorts(ports=(9,), protocol="tcp", direction="in")

@@ -15,6 +15,7 @@ import msgspec
 import psutil
 import pytest
 
+from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node, prepare
 from tests.agents.platforms.sandbox import FOREIGN, Sandbox, process, restoring, sandbox
 from tests.support import require, require_namespaces, wait_until
@@ -22,7 +23,6 @@ from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Peer, ProcessM
 from trogdor_bus.agents.__main__ import Start
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms.linux import namespace
 from trogdor_bus.agents.platforms.linux.commands import find_tool
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
@@ -65,11 +65,11 @@ def entry_state(directory: Path) -> JournalState:
     return Journal.read_only(FileDisk(directory)).entries[1].state
 
 
-def performer(node: Node, directory: Path) -> Performer:
-    return Performer(Journal(FileDisk(directory)), node.platform)
+def performer(node: Node, directory: Path) -> Inline:
+    return Inline(Journal(FileDisk(directory)), node.platform)
 
 
-def inject(who: Performer, worker: int, *actions: AnyAction) -> None:
+def inject(who: Inline, worker: int, *actions: AnyAction) -> None:
     order = Order(worker=worker, task=f"t{worker}", journal="j", remaining_ms=60_000, actions=actions)
     who.inject(order, 60_000, Surroundings())
 

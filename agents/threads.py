@@ -1,0 +1,85 @@
+"""The threads of lanes, one for each, and a loop for those who have none."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any, TypeVar
+
+from trogdor_bus.agents.lanes import Call, Job, Lanes, carry_out
+
+T = TypeVar("T")
+Deliver = Callable[[str, Sequence[object]], None]
+AGAIN_S = 0.1
+"""When it is tried again to start a thread that the machine refused."""
+log = logging.getLogger("trogdor_bus.agents")
+
+
+class Threads:
+    """Carries the calls of lanes: `deliver` is given their outcomes, in the thread of the lane.
+
+    A thread that hangs holds up its lane and nothing else, not even the end of the process.
+    """
+
+    def __init__(self, deliver: Deliver) -> None:
+        self._deliver = deliver
+        self._queues: dict[str, SimpleQueue[Sequence[Call[Any]]]] = {}
+
+    def carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
+        """Have a lane do calls when it has done those before."""
+        if lane not in self._queues:
+            queue: SimpleQueue[Sequence[Call[Any]]] = SimpleQueue()
+            thread = threading.Thread(target=self._run, args=(lane, queue), name=lane or "lane", daemon=True)
+            _insist_on_starting(thread)
+            self._queues[lane] = queue
+        self._queues[lane].put(calls)
+
+    def _run(self, lane: str, queue: SimpleQueue[Sequence[Call[Any]]]) -> None:
+        while True:
+            self._deliver(lane, carry_out(queue.get()))
+
+
+def _insist_on_starting(thread: threading.Thread) -> None:
+    """Start a thread, however often the machine refuses it before: without it nothing of its lane would be undone."""
+    told = False
+    while True:
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not told:
+                log.error("no thread can be started: %s; trying on until it can be", error)
+            told = True
+            time.sleep(AGAIN_S)
+        else:
+            return
+
+
+def run_in_lanes(job: Job[T]) -> T:
+    """Run a job, its calls in threads of their lanes, and return what it returns."""
+    inbox: SimpleQueue[tuple[str, Sequence[object]]] = SimpleQueue()
+    timers: list[tuple[float, int, Callable[[], None]]] = []
+    count = itertools.count()
+    ended: list[T | Exception] = []
+
+    def later(seconds: float, go_on: Callable[[], None]) -> None:
+        heapq.heappush(timers, (time.monotonic() + seconds, next(count), go_on))
+
+    lanes = Lanes(Threads(lambda lane, outcomes: inbox.put((lane, outcomes))).carry, later)
+    lanes.begin(job, ended.append)
+    while not ended:
+        if timers and timers[0][0] <= time.monotonic():
+            heapq.heappop(timers)[2]()
+            continue
+        try:
+            lane, outcomes = inbox.get(timeout=timers[0][0] - time.monotonic() if timers else None)
+        except Empty:
+            continue
+        lanes.carried(lane, outcomes)
+    if isinstance(ended[0], Exception):
+        raise ended[0]
+    return ended[0]
