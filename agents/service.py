@@ -51,22 +51,37 @@ UNTOLD = "cannot be read in the journal"
 
 
 def run(settings: AgentSettings, leash: Leash | None = None) -> int:
-    """Run an agent until it is told to end; return the exit code. What it did is undone before it ends."""
+    """Run an agent until it is told to end; return the exit code. What it did is undone before it ends.
+
+    It is that of a crash when it meets what nobody foresaw: then the guard undoes what it did.
+    """
     check_name(settings.node, "node name", "$.node")
     held = lock(settings.state_dir)
+    fuse = Fuse(settings.state_dir)
     try:
-        for line in stacks.keep(str(settings.state_dir)):
-            log.error("stack of an earlier life: %s", line)
-        disk = FileDisk(settings.state_dir)
-        platform = open_platform(
-            settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
-        )
-        performer = Performer(_journal(disk, platform), platform)
-        _recover(performer)
-        note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
-        return asyncio.run(_run(settings, performer, leash or Leash(), note, Fuse(settings.state_dir)))
+        code = _run_alone(settings, leash or Leash(), fuse)
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        fuse.blow(error)
+    else:
+        fuse.ended()
+        return code
     finally:
         held.close()
+
+
+def _run_alone(settings: AgentSettings, leash: Leash, fuse: Fuse) -> int:
+    for line in stacks.keep(str(settings.state_dir)):
+        log.error("stack of an earlier life: %s", line)
+    disk = FileDisk(settings.state_dir)
+    platform = open_platform(
+        settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
+    )
+    performer = Performer(_journal(disk, platform), platform)
+    _recover(performer)
+    note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
+    return asyncio.run(_run(settings, performer, leash, note, fuse))
 
 
 def _journal(disk: FileDisk, platform: Platform) -> Journal:
@@ -100,16 +115,17 @@ async def _run(
     for number in logs.ending_signals():
         loop.add_signal_handler(number, end, logs.terminating(number))
     held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
+    held.add_done_callback(fuse.heed)
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
     leash.serve()
     try:
-        return await Service(settings, performer, bus, note, fuse=fuse).run(ending)
+        return await Service(settings, performer, bus, fuse, note).run(ending)
     except TrogdorBusError:
         raise
-    except Exception as error:
-        fuse.end(error)
+    except Exception as error:  # before anything is waited for
+        fuse.blow(error)
     finally:
         held.cancel()
         bus.close()
@@ -136,11 +152,11 @@ class Service:
         settings: AgentSettings,
         performer: Performer,
         bus: AgentBus,
+        fuse: Fuse,
         note: Callable[[], None] = lambda: None,
-        fuse: Fuse | None = None,
     ) -> None:
         """Take what was opened; `note` writes down what healers must know, if that is not there yet."""
-        self._fuse = fuse or Fuse(settings.state_dir)
+        self._fuse = fuse
         self._settings, self._performer, self._bus, self._note = settings, performer, bus, note
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
@@ -181,7 +197,7 @@ class Service:
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
             self._core.feed(strays)
-        self._bus.receive(self._core.hear)
+        self._bus.receive(self._hear)
         chores = [
             asyncio.create_task(chore)
             for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
@@ -231,6 +247,12 @@ class Service:
         await ending.wait()
         self._core.feed(EndRequested())
 
+    def _hear(self, frame: bytes) -> None:
+        try:
+            self._core.hear(frame)
+        except Exception as error:  # the bus would go on without that frame
+            self._fuse.blow(error)
+
     def _begin(self, chore: Chore) -> None:
         """Have a chore done in the one thread that touches the machine; what comes of it comes back to the loop."""
         future = asyncio.get_running_loop().run_in_executor(self._hands, self._work.do, chore)
@@ -239,10 +261,11 @@ class Service:
     def _done(self, future: asyncio.Future[Event | None]) -> None:
         if future.cancelled():
             return
-        if (error := future.exception()) is not None:
+        try:
+            if (event := future.result()) is not None:
+                self._core.done(event)
+        except Exception as error:  # the loop would go on without what came of it
             self._fuse.blow(error)
-        elif (event := future.result()) is not None:
-            self._core.done(event)
 
     # --- chores -----------------------------------------------------------------------------------------------------
 
