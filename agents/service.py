@@ -122,10 +122,6 @@ async def _run(
     leash.serve()
     try:
         return await Service(settings, performer, bus, fuse, note).run(ending)
-    except TrogdorBusError:
-        raise
-    except Exception as error:  # before anything is waited for
-        fuse.blow(error)
     finally:
         held.cancel()
         bus.close()
@@ -211,6 +207,10 @@ class Service:
                     await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
                 self._wake.clear()
                 self._core.shell.tick()
+        except TrogdorBusError:
+            raise
+        except Exception as error:  # before anything is waited for
+            self._fuse.blow(error)
         finally:
             for chore in chores:
                 chore.cancel()

@@ -249,6 +249,10 @@ class Service:
                     announced_ms = self._clock.now_ms()
                     self._core.feed(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
+        except TrogdorBusError:
+            raise
+        except Exception as error:  # before anything is waited for
+            self._fuse.blow(error)
         finally:
             for task in [*beside, *self._waiting]:
                 task.cancel()
