@@ -344,7 +344,7 @@ class AgentMachine:
 
     def _refusal(self, order: Order) -> str:
         if self._barred:
-            return f"nothing starts on node {self.node} until its agent is started anew: {self._barred}"
+            return f"nothing starts on node {self.node} until its agent is ended and started anew: {self._barred}"
         if self.latch:
             return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
         if order.duration_ms > self.limits.ceiling_ms:
@@ -432,7 +432,7 @@ class AgentMachine:
             leaving=leaving,
             broker=self._place.broker,
             controller=self._place.controller,
-            trouble=self._barred or self._place.trouble,
+            trouble="; ".join(filter(None, (self._barred, self._place.trouble))),
             attached=self._attached,
             strays=self.strays,
         )

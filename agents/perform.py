@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, TypeVar
 
@@ -35,6 +36,7 @@ from trogdor_bus.platform import (
 )
 from trogdor_bus.states import Outcome, ended
 
+log = logging.getLogger("trogdor_bus.agents")
 RESTARTED = "agent restarted, fault undone"
 UNREADABLE = "the fault may still be there: {} in the journal cannot be read by this version"
 _PAUSES_S = (0.05, 0.2)
@@ -403,6 +405,12 @@ class Performer:
         self._undoing.add(entry.worker)  # until it is written down: others must not leave anything to it meanwhile
         try:
             return await self._heal_steps(entry, outcome, error, cause, due_ms)
+        except TrogdorBusError:
+            raise
+        except Exception as unforeseen:  # it must not keep others from being undone, in no life
+            log.exception("internal error in the undo of task %s", entry.task)
+            undoing = _Undoing(failures=[f"internal error: {in_words(unforeseen)}"], left=entry.steps)
+            raise await self._stuck(entry, undoing, cause) from unforeseen
         finally:
             self._undoing.discard(entry.worker)
 
@@ -414,22 +422,7 @@ class Performer:
         if undoing.awaited and not undoing.failures and not undoing.residue:
             raise await self._going_on(entry, undoing, outcome, error)
         if undoing.left:
-            cause = entry.cause if entry.state is JournalState.STUCK else cause
-            trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
-            text = f"worker {entry.worker} of task {entry.task}: the fault may still be there: {trouble}"
-            stuck = msgspec.structs.replace(
-                entry,
-                state=JournalState.STUCK,
-                steps=undoing.left,  # what is undone is no longer held, so that other workers do not leave it to us
-                outcome=Outcome.FAILED,
-                error=f"{cause}; {text}" if cause else text,
-                residue=tuple(undoing.residue),
-                cause=cause,
-                trouble=trouble,
-            )
-            if trouble := await self._keep(stuck):
-                text = f"{text}; and the journal could not be written: {trouble}"
-            raise CannotHealError(text)
+            raise await self._stuck(entry, undoing, cause)
         if entry.state is JournalState.STUCK:
             outcome, error = Outcome.FAILED, _late(entry)
         undone = msgspec.structs.replace(
@@ -445,6 +438,25 @@ class Performer:
         if trouble := await self._keep(undone):
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
+
+    async def _stuck(self, entry: Entry, undoing: _Undoing, cause: str) -> CannotHealError:
+        """Note what could not be undone, and return the error that tells of it."""
+        cause = entry.cause if entry.state is JournalState.STUCK else cause
+        trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
+        text = f"worker {entry.worker} of task {entry.task}: the fault may still be there: {trouble}"
+        stuck = msgspec.structs.replace(
+            entry,
+            state=JournalState.STUCK,
+            steps=undoing.left,  # what is undone is no longer held, so that other workers do not leave it to us
+            outcome=Outcome.FAILED,
+            error=f"{cause}; {text}" if cause else text,
+            residue=tuple(undoing.residue),
+            cause=cause,
+            trouble=trouble,
+        )
+        if trouble := await self._keep(stuck):
+            text = f"{text}; and the journal could not be written: {trouble}"
+        return CannotHealError(text)
 
     async def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
         state = JournalState.STUCK if entry.state is JournalState.STUCK else JournalState.UNKNOWN

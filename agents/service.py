@@ -57,22 +57,37 @@ T = TypeVar("T")
 
 
 def run(settings: AgentSettings, leash: Leash | None = None) -> int:
-    """Run an agent until it is told to end; return the exit code. What it did is undone before it ends."""
+    """Run an agent until it is told to end; return the exit code. What it did is undone before it ends.
+
+    It is that of a crash when it meets what nobody foresaw: then the guard undoes what it did.
+    """
     check_name(settings.node, "node name", "$.node")
     held = lock(settings.state_dir)
+    fuse = Fuse(settings.state_dir)
     try:
-        for line in stacks.keep(str(settings.state_dir)):
-            log.error("stack of an earlier life: %s", line)
-        disk = FileDisk(settings.state_dir)
-        platform = open_platform(
-            settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
-        )
-        performer = Performer(_journal(disk, platform), platform)
-        _recover(performer)
-        note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
-        return asyncio.run(_run(settings, performer, leash or Leash(), note, Fuse(settings.state_dir)))
+        code = _run_alone(settings, leash or Leash(), fuse)
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        fuse.blow(error)
+    else:
+        fuse.ended()
+        return code
     finally:
         held.close()
+
+
+def _run_alone(settings: AgentSettings, leash: Leash, fuse: Fuse) -> int:
+    for line in stacks.keep(str(settings.state_dir)):
+        log.error("stack of an earlier life: %s", line)
+    disk = FileDisk(settings.state_dir)
+    platform = open_platform(
+        settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
+    )
+    performer = Performer(_journal(disk, platform), platform)
+    _recover(performer)
+    note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
+    return asyncio.run(_run(settings, performer, leash, note, fuse))
 
 
 def _journal(disk: FileDisk, platform: Platform) -> Journal:
@@ -106,16 +121,13 @@ async def _run(
     for number in logs.ending_signals():
         loop.add_signal_handler(number, end, logs.terminating(number))
     held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
+    held.add_done_callback(fuse.heed)
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
     leash.serve()
     try:
-        return await Service(settings, performer, bus, note, fuse=fuse).run(ending)
-    except TrogdorBusError:
-        raise
-    except Exception as error:
-        fuse.end(error)
+        return await Service(settings, performer, bus, fuse, note).run(ending)
     finally:
         held.cancel()
         bus.close()
@@ -142,11 +154,11 @@ class Service:
         settings: AgentSettings,
         performer: Performer,
         bus: AgentBus,
+        fuse: Fuse,
         note: Callable[[], None] = lambda: None,
-        fuse: Fuse | None = None,
     ) -> None:
         """Take what was opened; `note` writes down what healers must know, if that is not there yet."""
-        self._fuse = fuse or Fuse(settings.state_dir)
+        self._fuse = fuse
         self._settings, self._performer, self._bus, self._note = settings, performer, bus, note
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
@@ -194,7 +206,7 @@ class Service:
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
             self._core.feed(strays)
-        self._bus.receive(self._core.hear)
+        self._bus.receive(self._hear)
         chores = [
             asyncio.create_task(chore)
             for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
@@ -208,6 +220,10 @@ class Service:
                     await asyncio.wait_for(self._wake.wait(), delay_ms / 1000)
                 self._wake.clear()
                 self._core.shell.tick()
+        except TrogdorBusError:
+            raise
+        except Exception as error:  # before anything is waited for
+            self._fuse.blow(error)
         finally:
             for chore in chores:
                 chore.cancel()
@@ -247,6 +263,12 @@ class Service:
         await ending.wait()
         self._core.feed(EndRequested())
 
+    def _hear(self, frame: bytes) -> None:
+        try:
+            self._core.hear(frame)
+        except Exception as error:  # the bus would go on without that frame
+            self._fuse.blow(error)
+
     async def _done(self, job: Job[T]) -> T:
         """Have a job done in lanes, and return what it returns."""
         future: asyncio.Future[T] = self._loop.create_future()
@@ -262,7 +284,7 @@ class Service:
         return await future
 
     def _later(self, seconds: float, go_on: Callable[[], None]) -> None:
-        self._loop.call_later(seconds, go_on)
+        self._loop.call_later(seconds, self._guarded, go_on)
 
     def _carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
         self.carry(lane, calls)
@@ -270,7 +292,13 @@ class Service:
     def carried(self, lane: str, outcomes: Sequence[object]) -> None:
         """Bring what a lane has done into the loop, if that goes on."""
         with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._lanes.carried, lane, outcomes)
+            self._loop.call_soon_threadsafe(self._guarded, functools.partial(self._lanes.carried, lane, outcomes))
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # the loop would go on without what came of it
+            self._fuse.blow(error)
 
     async def _settle(self) -> None:
         """Let the lanes end what they are at, but wait for none that hangs."""

@@ -25,6 +25,7 @@ from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import Service
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import NotFoundError
+from trogdor_bus.fuse import Fuse
 from trogdor_bus.testing import RecordingPlatform
 from trogdor_bus.transports import transport
 from trogdor_bus.transports.kafka import settings
@@ -123,7 +124,7 @@ async def _serve(
         journal = Journal(MemoryDisk())
         platform = RecordingPlatform((f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",))
         bus = transport(url).open_agent(url, name, given.keys)
-        service = Service(given, Performer(journal, platform), bus)
+        service = Service(given, Performer(journal, platform), bus, Fuse(given.state_dir))
         _do_here(service)
         group.create_task(service.run(asyncio.Event()))
         if number % 20 == 0:

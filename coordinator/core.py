@@ -67,8 +67,8 @@ class CoordinatorCore:
 
     `soon` calls back in a moment, so that what came in together is handled at once. `follow` replicates what is stored,
     `look` looks at the cluster under test, and its event is to be fed. `ended` is told why it must end, and whether
-    another one is in charge. `fed` and `broken` are the shell's; `watched` is the machine as the shell sees it, if
-    somebody stands between.
+    another one is in charge: from then on nothing is handled, and what is fed is refused. `fed` and `broken` are the
+    shell's; `watched` is the machine as the shell sees it, if somebody stands between.
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class CoordinatorCore:
         self._soon, self._follow, self._look, self._ended = soon, follow, look, ended
         self._pending: dict[tuple[str, str], Beat] = {}
         self._gathering, self._garbage = False, 0
+        self._over = ""
         self.shell: Shell[Event, Effect] = Shell(
             watched or machine, self._perform, now_ms, ticked=Ticked(), fed=fed, broken=broken
         )
@@ -102,6 +103,8 @@ class CoordinatorCore:
 
     def hear(self, frame: bytes) -> None:
         """Take in a frame of the status channel, in a moment."""
+        if self._over:
+            return
         try:
             beat = decode(frame, Beat)
         except BusError as error:
@@ -120,7 +123,7 @@ class CoordinatorCore:
         """Handle what was heard until now."""
         self._gathering = False
         beats, self._pending = self._pending, {}
-        for beat in beats.values():
+        for beat in beats.values() if not self._over else ():
             try:
                 self.shell.feed(BeatHeard(beat))
             except HostError:  # said already, and the end of this coordinator
@@ -131,12 +134,15 @@ class CoordinatorCore:
     def feed(self, event: Event) -> None:
         """Let something happen, after all that was heard before; raise the TrogdorBusError by which it is refused."""
         self.flush()
+        if self._over:
+            raise HostError(self._over)
         self.shell.feed(event)
 
     def tick(self) -> None:
         """Tell the machine the time, if that is due."""
         self.flush()
-        self.shell.tick()
+        if not self._over:
+            self.shell.tick()
 
     def _perform(self, effects: Sequence[Effect]) -> None:
         changes = [effect for effect in effects if isinstance(effect, Change)]
@@ -157,15 +163,20 @@ class CoordinatorCore:
                 case LookAtCluster():
                     self._look(effect)
                 case Exit(reason=reason, fenced=fenced):
-                    self._ended(reason, fenced)
+                    self._end(reason, fenced=fenced)
 
     def _commit(self, changes: Sequence[Change]) -> None:
         try:
             self._store.commit(changes, durable=any(map(must_last, changes)))
         except HostError as error:
-            self._ended(f"cannot store the state, so nothing is published: {error}", False)
+            self._end(f"cannot store the state, so nothing is published: {error}", fenced=False)
             raise
         self._follow(changes)
+
+    def _end(self, reason: str, *, fenced: bool) -> None:
+        """Hear, handle and say nothing more: what is in memory is not what is stored, or somebody else leads."""
+        self._over = f"this coordinator ends: {reason}"
+        self._ended(reason, fenced)
 
 
 def must_last(change: Change) -> bool:

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -81,7 +82,7 @@ class Experiments:
 
     `answer` replies to a request of one of them, `handle` gives an event to the machine. Results are files in
     `directory`, which only their owner reads. `probe_commands`: probes may start programs here; `destinations` tells
-    where they may connect.
+    where they may connect. `broken` is told of what nobody foresaw, and of the experiment at which that came up.
     """
 
     def __init__(
@@ -93,9 +94,10 @@ class Experiments:
         answer: Callable[[bytes, str], bytes],
         handle: Callable[[Event], None],
         now_ms: Callable[[], int],
+        broken: Callable[[BaseException, str], object],
         destinations: Callable[[], Destinations] = nowhere,
     ) -> None:
-        self._destinations = destinations
+        self._destinations, self._broken = destinations, broken
         self._directory, self._under_test, self._probe_commands = directory, under_test, probe_commands
         self._answer, self._handle, self._now_ms = answer, handle, now_ms
         self._programs: dict[str, Program] = {}
@@ -116,6 +118,7 @@ class Experiments:
             program = self._programs[effect.id] = Program(begin, self._answer, self._now_ms)
             before = self._running.get(effect.id)  # of an experiment that was destroyed
             task = asyncio.create_task(self._run(effect.id, program, before[1] if before else None))
+            task.add_done_callback(partial(self._heed, effect.id))
             self._running[effect.id] = (program, task)
         elif effect.id in self._running:
             self._running[effect.id][0].end(effect.why)
@@ -171,6 +174,10 @@ class Experiments:
         else:
             with contextlib.suppress(HostError):  # said already, and the end of this coordinator
                 self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
+
+    def _heed(self, task_id: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken(error, task_id)
 
     def _done(self, task_id: str, program: Program) -> None:
         if self._running[task_id][0] is program:

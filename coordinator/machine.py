@@ -7,6 +7,8 @@ clock.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Literal
 
 import msgspec
@@ -39,8 +41,8 @@ from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerSta
 class CoordinatorMachine:
     """The pure task table. `orphans` says what an empty store does with live workers: refuse, adopt or abort.
 
-    It leads in an epoch above `above`, and above all that it has stored or heard. `barred` is why nothing new is taken
-    in this life, "" if it is. `about` is the task that is being handled, "" for none: if that fails, it was at this one.
+    It leads in an epoch above `above`, and above all that it has stored or heard. `barred` is why no task is taken or
+    started in this life, "" if they are. `about` is the task that is being handled, "" for none.
     """
 
     def __init__(
@@ -90,11 +92,11 @@ class CoordinatorMachine:
             case events.CreateRequested():
                 self._create(event)
             case events.StopRequested(id=task_id):
-                self.about = task_id
-                self._stop(task_id)
+                with self._at(task_id):
+                    self._stop(task_id)
             case events.DestroyRequested(id=task_id):
-                self.about = task_id
-                self._destroy(task_id)
+                with self._at(task_id):
+                    self._destroy(task_id)
             case events.AbortRequested(latch=latch, node=node):
                 self._abort(latch, node)
             case events.ResumeRequested(node=node):
@@ -123,7 +125,7 @@ class CoordinatorMachine:
         """Return when `Ticked` is due, epoch ms."""
         if self.listening:
             return self._tick_ms
-        starts = (task.start_ms for task in self._pending())
+        starts = [task.start_ms for task in self._pending()] if not self.barred else []
         return min([self._tick_ms, *starts, *self._trials.deadlines()])
 
     def latch(self, node: str) -> str:
@@ -143,6 +145,10 @@ class CoordinatorMachine:
     def _create(self, event: events.CreateRequested) -> None:
         if event.id in self.view.tasks:
             return
+        with self._at(event.id):
+            self._begin(event)
+
+    def _begin(self, event: events.CreateRequested) -> None:
         task, spec = new_task(event, self._now)
         self._ledger.put(task, f"task {task.id} created")
         try:
@@ -155,7 +161,6 @@ class CoordinatorMachine:
 
     def _run(self, task: TaskRow, spec: TaskSpec, sighting: Sighting | None = None) -> None:
         """Start a task, or have the cluster under test looked at first."""
-        self.about = task.id
         if task.experiment:
             self._move(task, "run", "started", started_ms=self._now)
             self._trials.start(task, spec)
@@ -180,7 +185,7 @@ class CoordinatorMachine:
 
     def _seen(self, event: events.ClusterSeen) -> None:
         if self._scout.answers(event):
-            self._run(task := self.view.tasks[event.task], decoded(task), event.sighting)
+            self._start(self.view.tasks[event.task], event.sighting)
 
     def _stop(self, task_id: str, why: str = "somebody stopped it") -> None:
         task = self.view.tasks.get(task_id)
@@ -310,12 +315,13 @@ class CoordinatorMachine:
         if row.journal != (journal or node.row.journal) or row.node != node.row.name or final:
             return
         new = reported(row, report, self._now)
-        self._ledger.describe(task_id, report)
-        if new != row:
-            self._ledger.put_worker(new)
-            if row.wanted and not new.wanted:
-                self._turn.changed.add(new.node)
-            self._weigh(new)
+        with self._at(task_id):
+            self._ledger.describe(task_id, report)
+            if new != row:
+                self._ledger.put_worker(new)
+                if row.wanted and not new.wanted:
+                    self._turn.changed.add(new.node)
+                self._weigh(new)
 
     def _absent(self, node: NodeState, reported: set[int]) -> None:
         """End the workers that an agent which holds our latest word does not have, and can never start any more."""
@@ -332,15 +338,14 @@ class CoordinatorMachine:
         if self.listening or self.ended:
             self._tick_ms = self._now + self.limits.beat_ms // 4
             return
-        for task in [task for task in self._pending() if task.start_ms <= self._now]:
-            self.about = task.id
-            self._run(task, decoded(task))
+        for task in [task for task in self._pending() if task.start_ms <= self._now and not self.barred]:
+            self._start(task)
         for task in self._trials.overdue(self._now):
-            self.about = task.id
-            error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
-            self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
-            self._trials.end(task, error)
-            self._stop_children(task.id)
+            with self._at(task.id):
+                error = f"it did not end within {task.duration_ms} ms, the longest that it may take"
+                self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now)
+                self._trials.end(task, error)
+                self._stop_children(task.id)
         if self._now < self._tick_ms:
             return
         self._tick_ms = self._now + self.limits.beat_ms
@@ -348,8 +353,9 @@ class CoordinatorMachine:
         for node in self.fleet.fall_silent(self._now):
             self._ledger.put_node(node, f"node {node.row.name} is silent")
         for node in self.fleet.nodes.values():
-            for worker_id in tuple(node.open):
-                self._give_up(node, self._ledger.row(worker_id))
+            for worker_id, task_id in tuple(node.open.items()):
+                with self._at(task_id):
+                    self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
                 self._turn.answer.add(node.row.name)
         for node in self.fleet.long_gone(self._now):
@@ -377,8 +383,7 @@ class CoordinatorMachine:
 
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
-        self.about = node.open[row.id]
-        task = self.view.tasks[self.about]
+        task = self.view.tasks[node.open[row.id]]
         if hopeless := self.fleet.hopeless(node, row, task, self._now, self.limits.lease_ms):
             if hopeless[0] is Outcome.UNKNOWN:
                 self._keep(owed.owe(self._meta, task.id, [row]))
@@ -388,7 +393,11 @@ class CoordinatorMachine:
 
     def _weigh(self, row: WorkerRow) -> None:
         """Move the task on after this worker of it changed."""
-        self.about = task_id = self._ledger.task_of(row.id) or ""
+        if task_id := self._ledger.task_of(row.id):
+            with self._at(task_id):
+                self._weigh_task(task_id, row)
+
+    def _weigh_task(self, task_id: str, row: WorkerRow) -> None:
         task, total = self.view.tasks[task_id], len(self.view.workers[task_id])
         if row.state not in ENDED:
             running = self._ledger.count(task_id, WorkerState.RUNNING) == total
@@ -455,6 +464,23 @@ class CoordinatorMachine:
     def _stop_children(self, task_id: str) -> None:
         for child in [task for task in self.view.tasks.values() if task.parent == task_id]:
             self._stop(child.id)
+
+    def _start(self, task: TaskRow, sighting: Sighting | None = None) -> None:
+        """Start a task as it was stored; one whose spec nobody knows any more fails."""
+        with self._at(task.id):
+            try:
+                spec = decoded(task)
+            except SpecError as error:
+                self._fail(task, f"Failed to create TaskController: {error.message}")
+            else:
+                self._run(task, spec, sighting)
+
+    @contextlib.contextmanager
+    def _at(self, task_id: str) -> Iterator[None]:
+        """Handle that task inside the `with`; what fails there leaves `about` as it is."""
+        before, self.about = self.about, task_id
+        yield
+        self.about = before
 
     def _pending(self) -> list[TaskRow]:
         """Return the tasks that wait for their time, and for nothing else."""

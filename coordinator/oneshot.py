@@ -5,18 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import msgspec
 
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
-from trogdor_bus.errors import ConflictError, FencedError
+from trogdor_bus.errors import BusError, ConflictError, FencedError, TrogdorBusError
 from trogdor_bus.messages import Latch, Proof
 from trogdor_bus.transports import several
+
+
+class Unfused:
+    """A fuse for one errand: what nobody foresaw ends the errand, and the coordinator's own is left alone."""
+
+    aside: Collection[str] = ()
+    bare = False
+
+    def said(self) -> str:
+        """Return "": nothing is done without."""
+        return ""
+
+    def blow(self, error: BaseException, about: str = "") -> NoReturn:
+        """Raise a BusError: nothing is proven."""
+        at = f" at task {about}" if about else ""
+        raise BusError(f"internal error{at}, so nothing is proven: {type(error).__name__}: {error}") from error
 
 
 class Errand:
@@ -68,8 +85,9 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
     """
     with contextlib.closing(Store(settings.state_dir)) as store:
         bus = several().open_coordinator(settings.url, settings.keys)
+        fuse = Unfused()
         try:
-            service = Service(msgspec.structs.replace(settings, abort_all=True), store, bus)
+            service = Service(msgspec.structs.replace(settings, abort_all=True), store, bus, fuse)
             running = asyncio.create_task(service.run())
             try:
                 errand = Errand(service, running)
@@ -80,5 +98,9 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
             finally:
                 service.end("the errand is done")
                 await running
+        except TrogdorBusError:
+            raise
+        except Exception as error:
+            fuse.blow(error)
         finally:
             bus.close()

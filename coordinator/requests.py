@@ -37,9 +37,9 @@ def check(event: Event, meta: Meta, fleet: Fleet, ledger: Ledger, barred: str) -
             _require_node(node, fleet)
             latches.check_resume(meta, node)
         case ForgetRequested(node=node, force=force):
-            _require_node(node, fleet)
-            if node:
-                forgetting.check(fleet.nodes[node], force)
+            if node not in fleet.nodes:
+                raise _unknown(node)
+            forgetting.check(fleet.nodes[node], force)
 
 
 def _check_create(event: CreateRequested, meta: Meta, ledger: Ledger, barred: str) -> None:
@@ -50,7 +50,7 @@ def _check_create(event: CreateRequested, meta: Meta, ledger: Ledger, barred: st
             raise ConflictError(f"task {event.id} exists with another spec: {bytes(known.original).decode()}")
         return
     if barred:
-        raise RefusedError(f"this coordinator takes no new task until it is started anew: {barred}")
+        raise RefusedError(f"this coordinator takes no task until it is ended and started anew: {barred}")
     check_name(event.id, "task id", "$.id")
     latches.check_everywhere(meta)
     guard.check_allowed(event.allow)
@@ -64,5 +64,10 @@ def _require_id(task_id: str, request: str) -> None:
 
 
 def _require_node(name: str, fleet: Fleet) -> None:
+    """Raise NotFoundError for a node that nobody knows; "" are all of them."""
     if name and name not in fleet.nodes:
-        raise NotFoundError(f"no node is called {name}; `trogdor-bus nodes` lists the nodes")
+        raise _unknown(name)
+
+
+def _unknown(name: str) -> NotFoundError:
+    return NotFoundError(f"no node is called {name or repr(name)}; `trogdor-bus nodes` lists the nodes")

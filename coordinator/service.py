@@ -6,9 +6,12 @@ import asyncio
 import contextlib
 import logging
 import resource
+import shlex
 import socket
+import sys
 import uuid
 from collections.abc import Callable, Collection, Coroutine
+from typing import NoReturn, Protocol
 
 import msgspec
 
@@ -16,6 +19,7 @@ from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
+from trogdor_bus.coordinator.aside import set_aside, without_tasks
 from trogdor_bus.coordinator.changes import Loaded
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
@@ -49,13 +53,25 @@ GATHER_S = 0.002
 
 
 def run(settings: CoordinatorSettings) -> int:
-    """Run a coordinator until it is told to end; return the exit code (0, or 1 when it may not or cannot go on)."""
+    """Run a coordinator until it is told to end; return the exit code.
+
+    0, 1 when it may not or cannot go on, or that of a crash, when it meets what nobody foresaw.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # an agent takes two
-    return asyncio.run(_run(settings))
+    fuse = Fuse(settings.state_dir, shlex.join(sys.orig_argv))
+    try:
+        code = asyncio.run(_run(settings, fuse))
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        fuse.blow(error)
+    if not code:
+        fuse.ended()
+    return code
 
 
-async def _run(settings: CoordinatorSettings) -> int:
+async def _run(settings: CoordinatorSettings, fuse: Fuse) -> int:
     if (settings.take_over or settings.standby_ms is not None) and not link_with_log(settings.url):
         raise SpecError(
             "there is no log to take a coordinator's state over from",
@@ -68,24 +84,24 @@ async def _run(settings: CoordinatorSettings) -> int:
             log.error("stack of an earlier life: %s", line)
         kept_in = open_log(settings.url, settings.keys)
         if kept_in is None:
-            return (await _lead(settings, store, None))[0]
+            return (await _lead(settings, store, None, fuse))[0]
         opened.callback(kept_in.close)
         if settings.standby_ms is not None:
-            return await _stand_by(settings, store, kept_in)
+            return await _stand_by(settings, store, kept_in, fuse)
         taken: Taken | None = None
         if settings.take_over:
             taken = await asyncio.to_thread(take_over, store, kept_in, uuid.uuid4().hex)
             log.warning("%s", taken.said)
         elif unknown := await asyncio.to_thread(check_start, store, kept_in):
             log.warning("this coordinator starts on its own store, not replicated: %s", unknown)
-        return (await _lead(settings, store, kept_in, taken))[0]
+        return (await _lead(settings, store, kept_in, fuse, taken))[0]
 
 
-async def _stand_by(settings: CoordinatorSettings, store: Store, kept_in: StateLog) -> int:
+async def _stand_by(settings: CoordinatorSettings, store: Store, kept_in: StateLog, fuse: Fuse) -> int:
     standby = Standby(settings, store, kept_in)
     while taken := await standby.wait():
         try:
-            code, fenced = await _lead(settings, store, kept_in, taken)
+            code, fenced = await _lead(settings, store, kept_in, fuse, taken)
         except BusError as error:
             log.warning("cannot lead: %s", error)  # the one that was silent is back
             continue
@@ -95,21 +111,37 @@ async def _stand_by(settings: CoordinatorSettings, store: Store, kept_in: StateL
 
 
 async def _lead(
-    settings: CoordinatorSettings, store: Store, kept_in: StateLog | None, taken: Taken | None = None
+    settings: CoordinatorSettings, store: Store, kept_in: StateLog | None, fuse: Fuse, taken: Taken | None = None
 ) -> tuple[int, bool]:
     """Return the exit code, and whether another coordinator is in charge now."""
     bus = several().open_coordinator(settings.url, settings.keys)
     try:
-        fuse = Fuse(settings.state_dir)
-        try:
-            service = Service(settings, store, bus, kept_in, above=taken.epoch if taken else 0, fuse=fuse)
-            return await service.run(), service.fenced
-        except TrogdorBusError:
-            raise
-        except Exception as error:
-            fuse.end(error)
+        service = Service(settings, store, bus, fuse, kept_in, above=taken.epoch if taken else 0)
+        return await service.run(), service.fenced
     finally:
         bus.close()
+
+
+class Breaker(Protocol):
+    """What a service does at what nobody foresaw, and without; see `trogdor_bus.fuse.Fuse`."""
+
+    @property
+    def aside(self) -> Collection[str]:
+        """The ids of the tasks that are ended for good."""
+        ...
+
+    @property
+    def bare(self) -> bool:
+        """Whether all tasks are."""
+        ...
+
+    def said(self) -> str:
+        """Return why, "" if nothing is."""
+        ...
+
+    def blow(self, error: BaseException, about: str = "") -> NoReturn:
+        """End what failed, at that task."""
+        ...
 
 
 class Service:
@@ -125,13 +157,12 @@ class Service:
         settings: CoordinatorSettings,
         store: Store,
         bus: CoordinatorBus,
+        fuse: Breaker,
         kept_in: StateLog | None = None,
         *,
         above: int = 0,
-        fuse: Fuse | None = None,
     ) -> None:
-        self._fuse = fuse or Fuse(settings.state_dir)
-        self._settings, self._store, self._bus = settings, store, bus
+        self._settings, self._store, self._bus, self._fuse = settings, store, bus, fuse
         self._clock = SteadyWallClock()
         config = settings.config
         addresses, ports = reachable_at(settings.url)
@@ -148,14 +179,14 @@ class Service:
             settings.cluster, settings.cluster_config, lambda brokers: self._destinations().check_brokers(brokers)
         )
         self._machine = CoordinatorMachine(
-            without(store.load(), self._fuse.aside),
+            load(store, fuse, self._clock.now_ms()),
             Fleet(config.nodes if config else None, settings.beat_ms),
             place,
             Limits(beat_ms=settings.beat_ms, lease_ms=settings.lease_ms),
             self._clock.now_ms(),
             orphans="adopt" if settings.adopt else "abort" if settings.abort_all else "refuse",
             above=above,
-            barred=self._fuse.said(),
+            barred=without(fuse),
         )
         self._replication = self._replicate(kept_in, place.me) if kept_in else None
         self._waiting: set[asyncio.Task[None]] = set()
@@ -174,7 +205,7 @@ class Service:
             shutdown=lambda: self.end("a client asked for it"),
             behind_ms=self._replication.behind_ms if self._replication else None,
             fed=self._wake.set,
-            broken=lambda error: self._fuse.blow(error, self._machine.about),
+            broken=lambda error: fuse.blow(error, self._machine.about),
         )
         self.api = self._core.api
         self._experiments = self._core.experiments = Experiments(
@@ -184,6 +215,7 @@ class Service:
             answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
             handle=self._core.feed,
             now_ms=self._clock.now_ms,
+            broken=fuse.blow,
             destinations=self._destinations,
         )
         self.api.experiments, self.api.destinations = self._experiments.told, self._destinations
@@ -194,14 +226,14 @@ class Service:
         for number in logs.ending_signals():
             loop.add_signal_handler(number, self.end, logs.terminating(number))
         self._greet()
-        if self._fuse.blown:
-            log.error("no new task is taken until this coordinator is started anew: %s", self._fuse.said())
-        self._bus.receive(self._core.hear, self._on_request)
+        if barred := self._machine.barred:
+            log.error("no task is taken or started until this coordinator is ended and started anew: %s", barred)
+        self._bus.receive(self._hear, self._on_request)
         beside = [asyncio.create_task(self._resolve())]
         if self._replication:
             beside.append(asyncio.create_task(self._replication.run()))
         for task in beside:
-            task.add_done_callback(self._fuse.heed)
+            task.add_done_callback(self._heed)
         announced_ms = 0
         try:
             while self._exit is None:
@@ -217,6 +249,10 @@ class Service:
                     announced_ms = self._clock.now_ms()
                     self._core.feed(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
+        except TrogdorBusError:
+            raise
+        except Exception as error:  # before anything is waited for
+            self._fuse.blow(error)
         finally:
             for task in [*beside, *self._waiting]:
                 task.cancel()
@@ -226,12 +262,22 @@ class Service:
 
     # --- what arrives -----------------------------------------------------------------------------------------------
 
+    def _hear(self, frame: bytes) -> None:
+        try:
+            self._core.hear(frame)
+        except Exception as error:  # the bus would go on without that frame
+            self._fuse.blow(error)
+
     def _on_request(self, frame: bytes, answer: Answer) -> None:
         try:
             self._take_request(frame, answer)
         except Exception as error:
+            self._fuse.blow(error, self._machine.about)
+
+    def _heed(self, task: asyncio.Task[None]) -> None:
+        """Blow if something that goes on beside has ended by what nobody foresaw."""
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._fuse.blow(error)
-            answer(encode(Reply(error="BusError", message=f"the coordinator could not answer: {error!r}")))
 
     def _take_request(self, frame: bytes, answer: Answer) -> None:
         if wanted := self.api.look(frame):
@@ -251,7 +297,7 @@ class Service:
         waiting = asyncio.create_task(work)
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
-        waiting.add_done_callback(self._fuse.heed)
+        waiting.add_done_callback(self._heed)
 
     async def _answer_seen(self, frame: bytes, wanted: Wanted, answer: Answer) -> None:
         answer(encode(self.api.reply(frame, await self._lookout.look(wanted))[0]))
@@ -318,8 +364,22 @@ class Service:
                 await asyncio.sleep(RESOLVE_AGAIN_S)
 
 
-def without(loaded: Loaded, names: Collection[str]) -> Loaded:
-    """Return what was stored, but for the tasks of these names and those that belong to them."""
-    kept = tuple(task for task in loaded.tasks if not {task.id, task.parent} & set(names))
-    workers = {task.id: loaded.workers.get(task.id, ()) for task in kept}
-    return msgspec.structs.replace(loaded, tasks=kept, workers=workers)
+def load(store: Store, fuse: Breaker, now_ms: int) -> Loaded:
+    """Return what is stored, with those tasks ended for good at which the coordinator crashed again and again."""
+    if fuse.bare:
+        with contextlib.suppress(Exception):  # one that cannot even be ended is left as it is, and not run
+            everything = store.load()
+            _, changes = set_aside(everything, [task.id for task in everything.tasks], fuse.said(), now_ms)
+            store.commit(changes, durable=True)
+        return without_tasks(store.load(tasks=False))
+    loaded, changes = set_aside(store.load(), fuse.aside, fuse.said(), now_ms)
+    if changes:
+        store.commit(changes, durable=True)
+    return loaded
+
+
+def without(fuse: Breaker) -> str:
+    """Return why a coordinator takes no task, and which it has ended for good; "" if it is as any other."""
+    names = ", ".join(sorted(fuse.aside))
+    aside = "all tasks are set aside" if fuse.bare else f"set aside: {names}" if names else "no task is set aside"
+    return f"{fuse.said()}; {aside}" if fuse.said() else ""

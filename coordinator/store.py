@@ -88,17 +88,20 @@ class Store:
                 self._prepare()
             self._opened = opened.pop_all()
 
-    def load(self) -> Loaded:
-        """Return everything that is kept; HostError names a row that cannot be read."""
+    def load(self, *, tasks: bool = True) -> Loaded:
+        """Return everything that is kept, or all but the tasks; HostError names a row that cannot be read."""
+        where = "" if tasks else " WHERE false"
         with self._host_errors():
             found = self._db.execute("SELECT body FROM meta").fetchone()
             last = self._db.execute("SELECT max(seq) FROM events").fetchone()[0] or 0
-            tasks = self._db.execute("SELECT id, body FROM tasks ORDER BY id").fetchall()
-            workers = self._db.execute("SELECT id, task, row, actions FROM workers ORDER BY id").fetchall()
+            bodies = self._db.execute(f"SELECT id, body FROM tasks{where} ORDER BY id").fetchall()  # noqa: S608
+            workers = self._db.execute(
+                f"SELECT id, task, row, actions FROM workers{where} ORDER BY id"  # noqa: S608
+            ).fetchall()
         meta = self._read(found and found[0], Meta, "the counters")
         if not is_plausible(meta.epoch):
             raise HostError(f"{self._path}: {beyond(meta.epoch)}; {_REMEDIES['SQLITE_CORRUPT']}")
-        kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in tasks}
+        kept: dict[str, list[StoredWorker]] = {name: [] for name, _ in bodies}
         for worker, task, row, actions in workers:
             what = f"worker {worker}"
             if task not in kept:
@@ -108,7 +111,7 @@ class Store:
         return Loaded(
             meta=msgspec.structs.replace(meta, next_seq=max(meta.next_seq, last + 1)),
             fresh=meta.epoch == 0,
-            tasks=tuple(self._read(body, TaskRow, f"task {name!r}") for name, body in tasks),
+            tasks=tuple(self._read(body, TaskRow, f"task {name!r}") for name, body in bodies),
             workers={name: tuple(rows) for name, rows in kept.items()},
         )
 

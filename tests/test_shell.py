@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.shell import REST_MS, Shell, UnforeseenError
+from trogdor_bus.shell import Shell, UnforeseenError
 
 
 class Echo:
@@ -80,6 +80,20 @@ def test_the_error_of_what_it_asks_for_reaches_who_fed_it() -> None:
     run = Run(fails)
     with pytest.raises(HostError):
         run.shell.feed("ab")
+    assert run.fed == 1, "when to come back is another time now"
+    run.shell.feed("c")
+    assert run.done == ["a", "c"]
+
+
+def test_what_waits_behind_what_fails_is_dropped_and_not_done_after_the_next_event() -> None:
+    def fails(run: Run, effect: str) -> None:
+        if effect == "a":
+            run.shell.feed("b")
+            raise HostError("the disk is full")
+
+    run = Run(fails)
+    with pytest.raises(HostError):
+        run.shell.feed("a")
     run.shell.feed("c")
     assert run.done == ["a", "c"]
 
@@ -115,12 +129,3 @@ def test_the_time_is_told_when_it_is_due_and_not_before() -> None:
     run.now_ms = 100
     run.shell.tick()
     assert (run.shell.due(), run.fed) == (200, 1)
-
-
-def test_who_goes_on_after_something_broke_does_not_turn_in_circles() -> None:
-    run = Run()
-    run.now_ms = 150
-    run.shell.feed("?")
-    assert run.shell.due() == 150 + REST_MS
-    run.shell.tick()
-    assert len(run.broke) == 1

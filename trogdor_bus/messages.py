@@ -429,7 +429,7 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
     """When the coordinator started, its own time (epoch ms), and its stamp.
 
     `replicated`: the log holds everything, else not since `behind_ms` (epoch ms); both absent without a log.
-    `trouble`, absent if there is none, is why it takes no new task.
+    `trouble`, absent if there is none, is why it takes and starts no task.
     """
 
     server_start_ms: Number

@@ -10,14 +10,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
-from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.errors import HostError, TrogdorBusError
 
 Event = TypeVar("Event")
 Effect = TypeVar("Effect")
 Event_contra = TypeVar("Event_contra", contravariant=True)
 Effect_co = TypeVar("Effect_co", covariant=True)
-REST_MS = 1_000
-"""How long the time is not told after something broke."""
 
 
 class Machine(Protocol[Event_contra, Effect_co]):
@@ -40,7 +38,7 @@ class Shell(Generic[Event, Effect]):
     """Runs a machine: `ticked` is the event that tells it the time, `perform` does all that one event asks for.
 
     `fed` is called when the deadline may be another one. What nobody foresaw goes to `broken`, which ends the process:
-    what is on disk is right, what is in memory may not be. If it returns, the shell goes on as well as it can.
+    what is on disk is right, what is in memory may not be.
     """
 
     def __init__(
@@ -56,7 +54,7 @@ class Shell(Generic[Event, Effect]):
         self._machine, self._perform, self._now_ms = machine, perform, now_ms
         self._ticked, self._fed, self._broken = ticked, fed, broken
         self._later: deque[Event] = deque()
-        self._busy, self._rests_until_ms = False, 0
+        self._busy = False
 
     def feed(self, event: Event, *, ours: bool = False) -> None:
         """Handle an event and perform what follows; raise the TrogdorBusError by which either ends.
@@ -75,16 +73,15 @@ class Shell(Generic[Event, Effect]):
         except TrogdorBusError:
             raise
         except Exception as error:
-            self._later.clear()
-            self._rests_until_ms = self._now_ms() + REST_MS
             self._broken(error)
         finally:
+            self._later.clear()
             self._busy = False
-        self._fed()
+            self._fed()
 
     def due(self) -> int:
         """Return when to `tick`."""
-        return max(self._machine.deadline(), self._rests_until_ms)
+        return self._machine.deadline()
 
     def tick(self) -> None:
         """Tell the machine the time, if that is due."""
@@ -93,9 +90,8 @@ class Shell(Generic[Event, Effect]):
 
     def _turn(self, event: Event, ours: bool) -> None:
         try:
-            effects = self._machine.handle(event, self._now_ms())
+            self._perform(self._machine.handle(event, self._now_ms()))
         except TrogdorBusError as error:
-            if ours:
+            if ours and not isinstance(error, HostError):
                 raise UnforeseenError(f"{type(event).__name__} was refused") from error
             raise
-        self._perform(effects)

@@ -107,7 +107,7 @@ class Site:
 
         wait_until(lambda: alive() and not self.json("status")["listening"], 30, f"{nodes} to be heard")
 
-    def freeze(self, node: str) -> tuple[str, psutil.Process]:
+    def freeze(self, node: str, task: str = "", *, wait: bool = True) -> tuple[str, psutil.Process]:
         """Freeze a process of our own for a minute; return the id of the task and the process."""
         number = next(_numbers)
         victim = subprocess.Popen(["sleep", "3600"])
@@ -115,11 +115,12 @@ class Site:
         pid_file = self.directory / f"{number}.pid"
         pid_file.write_text(f"{victim.pid}")
         spec = {"class": "process-stop", "durationMs": 60_000, "nodes": [node], "pidFile": str(pid_file)}
-        task, process = f"freeze-{number}", psutil.Process(victim.pid)
+        task, process = task or f"freeze-{number}", psutil.Process(victim.pid)
         ran = self.run("submit", json.dumps(spec), "--id", task)
         assert ran.code == 0, ran
-        wait_until(lambda: self.json("show", task)["active"], 20, f"{task} to be active")
-        assert process.status() == psutil.STATUS_STOPPED
+        if wait:
+            wait_until(lambda: self.json("show", task)["active"], 20, f"{task} to be active")
+            assert process.status() == psutil.STATUS_STOPPED
         return task, process
 
     def noop(self, node: str = "") -> Ran:

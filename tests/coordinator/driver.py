@@ -61,7 +61,7 @@ class Cluster:
 
     # --- the coordinator ----------------------------------------------------------------------------------------------
 
-    def start(self, orphans: Literal["refuse", "adopt", "abort"] = "refuse") -> None:
+    def start(self, orphans: Literal["refuse", "adopt", "abort"] = "refuse", barred: str = "") -> None:
         """Start a coordinator, or the next one, on what the store kept."""
         self.lives = getattr(self, "lives", 0) + 1
         self.texts: list[str] = []
@@ -76,6 +76,7 @@ class Cluster:
             Limits(beat_ms=BEAT_MS, lease_ms=LEASE_MS),
             self.now,
             orphans=orphans,
+            barred=barred,
         )
         self.shut_down = False
         self.api = Api(self.machine, self._give, lambda: self.now, self._shutdown)

@@ -98,6 +98,7 @@ class SimAgent:
         if not self.promises.journal_id:
             world.journals = {name: at for name, at in world.journals.items() if at is not self}
         self.promises.begin(self.journal)
+        self.fuse.start(world.now)
         self.machine = AgentMachine(
             self.node,
             self.journal.id,
@@ -106,7 +107,7 @@ class SimAgent:
             self.limits,
             now_ms=self.clock.now_ms(),
             latch=self.journal.latch,
-            barred=self.fuse.start(world.now),
+            barred=self.fuse.said(),
         )
         self._taken = self.machine.taken
         world.journals[self.journal.id] = self
@@ -244,8 +245,7 @@ class SimAgent:
         if self.world.telling:
             self.world.tell_agent(self.node, event)
         if self.poisoned and isinstance(event, SnapshotHeard) and event.snapshot.orders:
-            if not self.fuse.blown:
-                self.machine.handle(event, now_ms)  # it has changed, and nobody is told how
+            self.machine.handle(event, now_ms)  # it has changed, and nobody is told how
             raise PlantedError
         return self.machine.handle(event, now_ms)
 
@@ -255,9 +255,7 @@ class SimAgent:
         if not isinstance(error, PlantedError):
             world.fail((self.node,), f"the shell of {self.node} broke: {error!r} {error.__cause__!r}")
         world.tally.counts["errors nobody foresaw"] += 1
-        if self.fuse.blown:
-            world.tally.counts["errors survived with a blown fuse"] += 1
-            return
+        world.tally.counts["errors with a blown fuse"] += bool(self.fuse.said())
         world.tell((self.node,), "agent ends at what nobody foresaw")
         self.fuse.end(world.now, "")
         self.crash()
@@ -266,6 +264,8 @@ class SimAgent:
     def begin(self, chore: Chore) -> None:
         """Check that a chore may be done, and do it when it is its turn."""
         assert self.machine is not None
+        if isinstance(chore, Inject) and self.fuse.said():
+            self.world.fail((self.node,), f"{self.node} starts {chore.order.worker}, and its fuse is blown")
         if isinstance(chore, Inject) and not self.machine.workers[chore.order.worker].awaits:
             self.promises.check_order(chore, self._snapshot)
         elif isinstance(chore, Heal):

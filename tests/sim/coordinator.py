@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -27,10 +27,10 @@ from trogdor_bus.coordinator.events import (
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.coordinator.service import without
+from trogdor_bus.coordinator.service import load, without
 from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
 from trogdor_bus.messages import Beat, Noted
-from trogdor_bus.states import TaskState, WorkerRow, WorkerState
+from trogdor_bus.states import TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
 
@@ -97,10 +97,10 @@ class SimCoordinator:
             self.takes_over = False
         self._life += 1
         self.clock = self._new_clock()
-        barred = self.fuse.start(world.now)
-        stored = self.store.load()
-        loaded = without(stored, self.fuse.aside)
-        world.set_aside |= stored.workers.keys() - loaded.workers.keys()
+        self.fuse.start(world.now)
+        before = dict(self.store.tasks)
+        loaded = load(self.store, self.fuse, self.clock.now_ms())
+        world.set_aside |= self.store.tell_as_kept(before)
         self.machine = CoordinatorMachine(
             loaded,
             Fleet(self.configured, self.limits.beat_ms),
@@ -109,7 +109,7 @@ class SimCoordinator:
             self.clock.now_ms(),
             orphans=self.orphans,
             above=above,
-            barred=barred,
+            barred=without(self.fuse),
         )
         world.leaders[self.machine.place.me] = self
         world.kept[self.machine.place.me] = self.store  # this one may be given a backup's later
@@ -242,14 +242,16 @@ class SimCoordinator:
             return ()  # it has ended at one of the beats that came in together
         if self.world.telling:
             self.world.tell_coordinator(self.name, event)
-        listened, fenced = self.machine.listening, self._fenced
+        listened, fenced, before = self.machine.listening, self._fenced, dict(self.machine.view.tasks)
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
             effects = self.machine.handle(event, now_ms)
         except InvalidTransitionError as error:
             self.world.fail((self.name,), f"the machine of {self.name} refuses {type(event).__name__}: {error}")
-        if self.world.poisoned in self.machine.view.tasks and isinstance(event, BeatHeard | Ticked):
+        if self.world.poisons(self.machine.view.tasks) and isinstance(event, BeatHeard | Ticked):
             raise PlantedError(self.world.poisoned)  # the machine has changed, and nobody is told how
+        if self.fuse.said():
+            self._check_idle(before, effects)
         if isinstance(event, BeatHeard):
             self._check_heard(event.beat, strange, listened=listened)
         elif listened and not self.machine.listening:
@@ -257,6 +259,14 @@ class SimCoordinator:
         if fenced and any(isinstance(effect, Publish) for effect in effects):
             self.world.fail((self.name,), f"{self.name} publishes though it is fenced")
         return effects
+
+    def _check_idle(self, before: Mapping[str, TaskRow], effects: Sequence[Effect]) -> None:
+        """Check that a process that goes on without what failed begins nothing."""
+        for change in effects:
+            if isinstance(change, PutTask) and change.task.state in (TaskState.PENDING, TaskState.RUNNING):
+                known = before.get(change.task.id)
+                if known is None or (known.state is TaskState.PENDING and change.task.state is TaskState.RUNNING):
+                    self.world.fail((change.task.id,), f"{self.name} begins {change.task.id}, and its fuse is blown")
 
     def commit(self, changes: Sequence[Change], *, durable: bool) -> None:
         """Store, unless this is where the process ends; as a `Store`."""
@@ -296,9 +306,7 @@ class SimCoordinator:
         if not isinstance(error, PlantedError):
             world.fail((self.name,), f"the shell of {self.name} broke: {error!r} {error.__cause__!r}")
         world.tally.counts["errors nobody foresaw"] += 1
-        if self.fuse.blown:
-            world.tally.counts["errors survived with a blown fuse"] += 1
-            return
+        world.tally.counts["errors with a blown fuse"] += bool(self.fuse.said())
         world.tell((self.name,), "{} ends at what nobody foresaw", self.name)
         self.fuse.end(world.now, error.about)
         self.crash()
@@ -418,7 +426,7 @@ class SimCoordinator:
             return
         view, told = self.machine.view, self.store.told
         workers = {name: dict(rows) for name, rows in view.workers.items()}
-        known = without(self.store.load(), self.fuse.aside).workers
+        known = {} if self.fuse.bare else self.store.load().workers
         told_tasks = {name: task for name, task in told.tasks.items() if name in known}
         told_workers = {name: rows for name, rows in told.workers.items() if name in known}
         kept_tasks = {name: task for name, task in self.store.tasks.items() if name in known}

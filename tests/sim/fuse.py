@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from trogdor_bus.fuse import ENDS, WITHIN_S
+from typing import NoReturn
+
+from trogdor_bus.fuse import Crash, Record, begun, crashed
 
 
 class PlantedError(Exception):
@@ -14,28 +16,35 @@ class PlantedError(Exception):
 
 
 class SimFuse:
-    """The fuse of one host, whose file survives; the life that `start` begins may be one without what failed."""
+    """The fuse of one host, whose file survives; the rules are the real ones."""
 
     def __init__(self) -> None:
-        self._ends: list[tuple[int, str]] = []
-        self.aside: set[str] = set()
-        self.blown = False
+        self._record = Record()
 
-    def start(self, now: int) -> str:
-        """Begin a life; return why it does without something, "" if it does not."""
-        last = self._ends[-ENDS:]
-        recent = [at for at, _ in last if now - at <= WITHIN_S * 1_000]
-        self.blown = len(recent) == ENDS
-        self.aside = {about for _, about in last if about} if self.blown else set()
-        if self.blown:
-            self._ends.clear()
-        return "it ended three times" if self.blown else ""
+    @property
+    def aside(self) -> frozenset[str]:
+        return frozenset(self._record.aside)
 
-    def end(self, now: int, about: str) -> None:
-        """Note an end."""
-        self._ends.append((now, about))
+    @property
+    def bare(self) -> bool:
+        return self._record.bare
+
+    def said(self) -> str:
+        return "it crashed again and again" if self._record.blown is not None else ""
+
+    def blow(self, error: BaseException, about: str = "") -> NoReturn:
+        raise error
+
+    def start(self, now_ms: int) -> None:
+        """Begin a life."""
+        self._record = begun(self._record, "boot", now_ms / 1_000)
+
+    def end(self, now_ms: int, about: str) -> None:
+        """End a life at what nobody foresaw."""
+        self._record = crashed(self._record, Crash(boot_id="boot", at_s=now_ms / 1_000, place="here", about=about))
 
     def mend(self) -> bool:
         """Let somebody mend what failed; return whether the life that runs does without it, and is to be ended."""
-        self._ends.clear()
-        return self.blown
+        blown = self._record.blown is not None
+        self._record = Record()
+        return blown

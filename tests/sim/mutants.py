@@ -20,7 +20,7 @@ from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import core as coordinator_core
 from trogdor_bus.coordinator import ledger as coordinator_ledger
-from trogdor_bus.coordinator import owed, takeover
+from trogdor_bus.coordinator import owed, service, takeover
 from trogdor_bus.coordinator.changes import PutRow
 from trogdor_bus.coordinator.drift import Drift
 from trogdor_bus.coordinator.ledger import Ledger
@@ -212,6 +212,10 @@ def _dropped_tasks_stay(original: Any, replica: Replica, changes: Any) -> Any:
     return rows, actions, ()
 
 
+def _not_barred(init: Callable[..., None], machine: Any, *arguments: Any, **named: Any) -> None:
+    init(machine, *arguments, **{**named, "barred": ""})
+
+
 A, C = AgentMachine, CoordinatorMachine
 MUTANTS: tuple[Mutant, ...] = (
     Mutant("old words are fresh", (_constant(agent_machine, "FRESH_MS", 10**9),)),
@@ -253,6 +257,9 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),
     Mutant("a late report corrects nothing", (_changed(C, "_report", _never_corrected),)),
     Mutant("changed rows are not stored", (_changed(Ledger, "put_worker", _rows_are_not_stored),)),
+    Mutant("a coordinator with a blown fuse goes on as any other", (_changed(C, "__init__", _not_barred),)),
+    Mutant("an agent with a blown fuse goes on as any other", (_changed(A, "__init__", _not_barred),)),
+    Mutant("what is set aside is not stored", (_constant(service, "set_aside", lambda loaded, *_: (loaded, ())),)),
     Mutant("a coordinator outlives what nobody foresaw", (_constant(SimCoordinator, "_broke", lambda *_: None),)),
     Mutant("an agent outlives what nobody foresaw", (_constant(SimAgent, "broke", lambda *_: None),)),
     Mutant("nothing has to last", (_constant(coordinator_core, "must_last", lambda _: False),)),

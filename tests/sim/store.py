@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 import msgspec
@@ -19,6 +19,7 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
+from trogdor_bus.states import TaskRow
 from trogdor_bus.view import View
 
 
@@ -74,12 +75,22 @@ class SimStore:
         self.meant_ends = {}
         self._replay()
 
-    def load(self) -> Loaded:
+    def tell_as_kept(self, before: Mapping[str, TaskRow]) -> set[str]:
+        """Tell what was changed before anybody could be told; return the tasks that were."""
+        changed = {name for name, task in self.tasks.items() if before.get(name, task) != task}
+        for name in changed:
+            self.told.tasks[name] = self.tasks[name]
+            self.told.workers[name] = {worker: stored.row for worker, stored in self.workers[name].items()}
+        return changed
+
+    def load(self, *, tasks: bool = True) -> Loaded:
         return Loaded(
             meta=msgspec.structs.replace(self.meta, next_seq=max(self.meta.next_seq, self.told.seq + 1)),
             fresh=self.meta.epoch == 0,
-            tasks=tuple(task for _, task in sorted(self.tasks.items())),
-            workers={name: tuple(row for _, row in sorted(rows.items())) for name, rows in self.workers.items()},
+            tasks=tuple(task for _, task in sorted(self.tasks.items())) if tasks else (),
+            workers={name: tuple(row for _, row in sorted(rows.items())) for name, rows in self.workers.items()}
+            if tasks
+            else {},
         )
 
     def worker(self, worker_id: int) -> StoredWorker | None:

@@ -245,6 +245,7 @@ class Troubles:
         def poison() -> None:
             tasks = [name for one in self._world.running() if one.machine for name in one.machine.view.tasks]
             self._world.poisoned = self._random.choice(tasks) if tasks else ""
+            self._world.poison_stays = self._random.random() < 0.3
 
         def mend() -> None:
             self._world.poisoned = ""

@@ -151,8 +151,8 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
             world.fail(ids, f"worker {row.id} is {row.state} at the end")
     elif row.outcome in (Outcome.UNKNOWN, Outcome.DONE) and row.id not in world.ordered:
         pass  # never performed: refused or expired, and the agent that knew it ended before it could say so
-    elif row.outcome in (Outcome.UNKNOWN, Outcome.DONE) and task_id in world.set_aside:
-        pass  # its agent told a coordinator that did without the task, and has forgotten it
+    elif row.outcome is Outcome.FAILED and task_id in world.set_aside and row.error.startswith("set aside"):
+        pass  # it was closed before its agent could tell how it ended
     elif leader.restored and not row.journal:
         pass  # a backup from before it was given to anybody
     elif not truth:

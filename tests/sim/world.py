@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from heapq import heappop, heappush
 from random import Random
@@ -21,7 +21,7 @@ from trogdor_bus.bus import OnFrame
 from trogdor_bus.coordinator import events as coordinator_events
 from trogdor_bus.coordinator.place import Limits
 from trogdor_bus.messages import Beat, Order, Snapshot
-from trogdor_bus.states import Outcome, WorkerState
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import MemoryEnd, MemoryNetwork
 from trogdor_bus.transports.memory_log import MemoryKeeper
@@ -70,7 +70,7 @@ class World:
         self.stores = 0
         self.keeper: MemoryKeeper | None = None
         self.rivals = False
-        self.poisoned, self.set_aside = "", set[str]()
+        self.poisoned, self.poison_stays, self.set_aside = "", False, set[str]()
         self.wrong_clocks = False
         self.ordered: set[int] = set()
         self.acknowledged: dict[int, tuple[SimStore, int]] = {}
@@ -205,6 +205,11 @@ class World:
             if coordinator.fuse.mend() or coordinator.started_wrong_ms:
                 coordinator.crash()
         self.start_one()
+
+    def poisons(self, tasks: Mapping[str, TaskRow]) -> bool:
+        """Return whether one of the tasks ends every coordinator: as long as it is open, or as long as it is there."""
+        task = tasks.get(self.poisoned)
+        return task is not None and (self.poison_stays or task.state is not TaskState.DONE)
 
     # --- coordinators -----------------------------------------------------------------------------------------------
 

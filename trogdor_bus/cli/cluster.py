@@ -98,7 +98,7 @@ def status(
     if isinstance(found.behind_ms, int):
         print(f"\tReplicated: {'everything' if found.replicated else f'not since {render.date(found.behind_ms)}'}")
     if isinstance(found.trouble, str):
-        print(f"\tTakes no new task until it is started anew: {escape(found.trouble)}")
+        print(f"\tTakes and starts no task until it is ended and started anew: {escape(found.trouble)}")
 
 
 @connected

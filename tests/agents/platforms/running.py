@@ -28,7 +28,7 @@ TEXTS = Texts("starting it", "it runs", "stopping it", "it is over")
 class Loud(Fuse):
     """Ends the test, not its process, at what nobody foresaw."""
 
-    def end(self, error: BaseException, about: str = "") -> NoReturn:
+    def blow(self, error: BaseException, about: str = "") -> NoReturn:
         raise error
 
 
@@ -118,7 +118,7 @@ async def running(platform: Platform, state: Path) -> AsyncIterator[Running]:
     run(made.performer.recover(), time.sleep)
     settings = AgentSettings(node="n1", url="test://", state_dir=state, keys=None, beat_ms=200)
     ending = asyncio.Event()
-    agent = asyncio.create_task(Service(settings, made.performer, made.bus, fuse=Loud(state)).run(ending))
+    agent = asyncio.create_task(Service(settings, made.performer, made.bus, Loud(state)).run(ending))
     try:
         await until(lambda: made.bus.beats or agent.done())
         yield made
