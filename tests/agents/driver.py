@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from trogdor_bus.agents.events import (
     Effect,
     Event,
+    Heal,
     Injected,
     SendBeat,
     SnapshotHeard,
@@ -37,13 +40,21 @@ class Agent:
         self.revision = 0
         self.machine = AgentMachine("n1", "j1", 3, workers, Limits(**limits), now_ms=self.now, latch=latch)
         self.beats: list[Beat] = []
+        self.due: dict[int, int] = {}
         self.give(Ticked())
 
     def give(self, event: Event) -> list[Effect]:
-        """Give an event; return the effects other than beats, which are kept."""
-        effects = self.machine.handle(event, self.now)
-        self.beats += [effect.beat for effect in effects if isinstance(effect, SendBeat)]
-        return [effect for effect in effects if not isinstance(effect, SendBeat)]
+        """Give an event; return the effects other than beats, which are kept, and when undos are due, as is that."""
+        effects: list[Effect] = []
+        for effect in self.machine.handle(event, self.now):
+            if isinstance(effect, SendBeat):
+                self.beats.append(effect.beat)
+            elif isinstance(effect, Heal):
+                self.due[effect.worker] = effect.due_ms
+                effects.append(msgspec.structs.replace(effect, due_ms=0))
+            else:
+                effects.append(effect)
+        return effects
 
     def after(self, ms: int) -> list[Effect]:
         """Let time pass in one step, then tick."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -11,16 +12,32 @@ from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import SimDisk
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError
+from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.errors import CannotHealError, HostError
-from trogdor_bus.platform import Surroundings
+from trogdor_bus.platform import Operation, Seen, Step, Surroundings
 from trogdor_bus.states import Outcome
 
 TAKEN = HostError("process 7 injects or undoes a fault")
 
 
+class Batching(Machine):
+    """Undoes and looks at once at what waits at the same time."""
+
+    def undo_many(
+        self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
+    ) -> list[str | Exception]:
+        return [self.undo(*one) for one in many]
+
+    def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> list[tuple[str, ...] | Exception]:
+        return [self.residue(*one) for one in many]
+
+    def look_many(self, steps: Sequence[Step]) -> list[Seen | Exception]:
+        return [Seen(self.disturbance(step)) for step in steps]
+
+
 class Agent:
-    def __init__(self) -> None:
-        self.disk, self.machine = SimDisk(Random(7)), Machine()
+    def __init__(self, machine: Machine | None = None) -> None:
+        self.disk, self.machine = SimDisk(Random(7)), machine or Machine()
         self.performer = Inline(Journal(self.disk), self.machine, lambda _: None)
 
     def inject(self, *workers: int) -> None:
@@ -52,7 +69,7 @@ def test_without_the_lock_nothing_is_injected(agent: Agent) -> None:
 def test_without_the_lock_an_undo_is_stuck_and_touches_nothing(agent: Agent) -> None:
     agent.inject(1)
     faulty = set(agent.machine.effects)
-    agent.bar()
+    agent.bar(3)
     with pytest.raises(CannotHealError, match=f"the fault may still be there: {TAKEN}"):
         agent.performer.heal(1, Outcome.DONE, "")
     assert agent.state(1) is JournalState.STUCK and agent.machine.effects == faulty
@@ -60,24 +77,25 @@ def test_without_the_lock_an_undo_is_stuck_and_touches_nothing(agent: Agent) -> 
     assert agent.state(1) is JournalState.UNDONE and agent.machine.effects == FOREIGN
 
 
-def test_a_recovery_waits_for_the_lock_once_for_all_workers(agent: Agent) -> None:
+def test_a_recovery_waits_for_the_lock_once_for_all_that_is_undone_together() -> None:
+    agent = Agent(Batching())
     agent.inject(1, 2, 3)
     agent.bar(2)
-    lines = agent.performer.recover()
+    lines = run_in_lanes(agent.performer.performer.recover())
     assert len(lines) == 3 and all(str(TAKEN) in line for line in lines)
     assert len(agent.machine.failures["alone"]) == 1
     assert {agent.state(worker) for worker in (1, 2, 3)} == {JournalState.STUCK}
     agent.machine.failures.clear()
-    agent.performer.recover()
+    run_in_lanes(agent.performer.performer.recover())
     assert agent.machine.effects == FOREIGN
 
 
-def test_a_failing_fault_is_taken_back_under_the_lock_that_it_was_done_under(agent: Agent) -> None:
-    agent.machine.failures["do"] = [None, HostError("did not take")]
-    agent.machine.failures["alone"] = [None, TAKEN]
-    with pytest.raises(NotInjectedError, match=r"^did not take$"):
-        agent.inject(1)
-    assert agent.machine.effects == FOREIGN and agent.machine.failures["alone"] == [TAKEN]
+def test_what_cannot_have_the_lock_is_not_tried_again_at_once(agent: Agent) -> None:
+    agent.inject(1)
+    agent.bar(3)
+    with pytest.raises(CannotHealError):
+        agent.performer.heal(1, Outcome.DONE, "")
+    assert agent.machine.failures["alone"] == []
 
 
 def test_what_came_back_is_undone_under_the_lock(agent: Agent) -> None:
@@ -89,15 +107,17 @@ def test_what_came_back_is_undone_under_the_lock(agent: Agent) -> None:
     assert "came back: rule-1; undoing again" in lines[0] and str(TAKEN) in lines[1]
     assert agent.state(1) is JournalState.STUCK
     agent.performer.heal(1, Outcome.DONE, "")
-    agent.machine.effects.add("rule-1")
-    assert len(agent.performer.look_again((1,))) == 1
-    assert agent.machine.effects == FOREIGN and agent.state(1) is JournalState.UNDONE
+    agent.inject(2)
+    agent.performer.heal(2, Outcome.DONE, "")
+    agent.machine.effects.add("rule-2")
+    assert len(agent.performer.look_again((2,))) == 1
+    assert agent.machine.effects == FOREIGN and agent.state(2) is JournalState.UNDONE
 
 
 def test_what_cannot_be_looked_at_again_is_undone_again(agent: Agent) -> None:
     agent.inject(1)
     agent.performer.heal(1, Outcome.DONE, "")
-    agent.machine.failures["residue"] = [HostError("no iptables")] * 2
+    agent.machine.failures["residue"] = [HostError("no iptables")] * 6
     lines = agent.performer.look_again((1,))
     assert "cannot be looked at again: no iptables; undoing again" in lines[0] and "no iptables" in lines[1]
     assert agent.state(1) is JournalState.STUCK

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -158,11 +160,8 @@ def test_two_overlapping_workers_and_two_deaths_anywhere() -> None:
 class LateIntent(Journal):
     """Writes the intent after the do."""
 
-    def put(self, entry: Entry) -> None:
-        if entry.state is JournalState.INTENDED:
-            self.entries[entry.worker] = entry
-        else:
-            super().put(entry)
+    def write(self, entry: Entry) -> Entry:
+        return entry if entry.state is JournalState.INTENDED else super().write(entry)
 
 
 class Amnesia(Journal):
@@ -175,7 +174,7 @@ class Amnesia(Journal):
 class Selfish(Journal):
     """Undoes without regard to what others hold."""
 
-    def held(self, excluding: int) -> tuple[Step, ...]:
+    def held(self, excluding: Collection[int] = ()) -> tuple[Step, ...]:
         return ()
 
 
@@ -202,9 +201,9 @@ class LateStep(Performer):
     """Blocks what is new without writing its undo down first."""
 
     async def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:
-        held = self.journal.held(excluding=[worker])
-        for step in self.platform.prepare(worker, BlockFrom(peers=drift), Surroundings(), held).steps:
-            self.platform.do(step)
+        action, held = BlockFrom(peers=drift), partial(self._held, worker)
+        for step in (await self._hands.prepare(worker, action, Surroundings(), held)).steps:
+            await self._hands.do(step)
 
 
 class Resigned(Performer):

@@ -117,7 +117,7 @@ def test_without_the_lock_what_goes_on_is_stuck(agent: Agent) -> None:
     agent.machine.failures["do"] = [None, NOT_YET]
     with pytest.raises(NotYetError):
         agent.inject()
-    agent.machine.failures["alone"] = [HostError("somebody has it")]
+    agent.machine.failures["alone"] = [HostError("somebody has it")] * 9
     with pytest.raises(NotInjectedError, match="somebody has it") as caught:
         agent.inject()
     assert caught.value.stuck
@@ -140,16 +140,20 @@ def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awai
     agent = Driven()
     agent.run()
     assert agent.hear() == [Heal(1, Outcome.DONE, "")]
+    assert agent.due[1] == agent.now
     assert agent.pass_(10 * AGAIN_MS) == [], "a second undo while the first is under way"
     agent.give(NotYet(1, "the service is ending", ("a note",), ReadBack(found=("it lives",), dropped=3)))
     assert agent.pass_(AGAIN_MS - 1) == []
     (again,) = agent.pass_(1)
     assert again == Heal(1, Outcome.DISTURBED, "it did not hold to its end: it lives (0.0 s in)")
+    assert agent.due[1] == agent.now
     agent.pass_(2_000)
     assert (agent.report().state, agent.report().status) == (WorkerState.STOPPING, "stopping it: the service is ending")
-    agent.give(Healed(1, ("another",)))
+    agent.give(Healed(1, ("another",), late_ms=30))
     told = agent.report()
-    assert (told.warnings, told.dropped, told.outcome) == (("a note", "another"), 3, Outcome.DISTURBED)
+    assert told.late_ms == 10 * AGAIN_MS + 30, "while somebody is waited for, nobody is late"
+    assert told.warnings == ("a note", "another", "it was undone 1.0 s late")
+    assert (told.dropped, told.outcome) == (3, Outcome.DISTURBED)
     assert "it lives" in told.error
     assert agent.pass_(10 * AGAIN_MS) == []
 
@@ -163,6 +167,7 @@ def test_a_do_that_goes_on_by_itself_is_asked_for_again_and_if_it_is_stopped_wha
     assert agent.hear() == []
     assert agent.worker().state is WorkerState.CANCELLING
     assert agent.pass_(2 * AGAIN_MS) == [Heal(1, Outcome.DONE, "")]
+    assert agent.due[1] == agent.now - 2 * AGAIN_MS
     agent.give(Healed(1))
     assert (agent.report().state, agent.report().outcome) == (WorkerState.DONE, Outcome.DONE)
 

@@ -20,7 +20,7 @@ from tests.support import wait_until
 from trogdor_bus.fuse import CRASHED, ENDS
 
 PLANTED = """
-import os
+import inspect, os
 planted = os.environ.get("PLANTED", "")
 def after(owner, name, fails):
     real = getattr(owner, name)
@@ -29,7 +29,12 @@ def after(owner, name, fails):
         if fails(self, *arguments):
             raise ZeroDivisionError("nobody foresaw this " + planted)
         return outcome
-    setattr(owner, name, method)
+    async def job(self, *arguments, **named):
+        outcome = await real(self, *arguments, **named)
+        if fails(self, *arguments):
+            raise ZeroDivisionError("nobody foresaw this " + planted)
+        return outcome
+    setattr(owner, name, job if inspect.iscoroutinefunction(real) else method)
 if planted:
     from trogdor_bus.agents.core import AgentCore
     from trogdor_bus.agents.machine import AgentMachine
