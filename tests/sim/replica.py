@@ -11,6 +11,7 @@ from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.coordinator.replica import Found, Replica, read
 from trogdor_bus.coordinator.takeover import check_start, take_over
 from trogdor_bus.errors import HostError, RefusedError
+from trogdor_bus.states import TaskState
 from trogdor_bus.transports.memory_log import MemoryKeeper
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class SimReplica:
             raise
         old = self._world.leaders.get(before.generation.rpartition("-")[0]) if before else None
         if store.meta.copied and old is not None:
-            store.meant_ends = {task: end for task, end in old.store.meant_ends.items() if task in store.tasks}
+            begun = {task.id for task in store.tasks.values() if task.state is not TaskState.PENDING}
+            store.meant_ends = {task: end for task, end in old.store.meant_ends.items() if task in begun}
         return taken.epoch
 
     def follow(self, changes: Sequence[Change]) -> None:
