@@ -1,10 +1,9 @@
-"""An agent in the simulation: the real machine, journal and performer; only the shell around them is ours."""
+"""An agent in the simulation: the real core, journal and performer; only clock, threads, bus and machine are ours."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.agents.simdisk import Crash, SimDisk
 from tests.sim.clock import DriftingClock, some_rate
@@ -29,6 +28,7 @@ from trogdor_bus.agents.events import (
     SnapshotHeard,
 )
 from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.lanes import Call, Lanes, carry_out, run
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import remembered
@@ -39,6 +39,9 @@ from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordi
 
 if TYPE_CHECKING:
     from tests.sim.world import World
+
+HANGS_MS = 500
+"""How often a lane that hangs is looked at."""
 
 
 class SimAgent:
@@ -60,7 +63,7 @@ class SimAgent:
         self.awake_since = self._life = 0
         self.promises = Promises(self)
         self._suspended_ms: int | None = None
-        self._again = False
+        self._again: set[int] = set()
         self._unrecorded: set[int] = set()
         self._held_back: list[tuple[int, Callable[[], None]]] = []
 
@@ -81,11 +84,11 @@ class SimAgent:
         self._count_leaks()
         try:
             self.journal = Journal(self.disk, new_id=world.new_journal)
-            self._performer = Performer(self.journal, self.platform, self._pause)
-            self._performer.recover()
+            self._performer = Performer(self.journal, self.platform, self.clock.now_ms)
+            run(self._performer.recover(), self._pause)
         except HostError as error:
             world.tell((self.node,), "agent cannot start: {}", error)
-            Performer(Journal.read_only(self.disk), self.platform, self._pause).recover()
+            run(Performer(Journal.read_only(self.disk), self.platform).recover(), self._pause)
             world.after(2_000, self.start)
             return
         except Crash:
@@ -114,11 +117,11 @@ class SimAgent:
         world.tell((self.node,), "agent starts, journal {} life {}", self.journal.id, self.journal.life)
         self.awake_since, self._suspended_ms = world.now, None
         self._timer: int | None = None
-        self._queue: deque[Chore] = deque()
-        self._busy = False
         self._paused_ms = 0
         self._snapshot: Snapshot | None = None
-        self._work_of = Work(self._performer)
+        self._again.clear()
+        self.lanes = Lanes(self._carry, lambda seconds, go_on: self._after(round(seconds * 1_000), go_on))
+        self.work = Work(self._performer)
         self.bus: MemoryAgent = world.network.agent(self.node)
         self._core = _Core(self)
         self.bus.receive(self._hear)
@@ -152,7 +155,7 @@ class SimAgent:
             journal = Journal(self.disk, new_id=self.world.new_journal)
         except HostError:
             journal = Journal.read_only(self.disk)
-        Performer(journal, self.platform, self._pause).recover(wait=True)
+        run(Performer(journal, self.platform).recover(wait=True), self._pause)
         self._paused_ms = 0
         if (held := self.platform.held()) and self.platform.healthy:
             self.world.fail((self.node,), f"the guard of {self.node} leaves {held}")
@@ -262,20 +265,37 @@ class SimAgent:
         world.after(world.random.randint(1_000, 3_000), self.start)
 
     def begin(self, chore: Chore) -> None:
-        """Check that a chore may be done, and do it when it is its turn."""
+        """Check that a chore may be done."""
         assert self.machine is not None
         if isinstance(chore, Inject) and self.fuse.said():
             self.world.fail((self.node,), f"{self.node} starts {chore.order.worker}, and its fuse is blown")
         if isinstance(chore, Inject) and not self.machine.workers[chore.order.worker].awaits:
             self.promises.check_order(chore, self._snapshot)
         elif isinstance(chore, Heal):
+            self.platform.failed.discard(chore.worker)
             self.promises.check_stop(chore)
         elif isinstance(chore, KeepLatch):
             self.promises.check_latch(chore, self._snapshot)
-        self._queue.append(chore)
-        if not self._busy:
-            self._busy = True
-            self._after(0, self._work)
+        elif isinstance(chore, Forget):
+            self.promises.kept.discard(chore.worker)
+        elif isinstance(chore, Reapply):
+            self._again.add(chore.worker)
+
+    def came(self, outcome: Event | Exception | None) -> None:
+        """Check what came of a chore."""
+        promises = self.promises
+        match outcome:
+            case Injected(worker=worker):
+                self.world.performed(worker)
+                promises.kept.add(worker)
+            case NotHealed():
+                promises.check_not_healed(outcome)
+            case Reapplied(worker=worker):
+                self._again.discard(worker)
+                if not outcome.error:
+                    promises.check_blocked(worker, outcome.blocked)
+            case LatchKept(id=latch, error=""):
+                promises.latch_kept(latch)
 
     def fed(self) -> None:
         """Come back when it is due."""
@@ -323,81 +343,38 @@ class SimAgent:
         else:
             self._set_timer()
 
-    # --- the hands --------------------------------------------------------------------------------------------------
+    # --- the lanes --------------------------------------------------------------------------------------------------
 
-    def _work(self) -> None:
-        """Begin the first thing in the queue: an injection acts at once and answers later, the rest acts later."""
-        self._busy = bool(self._queue)
-        if not self._queue:
-            return
-        chore = self._queue.popleft()
-        takes_ms = self.world.work_ms(self.platform.sticky)
-        if isinstance(chore, Inject):
-            event = self._do(chore)
-            if self.machine is not None:
-                self._after(takes_ms + self._pauses(), lambda: self._worked(event))
-        else:
-            self._after(takes_ms, lambda: self._finish(chore))
+    def _carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
+        """Do calls when it has taken its time; a lane that hangs does them later."""
+        self._after(self.world.work_ms(self.platform.sticky), lambda: self._carried(lane, calls))
 
-    def _finish(self, chore: Chore) -> None:
-        event = self._do(chore)
-        if self.machine is not None:
-            self._after(self._pauses(), lambda: self._worked(event))
-
-    def _worked(self, event: Event | None) -> None:
-        if event is not None:
-            self._core.done(event)
-            self._leave_at_the_end()
-        if self.machine is not None:
-            self._work()
-
-    def _do(self, chore: Chore) -> Event | None:
+    def _carried(self, lane: str, calls: Sequence[Call[Any]]) -> None:
         world = self.world
+        if lane in self.platform.hanging:
+            self._after(HANGS_MS, lambda: self._carried(lane, calls))
+            return
         if world.random.random() < world.crash_chance:
-            self.platform.points.left = world.random.randint(1, 24)
+            self.platform.points.left = world.random.randint(1, 6)
         try:
-            return self._perform(chore)
+            outcomes = carry_out(calls)
         except Crash as crash:
             power = world.random.random() < 0.4
             world.tally.counts["crashes in the middle"] += 1
             world.tell((self.node,), "agent crashes {} ({})", crash, "power" if power else "process")
             self.crash(power=power)
             world.after(world.random.randint(200, 15_000), self.start)
-            return None
+            return
         finally:
             self.platform.points.left = 0
-
-    def _perform(self, chore: Chore) -> Event | None:
-        """Do a chore as the daemon does it, and check what it says of itself."""
-        promises = self.promises
-        if isinstance(chore, Forget):
-            promises.kept.discard(chore.worker)
-        self._again = isinstance(chore, Reapply)
-        try:
-            event = self._work_of.do(chore)
-        finally:
-            self._again = False
-        match event:
-            case Injected(worker=worker):
-                self.world.performed(worker)
-                promises.kept.add(worker)
-            case NotHealed():
-                promises.check_not_healed(event)
-            case Reapplied(worker=worker, error="", blocked=blocked):
-                promises.check_blocked(worker, blocked)
-            case LatchKept(id=latch, error=""):
-                promises.latch_kept(latch)
-        return event
+        self.lanes.carried(lane, outcomes)
+        self._leave_at_the_end()
 
     def _pause(self, seconds: float) -> None:
         self._paused_ms += round(seconds * 1000)
 
-    def _pauses(self) -> int:
-        paused, self._paused_ms = self._paused_ms, 0
-        return paused
-
     def _stepped(self, worker: int, effect: str) -> None:
-        if not self._again:
+        if worker not in self._again:
             self.world.stepped(self.node, worker, effect)
 
     def _new_clock(self) -> DriftingClock:
@@ -413,7 +390,8 @@ class _Core(AgentCore):
         super().__init__(
             host.machine,
             host.bus,
-            host.begin,
+            host.work,
+            host.lanes,
             host.clock.now_ms,
             fed=host.fed,
             broken=host.broke,
@@ -423,6 +401,14 @@ class _Core(AgentCore):
 
     def _send(self, beat: Beat) -> None:
         self._host.send(beat, super()._send)
+
+    def _begin(self, chore: Chore) -> None:
+        self._host.begin(chore)
+        super()._begin(chore)
+
+    def _came(self, outcome: Event | Exception | None) -> None:
+        self._host.came(outcome)
+        super()._came(outcome)
 
 
 class _Watched:

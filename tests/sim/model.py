@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from random import Random
+from typing import Any
 
 from tests.agents.simdisk import CrashPoints
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
-from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Seen, Step, Surroundings, Verb
 
 FOREIGN = ("drop from 192.0.2.1", "accept established", "stopped zookeeper")
 """What the machine has of its own: rules in order, and a process that somebody else stopped."""
@@ -35,7 +36,8 @@ class Machine:
 
     A worker's rules hang on its chain: it is made first, and cannot go while one of them is there. `applied` says who
     has which effect, as the platform saw it; `leaked` are those whose record was lost with the state directory; `on_do`
-    is told of every step that is done; `more` are addresses beside the first one.
+    is told of every step that is done; `more` are addresses beside the first one. Lanes that are `hanging` do nothing,
+    and `failed` are the workers of which an undo failed.
     """
 
     def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
@@ -44,6 +46,8 @@ class Machine:
         self.applied: set[tuple[int, str]] = set()
         self.leaked: set[str] = set()
         self.more: tuple[str, ...] = ()
+        self.hanging: set[str] = set()
+        self.failed: set[int] = set()
         self.flaky = self.waits = 0.0
         self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
@@ -87,6 +91,14 @@ class Machine:
     def boot_id(self) -> str:
         return f"boot-{self._boots}"
 
+    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+        match what:
+            case Step(do={"effect": str(effect)}):
+                return "processes" if effect.startswith("stopped") else "rules"
+            case Suspend():
+                return "processes"
+        return "rules"
+
     def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
         return nullcontext()
 
@@ -122,7 +134,25 @@ class Machine:
         self._fail("read back")
         self.points.visit("after do")
 
+    def undo_many(
+        self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
+    ) -> list[str | Exception]:
+        return [_caught(self.undo, *one) for one in many]
+
+    def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> list[tuple[str, ...] | Exception]:
+        return [self.residue(*one) for one in many]
+
+    def look_many(self, steps: Sequence[Step]) -> list[Seen | Exception]:
+        return [Seen(self.disturbance(step)) for step in steps]
+
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
+        try:
+            return self._undo(step, held)
+        except (HostError, CannotHealError):
+            self.failed.add(step.undo["worker"])
+            raise
+
+    def _undo(self, step: Step, held: Sequence[Step]) -> str:
         worker, effect = step.undo["worker"], step.undo["effect"]
         self.points.visit("before undo")
         self._wait(effect)
@@ -134,6 +164,7 @@ class Machine:
         said = "" if effect in self.effects else f"gone: {effect}"
         if step.undo["ours"] and effect in self.effects and not _held(held, effect):
             if self.slippery and self._random.random() < 0.5:
+                self.failed.add(worker)
                 return ""
             self.effects.remove(effect)
         self.applied.discard((worker, effect))
@@ -162,6 +193,13 @@ class Machine:
     def _fail(self, what: str) -> None:
         if self.flaky and self._random.random() < self.flaky:
             raise HostError(f"cannot {what}: Resource temporarily unavailable")
+
+
+def _caught(work: Callable[..., str], *arguments: Any) -> str | Exception:
+    try:
+        return work(*arguments)
+    except Exception as error:
+        return error
 
 
 def dropped(worker: int, node: str, address: str) -> str:

@@ -158,7 +158,7 @@ class Promises:
 
     def check_not_healed(self, event: NotHealed) -> None:
         """Check that what is stuck has a reason to be."""
-        if self._agent.platform.healthy:
+        if event.worker not in self._agent.platform.failed:
             ids = (self._agent.node, str(event.worker))
             self._world.fail(ids, f"the undo of worker {event.worker} fails for no reason: {event.error}")
 
