@@ -232,8 +232,7 @@ class AgentMachine:
     def _not_yet(self, event: NotYet, now_ms: int) -> None:
         worker = self._known(event.worker, "not-yet")
         self._move(worker, "not-yet", now_ms)
-        worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
-        worker.wait(now_ms)
+        worker.wait(event.why, now_ms, now_ms + AGAIN_MS)
         worker.warnings += event.notes
         if event.last is not None:
             worker.see_last(event.last)

@@ -98,11 +98,12 @@ class Worker(msgspec.Struct, kw_only=True):
         self.outcome, self.error = ended(outcome, error, seen, self.met_nothing)
         self.stopped_ms, self.due_ms = now_ms, min(self.ends_ms, now_ms)
 
-    def wait(self, now_ms: int) -> None:
-        """Note that its do or undo goes on by itself: until it is asked for again, nobody is late."""
+    def wait(self, why: str, now_ms: int, retry_ms: int) -> None:
+        """Note that its do or undo goes on by itself, and is asked for again then: meanwhile nobody is late."""
         if self.state is WorkerState.STOPPING:
-            self.late_ms += max(0, now_ms - self.due_ms)
-            self.due_ms = self.retry_ms or now_ms
+            self.late_ms += 0 if self.awaits else max(0, now_ms - self.due_ms)
+            self.due_ms = retry_ms
+        self.awaits, self.retry_ms = why, retry_ms
 
     def fail(self, error: str, residue: tuple[str, ...], by_hand: tuple[str, ...], retry_ms: int) -> None:
         """Note that its do or undo failed, what is left, and when that is tried again."""

@@ -55,7 +55,7 @@ def hold(identities: Iterable[NamespaceIdentity], wait_s: float = WAIT_S, kind: 
         yield
 
 
-def _name(identity: NamespaceIdentity, kind: str) -> str:
+def _name(identity: NamespaceIdentity, kind: str = "") -> str:
     return hashlib.sha256(" ".join(filter(None, (identity.boot_id, identity.cookie, kind))).encode()).hexdigest()[:32]
 
 

@@ -81,6 +81,10 @@ class Running:
         del self._orders[worker]
         self._tell()
 
+    def stop_all(self) -> None:
+        self._orders.clear()
+        self._tell()
+
     def report(self, worker: int) -> Report:
         return next(report for report in self.bus.beats[-1].reports if report.worker == worker)
 

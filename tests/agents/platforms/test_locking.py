@@ -201,27 +201,27 @@ def test_a_directory_that_others_may_enter_is_not_used(
     assert f"with mode {mode:04o}" in caplog.text and "going on without the lock" in caplog.text
 
 
-def test_the_platform_locks_the_namespace_attached_and_those_of_the_steps(fresh_pair: tuple[Node, Node]) -> None:
+def test_the_platform_locks_what_the_steps_act_on_where_it_is(
+    fresh_pair: tuple[Node, Node],
+) -> None:
     here, there = fresh_pair
     with Namespace(f"/run/netns/{here.name}") as mine, Namespace(f"/run/netns/{there.name}") as theirs:
         identities = [mine.identity, theirs.identity]
     steps = prepare(there, BlockPorts(ports=(1,)))
     sleeper = there.sleeper("asleep")
 
-    def locked() -> list[bool]:
+    def locked(kind: str = "") -> list[bool]:
         found = []
         for identity in identities:
             try:
-                with hold([identity], 0):
+                with hold([identity], 0, kind):
                     found.append(False)
             except HostError:
                 found.append(True)
         return found
 
-    with here.platform.alone(()):
-        assert locked() == [True, False]
     with here.platform.alone(steps):
-        assert locked() == [False, True]
+        assert (locked(), locked("processes")) == ([False, True], [False, False])
     thaw = {
         "op": "thaw",
         "process": {"boot_id": boot_id(), "pid": sleeper, "start_ticks": 1},
@@ -229,12 +229,13 @@ def test_the_platform_locks_the_namespace_attached_and_those_of_the_steps(fresh_
         "leave": False,
     }
     with here.platform.alone([type(steps[0])(do={}, undo=thaw)]):
-        assert locked() == [False, True]
-    with here.platform.alone([*steps, type(steps[0])(do={}, undo={"op": "nothing"})]):
-        assert locked() == [True, True]
-    assert locked() == [False, False]
+        assert (locked(), locked("processes")) == ([False, False], [False, True])
+    nothing = type(steps[0])(do={}, undo={"op": "nothing"})
+    with here.platform.alone([*steps, nothing]):
+        assert (locked(), locked("processes")) == ([False, True], [True, False])
+    assert (locked(), locked("processes")) == ([False, False], [False, False])
     subprocess.run(["ip", "netns", "del", here.name], check=True)
-    with here.platform.alone(()), here.platform.alone(()):  # nothing to lock
+    with here.platform.alone([nothing]), here.platform.alone([nothing]):  # nothing to lock
         pass
 
 

@@ -15,6 +15,7 @@ from tests.agents.stops import Table
 from trogdor_bus.actions import ProcessMatch, Suspend
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.platforms.linux import operations, platform, processes, signals
+from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.spec import Texts
@@ -63,7 +64,7 @@ def work(many: int) -> int:
         assert len(table.stopped) == many + 1
         for worker in (3, 1, 2):
             assert performer.look(worker).found == ()
-            performer.heal(worker, Outcome.DONE, "")
+            run_in_lanes(performer.performer.heal(worker, Outcome.DONE, ""))
             assert len(table.stopped) == (0 if worker == 2 else many)
     return count
 
