@@ -64,6 +64,7 @@ class SimAgent:
         self.promises = Promises(self)
         self._suspended_ms: int | None = None
         self._again: set[int] = set()
+        self.hung: dict[str, int] = {}
         self._unrecorded: set[int] = set()
         self._held_back: list[tuple[int, Callable[[], None]]] = []
 
@@ -171,6 +172,11 @@ class SimAgent:
         """Ask the process to undo everything and end."""
         if self.machine is not None and self._suspended_ms is None:
             self._awake(lambda: self.handle(EndRequested()))
+
+    def hang(self, lane: str, *, hangs: bool) -> None:
+        """Let what touches a part of the machine hang, or go on."""
+        self.hung[lane] = self.world.now
+        (self.platform.hanging.add if hangs else self.platform.hanging.discard)(lane)
 
     def announce(self, address: str) -> None:
         """Let the machine get another address, which the process sees if it runs."""

@@ -56,6 +56,7 @@ class Machine:
     def reboot(self) -> None:
         """Forget everything that only a kernel knows; what is the machine's own comes back with the boot."""
         self._boots += 1
+        self.hanging.clear()
         self.effects = list(FOREIGN)
         self.applied.clear()
         self.leaked.clear()

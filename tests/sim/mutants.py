@@ -15,6 +15,7 @@ from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
+from trogdor_bus.agents.hands import Hands
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
@@ -142,20 +143,21 @@ def _any_resume_releases(original: Any, machine: AgentMachine, snapshot: Snapsho
     original(machine, snapshot, *rest)
 
 
-def _late_intent(original: Any, journal: Journal, entry: Entry) -> None:
-    if entry.state is JournalState.INTENDED:
-        journal.entries[entry.worker] = entry
-    else:
-        original(journal, entry)
+def _late_intent(original: Any, journal: Journal, entry: Entry) -> Entry:
+    return entry if entry.state is JournalState.INTENDED else original(journal, entry)  # type: ignore[no-any-return]
 
 
-def _early_undone(original: Any, performer: Performer, worker: int, *how: Any) -> Any:
+def _early_undone(original: Any, performer: Performer, worker: int, *how: Any, **more: Any) -> Any:
     entry = performer.journal.entries[worker]
     if entry.state is not JournalState.UNDONE:
         with contextlib.suppress(Exception):
             performer.journal.put(msgspec.structs.replace(entry, state=JournalState.UNDONE))
     performer.journal.entries[worker] = entry
-    return original(performer, worker, *how)
+    return original(performer, worker, *how, **more)
+
+
+async def _does_nothing(*_: Any, **__: Any) -> tuple[()]:
+    return ()
 
 
 def _lives_are_not_counted(original: Any, journal: Journal, name: str, data: bytes) -> None:
@@ -165,10 +167,6 @@ def _lives_are_not_counted(original: Any, journal: Journal, name: str, data: byt
 
 def _forward(original: Any, performer: Performer, entry: Entry, *rest: Any) -> Any:
     return original(performer, msgspec.structs.replace(entry, steps=tuple(reversed(entry.steps))), *rest)
-
-
-def _latch_is_not_written(original: Any, journal: Journal, latch: str) -> None:
-    journal.latch = latch
 
 
 # --- the coordinator --------------------------------------------------------------------------------------------------
@@ -241,17 +239,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("residue is kept quiet", (_changed(A, "_report", _residue_is_kept_quiet),)),
     Mutant("a latch is forgotten at a restart", (_changed(A, "__init__", _no_latch_at_the_start),)),
-    Mutant("a latch is not written down", (_changed(Journal, "keep_latch", _latch_is_not_written),)),
+    Mutant("a latch is not written down", (_constant(Journal, "write_latch", _nothing),)),
     Mutant("the resume of another latch releases", (_changed(A, "_heed_latch", _any_resume_releases),)),
-    Mutant("the intent is written after the do", (_changed(Journal, "put", _late_intent),)),
+    Mutant("the intent is written after the do", (_changed(Journal, "write", _late_intent),)),
     Mutant("undone is written before the undo", (_changed(Performer, "heal", _early_undone),)),
     Mutant("files are not synced", disk=NeverSyncs),
     Mutant("the directory is not synced", disk=NeverSyncsDirectory),
     Mutant("lives are not counted on disk", (_changed(Journal, "_replace", _lives_are_not_counted),)),
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
+    Mutant("an undo waits behind what touches something else", (_constant(Hands, "lane", lambda *_: "rules"),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
-    Mutant("an agent that starts undoes nothing", (_changed(Performer, "recover", lambda *_, **__: ()),)),
-    Mutant("new addresses are not followed", (_constant(Performer, "_follow", _nothing),)),
+    Mutant("an agent that starts undoes nothing", (_constant(Performer, "recover", _does_nothing),)),
+    Mutant("new addresses are not followed", (_constant(Performer, "_follow", _does_nothing),)),
     Mutant("new addresses are not told", (_changed(Drift, "of", lambda *_: ()),)),
     Mutant("what is destroyed or given up unheard is forgotten", (_constant(owed, "owe", lambda meta, *_: meta),)),
     Mutant("unknown is called failed", (_changed(C, "_end_worker", _unknown_is_failed),)),

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 FRESH_MS = 5_000
 """The promise that is checked; the machine has a constant of its own."""
+LATE_MS = 15_000
+"""For so long an undo may wait for others of its lane, each of which takes up to 300 ms."""
 SLACK_MS = 1_000
 """How late an agent that is awake may notice something."""
 
@@ -31,12 +33,14 @@ class Promises:
         self.journal_id = self.latch = ""
         self.fresh_ms: int | None = None
         self._unsure = False
+        self._ending: dict[int, int] = {}
         self._sent: dict[int, int] = {}
         self._stamp: Stamp | None = None
 
     def begin(self, journal: Journal) -> None:
         """Check, when a life begins, that the disk kept who we are and that nothing of an earlier life is in force."""
         agent = self._agent
+        self._ending.clear()
         self.fresh_ms, self._sent, self._stamp = None, {}, None
         self._fresh_since, self._fresh_of, self._echoed_ms, self._in_order = 0, "", None, False
         if self.journal_id and journal.id != self.journal_id:
@@ -189,6 +193,21 @@ class Promises:
         for worker in agent.machine.workers.values():
             if worker.state in (WorkerState.STARTING, WorkerState.RUNNING):
                 self._check_working(worker)
+            self._check_ending(worker)
+
+    def _check_ending(self, worker: Worker) -> None:
+        """Check that an undo waits for nothing but what it touches."""
+        agent, now = self._agent, self._world.now
+        entry = agent.journal.entries.get(worker.id) if agent.journal else None
+        lanes = {agent.platform.lane("undo", step) for step in entry.steps} if entry else set[str]()
+        waits = worker.awaits or lanes & agent.platform.hanging or not agent.platform.healthy
+        if worker.state is not WorkerState.STOPPING or waits:
+            self._ending.pop(worker.id, None)
+            return
+        hung = [agent.hung.get(lane, 0) for lane in lanes]
+        since = max(self._ending.setdefault(worker.id, now), agent.awake_since, *hung)
+        if now - since > LATE_MS:
+            self._world.fail((agent.node, str(worker.id)), f"the undo of worker {worker.id} waits for something else")
 
     def _check_working(self, worker: Worker) -> None:
         agent, world = self._agent, self._world

@@ -62,6 +62,7 @@ class Troubles:
             (0.4, self._announce),
             (0.25, self._rival),
             (0.25, self._succeed),
+            (0.3, self._hang),
             (0.1, self._poison_frames),
             (0.1, self._poison_task),
             (0.1, self._refuse),
@@ -149,6 +150,12 @@ class Troubles:
 
         self._at(at, lambda: slip(True), (agent.node,), "undo does nothing and says nothing")
         self._later(at, 20_000, 100_000, lambda: slip(False))
+
+    def _hang(self, at: int) -> None:
+        """Let whatever touches the rules, or the processes, of one machine hang for a while."""
+        agent, lane = self._agent(), self._random.choice(("rules", "processes"))
+        self._at(at, lambda: agent.hang(lane, hangs=True), (agent.node,), f"{lane} hang")
+        self._later(at, 20_000, 90_000, lambda: agent.hang(lane, hangs=False))
 
     def _flush(self, at: int) -> None:
         agent = self._agent()

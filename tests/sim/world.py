@@ -187,6 +187,7 @@ class World:
         for agent in self.agents:
             agent.platform.flaky = agent.platform.waits = 0.0
             agent.platform.sticky = agent.platform.slippery = False
+            agent.platform.hanging.clear()
             agent.disk.full = agent.poisoned = False
             if agent.fuse.mend():
                 agent.crash()

@@ -11,12 +11,11 @@ from signal import Signals
 from trogdor_bus.actions import MOST_GRACE_MS
 from trogdor_bus.agents.platforms.linux import signals
 from trogdor_bus.agents.platforms.linux.operations import Deliver, Finish, Restart
+from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import signal_mask, status, thread_states
 from trogdor_bus.errors import HostError, NotYetError
 from trogdor_bus.platform import ProcessIdentity
 
-LOOK_S = 0.05
-"""How long one look waits for what is about to end."""
 DYING_MS = MOST_GRACE_MS
 """How long who was told to end is waited for, counted from then."""
 CATCHABLE = ("SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -56,7 +55,7 @@ class Endings:
         for process in living:
             with contextlib.suppress(signals.ProcessGoneError):
                 signals.send(Deliver(process, "told to end", "SIGKILL"))
-        if signals.wait(lambda: not any(map(thread_states, living)), LOOK_S):
+        if wait(lambda: not any(map(thread_states, living)), LOOK_S):
             self._since.pop(operation.dying, None)
         elif time.monotonic() - began_s < signals.KILL_S:
             raise NotYetError(f"{named(living)} was killed, and is not gone yet")
@@ -66,7 +65,7 @@ class Endings:
     def wait(self, operation: Restart, signal: str) -> None:
         """Return when nobody is dying; NotYetError for a minute after they were told, HostError names one left then."""
         living = self.dying(operation.dying, signal)
-        if living and signals.wait(lambda: not any(map(thread_states, living)), LOOK_S):
+        if living and wait(lambda: not any(map(thread_states, living)), LOOK_S):
             living = []
         if not living:
             self._since.pop(operation.dying, None)

@@ -61,6 +61,7 @@ from trogdor_bus.agents.platforms.linux.operations import (
     read,
     step,
 )
+from trogdor_bus.agents.platforms.linux.patience import Patience
 from trogdor_bus.agents.platforms.linux.restart import Restarts, prepare, typed
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.host import boot_id
@@ -82,6 +83,7 @@ class LinuxPlatform:
         self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
         self._stops = Stops()
+        self._patience = Patience()
         self._namespaces = Held()
         self._allowed = {tuple(command) for command in allow_commands}
         self._broker: int | None = None
@@ -155,9 +157,9 @@ class LinuxPlatform:
                     for table in block.tables:
                         firewall.install(namespace, table)
             case Freeze() as freeze:
-                signals.freeze(freeze)
+                signals.freeze(freeze, self._patience)
             case Deliver() as deliver:
-                signals.deliver(deliver, self._endings.told)
+                signals.deliver(deliver, self._patience, self._endings.told)
                 undo = read(step.undo)
                 told = signals.told_to_end(deliver, undo)
                 return plain(told) if told != undo else None
@@ -174,7 +176,7 @@ class LinuxPlatform:
                 case Unblock() as unblock:
                     return self._unblock(unblock)
                 case Thaw() as thaw:
-                    return signals.thaw(thaw, wanted=self._held(held).wanted(thaw.process))
+                    return signals.thaw(thaw, self._patience, wanted=self._held(held).wanted(thaw.process))
                 case Finish() as finish:
                     self._endings.finish(finish)
                     return ""

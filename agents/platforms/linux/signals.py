@@ -9,11 +9,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 import msgspec
 
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.operations import AnyOperation, Deliver, Finish, Freeze, Restart, Thaw
+from trogdor_bus.agents.platforms.linux.patience import Patience
 from trogdor_bus.agents.platforms.linux.processes import (
     identify,
     is_init_of_namespace,
@@ -38,20 +40,24 @@ def is_stopped(process: ProcessIdentity) -> bool:
     return bool(states) and STOPPED.issuperset(states.values())
 
 
-def freeze(operation: Freeze) -> None:
-    """Stop the process and wait until every thread stands; HostError says why one does not."""
+def freeze(operation: Freeze, patience: Patience) -> None:
+    """Stop the process until every thread stands; NotYetError while one does not, then HostError says why."""
     process = operation.process
     with _opened(process, operation.name) as pidfd:
         _send(pidfd, signal.SIGSTOP, operation)
-        if wait(lambda: is_stopped(process) or not thread_states(process), FREEZE_S):
+        stands = partial(_stands_or_ended, process)
+        if patience.await_(("freeze", process), stands, FREEZE_S, f"{_called(operation)} does not stand still yet"):
             if not thread_states(process):
                 raise ProcessGoneError(f"{_called(operation)} ended while it was being stopped")
             return
     raise HostError(f"{_called(operation)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
 
 
-def thaw(operation: Thaw, *, wanted: bool) -> str:
-    """Let the process run again and see that it does, unless it was stopped before us, or is `wanted` so by others."""
+def thaw(operation: Thaw, patience: Patience, *, wanted: bool) -> str:
+    """Let the process run again and see that it does, unless it was stopped before us, or is `wanted` so by others.
+
+    NotYetError while it does not.
+    """
     process = operation.process
     try:
         with _opened(process, operation.name) as pidfd:
@@ -60,7 +66,8 @@ def thaw(operation: Thaw, *, wanted: bool) -> str:
             if operation.leave:
                 return f"{_called(operation)} was already stopped before the fault, and is left so"
             _send(pidfd, signal.SIGCONT, operation)
-            if not wait(lambda: "T" not in thread_states(process).values(), FREEZE_S):
+            runs = partial(_runs_or_ended, process)
+            if not patience.await_(("thaw", process), runs, FREEZE_S, f"{_called(operation)} does not run yet"):
                 raise CannotHealError(f"{_called(operation)} is still stopped {FREEZE_S:g} s after SIGCONT")
             return ""
     except ProcessGoneError:
@@ -74,8 +81,10 @@ def frozen_disturbance(operation: Freeze, states: Mapping[int, str]) -> str:
     return "" if STOPPED.issuperset(states.values()) else f"{_called(operation)} runs again: somebody else let it"
 
 
-def deliver(operation: Deliver, told: Callable[[ProcessIdentity], None] = lambda _: None) -> None:
-    """Send the signal and call `told`; SIGKILL is waited for. HostError if it is deaf to it; if it ended, all is well.
+def deliver(operation: Deliver, patience: Patience, told: Callable[[ProcessIdentity], None] = lambda _: None) -> None:
+    """Send the signal and call `told`; of SIGKILL the end is waited for, by NotYetError.
+
+    HostError if it is deaf to it; if it ended, all is well.
 
     With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does
     (see `told_to_end`). Both know the process beyond its pid, and a second SIGKILL changes nothing.
@@ -86,7 +95,9 @@ def deliver(operation: Deliver, told: Callable[[ProcessIdentity], None] = lambda
             raise HostError(f"{_called(operation)} {why}")
         _send(pidfd, number, operation)
         told(operation.process)
-        if number == signal.SIGKILL and not _ends(pidfd, KILL_S):
+        why = f"{_called(operation)} was killed, and is not gone yet"
+        ends = partial(_ends, pidfd, 0)
+        if number == signal.SIGKILL and not patience.await_(("kill", operation.process), ends, KILL_S, why):
             raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
         if operation.grace_ms:
             argv = (os.dup(pidfd), operation.grace_ms / 1000)
@@ -164,16 +175,12 @@ def _ends(pidfd: int, within_s: float) -> bool:
     return bool(poll.poll(within_s * 1000))
 
 
-def wait(done: Callable[[], bool], within_s: float) -> bool:
-    """Return whether it came true in that short time; it is asked at least once."""
-    deadline = time.monotonic() + within_s
-    pause_s = 0.0002
-    while not done():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 0.02)
-    return True
+def _stands_or_ended(process: ProcessIdentity) -> bool:
+    return is_stopped(process) or not thread_states(process)
+
+
+def _runs_or_ended(process: ProcessIdentity) -> bool:
+    return "T" not in thread_states(process).values()
 
 
 def _why_running(process: ProcessIdentity) -> str:
