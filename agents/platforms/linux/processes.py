@@ -17,6 +17,7 @@ from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.files import read_regular
 from trogdor_bus.agents.platforms.linux.java import main_line, read_argument_file
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.supervisor import launch
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
@@ -30,7 +31,7 @@ OURS = (
     "trogdor_bus.coordinator",
 )
 """What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
-LAUNCHER = str(Path(__file__).with_name("launch.py"))
+LAUNCHER = launch.__file__
 """The program that a restarted command is, until it is released to run."""
 DEAD = "ZXx"
 """The states of what has ended (proc(5))."""
