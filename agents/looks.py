@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.platform import CountingPlatform, JudgingPlatform, Platform, Seen, Step
@@ -14,6 +16,8 @@ def read_back(platform: Platform, steps: Iterable[Step]) -> ReadBack:
     found: list[str] = []
     unseen: list[str] = []
     counts: list[int] = []
+    ended: str | None = None
+    status = msgspec.Raw(b"null")
     for step in steps:
         try:
             seen = _seen(platform, step)
@@ -22,7 +26,9 @@ def read_back(platform: Platform, steps: Iterable[Step]) -> ReadBack:
         else:
             found += [seen.disturbance] if seen.disturbance else []
             counts += [seen.dropped] if seen.dropped is not None else []
-    return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
+            ended = seen.ended if ended is None else ended
+            status = seen.status if bytes(seen.status) != b"null" else status
+    return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None, ended, status)
 
 
 def holds(platform: Platform, step: Step) -> bool:

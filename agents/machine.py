@@ -33,6 +33,7 @@ from trogdor_bus.agents.events import (
     Reapply,
     SendBeat,
     SnapshotHeard,
+    Stirred,
     StraysSeen,
     Ticked,
 )
@@ -57,7 +58,9 @@ REFUSED_MS = 10_000
 STORY_LINES = 30
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
 
-Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"]
+Move = Literal[
+    "stop", "ended", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"
+]
 GONE: Final = "GONE"
 
 TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
@@ -72,6 +75,7 @@ TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
     (WorkerState.CANCELLING, "healed"): WorkerState.DONE,
     (WorkerState.CANCELLING, "not-healed"): WorkerState.STUCK,
     (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
+    (WorkerState.RUNNING, "ended"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
     (WorkerState.STOPPING, "healed"): WorkerState.DONE,
     (WorkerState.STOPPING, "not-healed"): WorkerState.STUCK,
@@ -167,6 +171,8 @@ class AgentMachine:
                 self._looked(found, now_ms, effects)
             case Reapplied():
                 self._reapplied(event, now_ms)
+            case Stirred(worker=worker_id):
+                self._stirred(worker_id, effects)
             case LatchKept(id=latch):
                 self._kept = latch
             case AddressesRead():
@@ -217,6 +223,8 @@ class AgentMachine:
         worker = self._known(event.worker, "injected")
         if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
             effects.append(Heal(worker.id, worker.outcome, worker.error))
+        elif worker.stirred:
+            effects.append(Look((worker.id,)))
         worker.warnings, worker.met_nothing = event.warnings, event.met_nothing
         worker.since_ms = worker.stopped_ms = now_ms
         worker.awaits, worker.retry_ms, worker.inject = "", None, None
@@ -354,9 +362,18 @@ class AgentMachine:
             return f"node {self.node} is dirty, {self.strays[0]}; or submit with --force"
         return ""
 
-    def _stop(self, worker: Worker, outcome: Outcome, error: str, now_ms: int, effects: list[Effect]) -> None:
+    def _stop(
+        self,
+        worker: Worker,
+        outcome: Outcome,
+        error: str,
+        now_ms: int,
+        effects: list[Effect],
+        *,
+        move: Literal["stop", "ended"] = "stop",
+    ) -> None:
         before = worker.state
-        self._move(worker, "stop", now_ms)
+        self._move(worker, move, now_ms)
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
             worker.stop(outcome, error, now_ms)  # the first reason counts
         if before is WorkerState.RUNNING:
@@ -393,8 +410,18 @@ class AgentMachine:
             worker = self.workers.get(worker_id)
             if worker and worker.state is WorkerState.RUNNING:
                 worker.see(seen, now_ms)
-                if worker.reapply and (seen.found or seen.unseen or worker.drift.open):
+                if seen.ended is not None:
+                    outcome = Outcome.FAILED if seen.ended else Outcome.DONE
+                    self._stop(worker, outcome, seen.ended, now_ms, effects, move="ended")
+                elif worker.reapply and (seen.found or seen.unseen or worker.drift.open):
                     effects.append(Reapply(worker_id, worker.drift.open))
+
+    def _stirred(self, worker_id: int, effects: list[Effect]) -> None:
+        worker = self.workers.get(worker_id)
+        if worker and worker.state is WorkerState.RUNNING:
+            effects.append(Look((worker_id,)))
+        elif worker:
+            worker.stirred = True
 
     def _reapplied(self, event: Reapplied, now_ms: int) -> None:
         worker = self.workers.get(event.worker)
@@ -436,6 +463,7 @@ class AgentMachine:
             task=worker.task,
             state=worker.state,
             status=worker.status(),
+            progress=worker.progress,
             error=worker.error,
             outcome=worker.outcome if worker.state in (WorkerState.DONE, WorkerState.STUCK) else Outcome.NONE,
             warnings=worker.warnings,

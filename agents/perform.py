@@ -33,7 +33,7 @@ from trogdor_bus.platform import (
     Step,
     Surroundings,
 )
-from trogdor_bus.states import Outcome, ended
+from trogdor_bus.states import Outcome
 
 RESTARTED = "agent restarted, fault undone"
 UNREADABLE = "the fault may still be there: {} in the journal cannot be read by this version"
@@ -163,7 +163,7 @@ class Performer:
                 last = msgspec.structs.replace(last, found=(*last.found, *looks.missed(self.platform, entry.steps)))
                 saw(last)
                 if outcome is Outcome.DONE:
-                    outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
+                    outcome, error = last.judge(held_ms, entry.met_nothing)
             notes, trouble = self._heal(entry, outcome, error, error, barred)
         return (*notes, trouble) if trouble else notes
 
@@ -339,7 +339,10 @@ class Performer:
             if barred:
                 raise HostError(barred)
             while index < len(steps):
-                steps[index] = self._done(steps[index]) or steps[index]
+                if done := self._done(steps[index]):
+                    steps[index] = done
+                    if index + 1 < len(steps):  # what it is undone by is on disk before the next one is done
+                        self.journal.put(msgspec.structs.replace(intent, steps=tuple(steps)))
                 index += 1
         except NotYetError:
             self._begun[worker] = functools.partial(self._apply, intent, steps, index)

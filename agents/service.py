@@ -14,7 +14,7 @@ from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.contact import likely_causes
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.disk import FileDisk, lock
-from trogdor_bus.agents.events import AddressesRead, EndRequested, Event
+from trogdor_bus.agents.events import AddressesRead, EndRequested, Event, Stirred
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.leash import Leash
@@ -36,7 +36,7 @@ from trogdor_bus.errors import (
 )
 from trogdor_bus.fuse import Fuse
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, StirringPlatform
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
@@ -160,6 +160,7 @@ class Service:
             barred=self._fuse.said(),
         )
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._core = AgentCore(
             machine, bus, self._begin, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
         )
@@ -168,10 +169,13 @@ class Service:
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
         self._strays = Strays(performer, settings.state_dir)
+        if isinstance(self._platform, StirringPlatform):
+            self._platform.call_when_stirred(self._stirred)
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
         log.info("Starting agent process.")
+        self._loop = asyncio.get_running_loop()
         log.info(
             "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
         )
@@ -243,6 +247,12 @@ class Service:
             self._fuse.blow(error)
         elif (event := future.result()) is not None:
             self._core.done(event)
+
+    def _stirred(self, worker: int) -> None:
+        """Have the machine look at a worker, whatever thread says so; not while there is no loop any more."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._core.feed, Stirred(worker))
 
     # --- chores -----------------------------------------------------------------------------------------------------
 
