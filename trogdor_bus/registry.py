@@ -39,7 +39,6 @@ _NOT_YET = frozenset(
         "ConnectionStressSpec",
         "SustainedConnectionSpec",
         "ConfigurableProducerSpec",
-        "ExternalCommandSpec",
         "SampleTaskSpec",
     }
 )

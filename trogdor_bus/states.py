@@ -184,6 +184,6 @@ def trogdor_json(task: TaskRow, workers: list[WorkerRow]) -> dict[str, Any]:
             out["error"] = task.error
         out["cancelled"] = task.cancelled
     status: Any = combined_status(workers) if task.state is not TaskState.PENDING else None
-    if status != {}:
+    if status not in ({}, []):
         out["status"] = status
     return out
