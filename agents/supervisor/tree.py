@@ -19,6 +19,8 @@ KEEPER = "TROGDOR_BUS_KEEPER"
 """The variable in which a keeper carries the mark of its child."""
 CHILD = "TROGDOR_BUS_CHILD"
 """The variable in which a child, and what it starts, carries its mark."""
+_NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What is said of a process that has ended, or that is not ours to look at."""
 
 
 def living() -> Family:
@@ -46,7 +48,7 @@ def below(roots: Iterable[int], family: Family) -> set[int]:
 
 def mark_of(pid: int) -> tuple[str, bool]:
     """Return the mark that a process carries, "" if none, and whether it is a keeper."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
+    with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
         for entry in file.read().split(b"\0"):
             name, _, mark = entry.partition(b"=")
             if name in (KEEPER.encode(), CHILD.encode()):
@@ -67,10 +69,13 @@ def of_children(ancestor: int, family: Family, *, but: str = "") -> list[int]:
 
 
 def kill(pids: Iterable[int], family: Family) -> None:
-    """Kill these processes of the family; keepers only when they are all that is left: what is below them stays so."""
+    """Kill these processes of the family, keepers only when nobody else is left: what is below them stays so.
+
+    OSError if the machine refuses what that takes.
+    """
     keepers = {pid for pid in pids if mark_of(pid)[1]}
     for pid in [pid for pid in pids if pid not in keepers] or keepers:
-        with contextlib.suppress(OSError):  # it ended
+        with contextlib.suppress(*_NONE_OF_OURS):
             fd = os.pidfd_open(pid)
             try:
                 if (now := _kin(pid)) and now[2] == family[pid][2]:
@@ -84,6 +89,6 @@ def _kin(pid: int) -> tuple[int, int, int] | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or not ours
+    except _NONE_OF_OURS:
         return None
     return None if fields[0] in (b"Z", b"X") else (int(fields[1]), int(fields[3]), int(fields[19]))
