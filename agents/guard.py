@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 
+from trogdor_bus import badge
 from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.agents.title import set_title
 from trogdor_bus.linewriter import LineWriter
@@ -343,6 +344,7 @@ def main(argv: list[str]) -> int:
     """Be the guard that `trogdor-bus agent` becomes; return the exit code."""
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     start, node = os.environ.pop(START), given["--node"]
+    badge.wear()
     set_title("trogdor-bus", "watchdog", "--node", node)
     return Guard(start, log_json=given["--log"] == "json", node=node, state_dir=given["--state-dir"]).run()
 

@@ -22,6 +22,7 @@ import socket
 import time
 from typing import Any, NoReturn
 
+from trogdor_bus import badge
 from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.agents.supervisor.hearing import Hearing
 from trogdor_bus.agents.supervisor.launch import become
@@ -264,5 +265,6 @@ def _wait_and_become(
 
 def main() -> None:
     """Keep a child on the socket that is standard input."""
+    badge.wear()
     Keeper(socket.socket(fileno=os.dup(0))).run()
     os._exit(0)  # what Python does at its end takes its time

@@ -6,6 +6,7 @@ the end of the input, which is the death of whoever holds the other end, ends it
 It imports nothing of ours, so that it starts fast and without the environment of the agent.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any, NoReturn
 
 def main() -> NoReturn:
     """Fork, wait, and run; never returns."""
+    with contextlib.suppress(OSError):
+        os.memfd_create("trogdor-bus")  # the badge of trogdor-bus, which the command does not wear
     order = json.loads(_line())
     if os.fork():
         os._exit(0)  # the child is nobody's child

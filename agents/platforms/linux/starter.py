@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from trogdor_bus.agents.platforms.linux.operations import Command, Origin
-from trogdor_bus.agents.platforms.linux.processes import LAUNCHER, identify, status
+from trogdor_bus.agents.platforms.linux.processes import identify, status
+from trogdor_bus.agents.supervisor import launch
 from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
@@ -81,7 +82,7 @@ def origin(process: ProcessIdentity) -> Origin | None:
 
 def _launch() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", LAUNCHER],
+        [sys.executable, "-I", "-S", launch.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
