@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, nullcontext
 from random import Random
 
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, RunCommand, Suspend
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
-from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
+from trogdor_bus.platform import Operation, Prepared, Seen, Step, Surroundings
 
 FOREIGN = ("drop from 192.0.2.1", "accept established", "stopped zookeeper")
 """What the machine has of its own: rules in order, and a process that somebody else stopped."""
@@ -35,7 +35,8 @@ class Machine:
 
     A worker's rules hang on its chain: it is made first, and cannot go while one of them is there. `applied` says who
     has which effect, as the platform saw it; `leaked` are those whose record was lost with the state directory; `on_do`
-    is told of every step that is done; `more` are addresses beside the first one.
+    is told of every step that is done; `more` are addresses beside the first one. `over` says how the programs of
+    workers ended by themselves, before they were told to.
     """
 
     def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
@@ -44,6 +45,8 @@ class Machine:
         self.applied: set[tuple[int, str]] = set()
         self.leaked: set[str] = set()
         self.more: tuple[str, ...] = ()
+        self.over: dict[int, str] = {}
+        self._told: set[int] = set()
         self.flaky = self.waits = 0.0
         self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
@@ -56,6 +59,12 @@ class Machine:
         self.applied.clear()
         self.leaked.clear()
         self.more = ()
+        self.over.clear()
+
+    def end_program(self, worker: int, error: str) -> None:
+        """Let the program of a worker end by itself, if it runs, and was not told to."""
+        if program(worker) in self.effects and worker not in self._told:
+            self.over.setdefault(worker, error)
 
     def leak(self, workers: Collection[int]) -> None:
         """Take what these workers did as nobody's: nothing is left that could tell."""
@@ -98,6 +107,8 @@ class Machine:
                 effects = [*chain, *(dropped(worker, peer.node, one) for peer in peers for one in peer.addresses)]
             case BlockPorts(ports=ports):
                 effects = [f"{worker}: chain", *(f"{worker}: drop port {port}" for port in ports)]
+            case RunCommand():
+                effects = [program(worker)]
             case Suspend(match=match):
                 effects = [f"stopped {match.java or match.command}"]
             case _:
@@ -125,6 +136,7 @@ class Machine:
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         worker, effect = step.undo["worker"], step.undo["effect"]
         self.points.visit("before undo")
+        self._told.add(worker)
         self._wait(effect)
         self._fail("undo")
         if self.sticky:
@@ -143,7 +155,7 @@ class Machine:
 
     def _wait(self, effect: str) -> None:
         """Processes take their time; rules of one chain have an order."""
-        if effect.startswith("stopped") and self._random.random() < self.waits:
+        if (effect.startswith("stopped") or effect.endswith(": program")) and self._random.random() < self.waits:
             raise NotYetError("it goes on by itself")
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
@@ -155,6 +167,11 @@ class Machine:
     def disturbance(self, step: Step) -> str:
         return "" if step.do["effect"] in self.effects else f"{step.do['effect']} is gone"
 
+    def look(self, step: Step) -> Seen:
+        worker = step.do["worker"]
+        ended = self.over.get(worker) if step.do["effect"] == program(worker) else None
+        return Seen(self.disturbance(step), ended=ended)
+
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         effect = step.undo["effect"]
         return (effect,) if step.undo["ours"] and effect in self.effects and not _held(held, effect) else ()
@@ -162,6 +179,11 @@ class Machine:
     def _fail(self, what: str) -> None:
         if self.flaky and self._random.random() < self.flaky:
             raise HostError(f"cannot {what}: Resource temporarily unavailable")
+
+
+def program(worker: int) -> str:
+    """Return what a program of a worker is among the effects."""
+    return f"{worker}: program"
 
 
 def dropped(worker: int, node: str, address: str) -> str:
