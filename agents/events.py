@@ -116,7 +116,7 @@ class Reapplied(msgspec.Struct, frozen=True):
 
 
 class Stirred(msgspec.Struct, frozen=True):
-    """What runs for a worker may have ended by itself: it is worth a look."""
+    """What runs for a worker may have ended: it is worth a look, or what waits for that is to be asked for again."""
 
     worker: int
 

@@ -172,7 +172,7 @@ class AgentMachine:
             case Reapplied():
                 self._reapplied(event, now_ms)
             case Stirred(worker=worker_id):
-                self._stirred(worker_id, effects)
+                self._stirred(worker_id, now_ms, effects)
             case LatchKept(id=latch):
                 self._kept = latch
             case AddressesRead():
@@ -237,7 +237,8 @@ class AgentMachine:
     def _not_yet(self, event: NotYet, now_ms: int) -> None:
         worker = self._known(event.worker, "not-yet")
         self._move(worker, "not-yet", now_ms)
-        worker.awaits, worker.retry_ms = event.why, now_ms + AGAIN_MS
+        worker.awaits, worker.retry_ms = event.why, now_ms if worker.stirred else now_ms + AGAIN_MS
+        worker.stirred = False
         worker.warnings += event.notes
         if event.last is not None:
             worker.see_last(event.last)
@@ -416,10 +417,12 @@ class AgentMachine:
                 elif worker.reapply and (seen.found or seen.unseen or worker.drift.open):
                     effects.append(Reapply(worker_id, worker.drift.open))
 
-    def _stirred(self, worker_id: int, effects: list[Effect]) -> None:
+    def _stirred(self, worker_id: int, now_ms: int, effects: list[Effect]) -> None:
         worker = self.workers.get(worker_id)
         if worker and worker.state is WorkerState.RUNNING:
             effects.append(Look((worker_id,)))
+        elif worker and worker.awaits and worker.retry_ms is not None:
+            worker.retry_ms = now_ms
         elif worker:
             worker.stirred = True
 

@@ -20,9 +20,9 @@ class Worker(msgspec.Struct, kw_only=True):
 
     `since_ms` is when it took hold, `stopped_ms` when it was told to end. `inject` is what it began with, `awaits` what
     its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was
-    put back. `progress` is what runs for it said last of itself (JSON), `stirred` whether that may have ended before it
-    ran. `counted` are packets since its rules are there (None: not to be known), `before` those that were counted
-    before its rules were put back. `drift` is what its peers announce since.
+    put back. `progress` is what runs for it said last of itself (JSON), `stirred` whether that may have ended since.
+    `counted` are packets since its rules are there (None: not to be known), `before` those that were counted before its
+    rules were put back. `drift` is what its peers announce since.
     """
 
     id: int

@@ -28,7 +28,17 @@ from trogdor_bus.coordinator.moves import OVER
 from trogdor_bus.coordinator.plan import WorkerPlan
 from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import RefusedError
-from trogdor_bus.messages import AnyEvent, NodeChanged, NodeGone, Noted, Report, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.messages import (
+    UNTOLD,
+    AnyEvent,
+    NodeChanged,
+    NodeGone,
+    Noted,
+    Report,
+    TaskChanged,
+    TaskGone,
+    WorkerChanged,
+)
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
@@ -322,7 +332,9 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
 
 
 def _sound(told: msgspec.Raw, before: msgspec.Raw) -> msgspec.Raw:
-    """Return what a worker says of itself, if everybody can read that, else what it said before."""
+    """Return what a worker says of itself, if it says something that everybody can read, else what it said before."""
+    if told == UNTOLD:
+        return before
     with contextlib.suppress(msgspec.DecodeError, RecursionError):
         if len(bytes(told)) <= MOST_PROGRESS:
             msgspec.json.decode(told)

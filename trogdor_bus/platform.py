@@ -165,7 +165,7 @@ class StirringPlatform(Protocol):
     """What a Platform may offer beside: to say when it is worth to look at a worker before its time."""
 
     def call_when_stirred(self, stirred: Callable[[int], None]) -> None:
-        """Have `stirred` called with a worker whenever something of it has ended by itself; from any thread."""
+        """Have `stirred` called with a worker whenever something that runs for it has ended; from any thread."""
         ...
 
 

@@ -35,7 +35,7 @@ _RUN = "import sys; sys.path.append(sys.argv[1]); from trogdor_bus.agents.superv
 
 
 class Child:
-    """A child that waits to be released; `name` is for the log, `stirred` is called when it has ended by itself.
+    """A child that waits to be released; `name` is for the log, `stirred` is called when it has, and all of it.
 
     `order` is what `launch.py` takes, and `input`, the text on its standard input. `enter` starts the keeper where the
     child is to live. HostError if there can be no such child; it ends if it is not released, or if we die.
@@ -59,6 +59,8 @@ class Child:
             threading.Thread(target=self._hear, name="child", daemon=True).start()
             self._say(order)
             self._await(self._waits)
+            if self._failed:
+                raise HostError(self._failed)
         except OSError as error:
             self._socket.close()
             raise HostError(f"its keeper cannot be started: {error}") from None
@@ -90,9 +92,10 @@ class Child:
             with contextlib.suppress(HostError):
                 self._say({"stop": grace_ms})
 
-    def wait(self, within_s: float) -> bool:
-        """Return whether its keeper is done, or dead, within that short time."""
-        return self._over.wait(within_s)
+    @property
+    def over(self) -> bool:
+        """Whether its keeper is done, or dead."""
+        return self._over.is_set()
 
     def _say(self, word: dict[str, Any]) -> None:
         try:
@@ -127,6 +130,7 @@ class Child:
             self._keeper.wait(PATIENCE_S)
         for event in (self._over, self._waits, self._runs):
             event.set()
+        self._stirred()
 
     def _take(self, word: dict[str, msgspec.Raw]) -> None:
         for what, raw in word.items():
@@ -144,6 +148,7 @@ class Child:
                     self._runs.set()
                 case "failed":
                     self._failed = value
+                    self._waits.set()
                     self._runs.set()
                 case "status":
                     self.status = raw.copy()

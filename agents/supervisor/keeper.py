@@ -63,7 +63,13 @@ class Keeper:
         assert self._agent is not None
         order = _order(self._agent)
         set_title("trogdor-bus", "keeper")
-        self._hold(order)
+        try:
+            self._hold(order)
+        except OSError as error:
+            self._agent.sendall(
+                json.dumps({"failed": f"there can be no process for it: {error.strerror}"}).encode() + b"\n"
+            )
+            return
         self._agent.setblocking(False)
         while not self._gone():
             self._turn()
@@ -124,12 +130,14 @@ class Keeper:
         now_s = time.monotonic()
         if self._kill_at_s is None or now_s < min(self._look_at_s, max(self._kill_at_s, self._look_at_s - LOOK_S)):
             return False
-        family = tree.living()
-        left = tree.below([os.getpid()], family)
-        if left and now_s >= self._kill_at_s:
-            tree.kill(left, family)
+        left: set[int] | None = None
+        with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
+            family = tree.living()
+            left = tree.below([os.getpid()], family)
+            if now_s >= self._kill_at_s:
+                tree.kill(left, family)
         self._look_at_s = time.monotonic() + (KILL_S if now_s >= self._kill_at_s else LOOK_S)
-        return not left
+        return left == set() and self._exited  # else what it said at its end is not heard yet
 
     def _reap(self) -> None:
         """Reap whoever died, but not the child, and say once how that has ended."""

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.agents.driver import Agent, order
-from trogdor_bus.agents.events import Heal, Healed, Injected, Look, Looked, ReadBack, Stirred
+from trogdor_bus.agents.events import Heal, Healed, Injected, Look, Looked, NotYet, ReadBack, Stirred
 from trogdor_bus.agents.machine import SOON_MS
 from trogdor_bus.messages import Report, decode, encode
 from trogdor_bus.states import Outcome, WorkerState
@@ -95,3 +95,25 @@ def test_the_last_look_of_performer_and_machine_judge_alike() -> None:
 
 def test_a_report_of_an_older_peer_tells_no_progress() -> None:
     assert msgspec.json.decode(b'{"worker":1,"task":"t","state":"RUNNING"}', type=Report).progress == said("null")
+
+
+def test_what_an_undo_awaits_is_asked_for_as_soon_as_it_stirs() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(NotYet(1, "it may take its time"))
+    assert agent.machine.deadline() > agent.now
+    assert agent.give(Stirred(1)) == []
+    assert agent.machine.deadline() <= agent.now
+    assert agent.after(0) == [Heal(1, Outcome.DONE, "")]
+
+
+def test_what_stirs_while_it_is_asked_for_is_asked_for_again_at_once() -> None:
+    agent = Agent()
+    agent.run()
+    agent.hear()
+    agent.give(Stirred(1))
+    agent.give(NotYet(1, "it may take its time"))
+    assert agent.after(0) == [Heal(1, Outcome.DONE, "")]
+    agent.give(NotYet(1, "it may take its time"))
+    assert agent.after(0) == [], "once"

@@ -121,3 +121,5 @@ def test_what_nobody_could_read_or_keep_changes_no_progress(cluster: Cluster, ba
     cluster.say("a", W.RUNNING, progress=said("[1]"))
     cluster.say("a", W.RUNNING, progress=said(bad))
     assert bytes(cluster.row("a").progress) == b"[1]"
+    cluster.say("a", W.DONE, outcome=Outcome.RESTARTED, error="agent restarted, fault undone")
+    assert bytes(cluster.row("a").progress) == b"[1]"

@@ -108,7 +108,7 @@ class LinuxPlatform:
         return self._controller
 
     def call_when_stirred(self, stirred: Callable[[int], None]) -> None:
-        """Have `stirred` called with a worker when a program of it has ended by itself; from any thread."""
+        """Have `stirred` called with a worker when a program of it has ended; from any thread."""
         self._programs.stirred = stirred
 
     def boot_id(self) -> str:

@@ -29,7 +29,7 @@ NOT_STARTED = "Unable to start process: {}"
 
 
 class Programs:
-    """The programs of one agent; `stirred` is called with the worker when one has ended by itself."""
+    """The programs of one agent; `stirred` is called with the worker when one has ended."""
 
     def __init__(self) -> None:
         self.stirred: Callable[[int], None] = lambda _: None
@@ -105,7 +105,7 @@ class Programs:
             child.stop(operation.grace_ms)
             assert child.asked_s is not None
             late_s = time.monotonic() - child.asked_s - operation.grace_ms / 1000
-            if not child.wait(endings.LOOK_S) and late_s < signals.KILL_S:
+            if not child.over and late_s < signals.KILL_S:
                 raise NotYetError(
                     f"{who} was killed, and is not gone yet" if late_s > 0 else f"{who} may take its time to end"
                 )

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -58,6 +59,13 @@ class Kept:
         )
         self.pids = {self.child.keeper, self.child.identity.pid}
 
+    def over(self, within_s: float) -> bool:
+        """Whether its keeper is done, or dead, within that time."""
+        deadline = time.monotonic() + within_s
+        while not self.child.over and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.child.over
+
     def said(self) -> Any:
         """Return the status that it said last."""
         return json.loads(bytes(self.child.status))
@@ -77,7 +85,7 @@ def kept(argv: list[str], text: str = "") -> Iterator[Kept]:
         yield one
     finally:
         one.child.stop(0)
-        one.child.wait(10)
+        one.over(10)
         for pid in one.left():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
