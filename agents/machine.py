@@ -6,7 +6,7 @@ are CLOCK_BOOTTIME ms of this node. The protocol's agent half lives here: stamps
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -37,6 +37,7 @@ from trogdor_bus.agents.events import (
     StraysSeen,
     Ticked,
 )
+from trogdor_bus.agents.moves import ASKED, LIVE, TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
@@ -57,43 +58,6 @@ REFUSED_MS = 10_000
 """For so long a word counts by which this agent is refused."""
 STORY_LINES = 30
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
-
-Move = Literal[
-    "stop", "ended", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"
-]
-GONE: Final = "GONE"
-
-TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
-    (WorkerState.STARTING, "stop"): WorkerState.CANCELLING,
-    (WorkerState.STARTING, "injected"): WorkerState.RUNNING,
-    (WorkerState.STARTING, "not-injected"): WorkerState.DONE,
-    (WorkerState.STARTING, "half-injected"): WorkerState.STUCK,
-    (WorkerState.CANCELLING, "stop"): WorkerState.CANCELLING,
-    (WorkerState.CANCELLING, "injected"): WorkerState.STOPPING,
-    (WorkerState.CANCELLING, "not-injected"): WorkerState.DONE,
-    (WorkerState.CANCELLING, "half-injected"): WorkerState.STUCK,
-    (WorkerState.CANCELLING, "healed"): WorkerState.DONE,
-    (WorkerState.CANCELLING, "not-healed"): WorkerState.STUCK,
-    (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
-    (WorkerState.RUNNING, "ended"): WorkerState.STOPPING,
-    (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
-    (WorkerState.STOPPING, "healed"): WorkerState.DONE,
-    (WorkerState.STOPPING, "not-healed"): WorkerState.STUCK,
-    (WorkerState.STUCK, "stop"): WorkerState.STUCK,
-    (WorkerState.STUCK, "healed"): WorkerState.DONE,
-    (WorkerState.STUCK, "not-healed"): WorkerState.STUCK,
-    (WorkerState.STARTING, "not-yet"): WorkerState.STARTING,
-    (WorkerState.CANCELLING, "not-yet"): WorkerState.CANCELLING,
-    (WorkerState.STOPPING, "not-yet"): WorkerState.STOPPING,
-    (WorkerState.STUCK, "not-yet"): WorkerState.STUCK,
-    (WorkerState.DONE, "stop"): WorkerState.DONE,
-    (WorkerState.DONE, "forget"): GONE,
-}
-"""Every move that a worker can make."""
-
-ASKED = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING, WorkerState.STUCK)
-"""Where a do or an undo may have to be asked for again."""
-LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

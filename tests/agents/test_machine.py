@@ -36,10 +36,9 @@ from trogdor_bus.agents.machine import (
     LONELY_BEAT_MS,
     SOON_MS,
     STUCK_RETRY_MS,
-    TABLE,
     AgentMachine,
-    Move,
 )
+from trogdor_bus.agents.moves import TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import Beat, Echo, Stamp, decode, encode
