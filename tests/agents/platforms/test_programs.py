@@ -25,7 +25,9 @@ from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.errors import HostError, NotYetError, RefusedError
 from trogdor_bus.host import identity
 from trogdor_bus.platform import Step, Surroundings
+from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome
+from trogdor_bus.topology import Topology
 
 
 def command(script: str, *words: str) -> tuple[str, ...]:
@@ -260,6 +262,47 @@ def test_a_keeper_that_stands_still_holds_up_nothing(tmp_path: Path, monkeypatch
             report = await agent.reports(1, "DONE")
             assert (report.outcome, report.error) == (Outcome.DONE, "")
             assert left(steps) == []
+
+    asyncio.run(scene())
+
+
+EXAMPLE = """#!/usr/bin/env python3
+import json, sys, time
+workload = json.loads(sys.stdin.readline())["workload"]
+print("Starting external_trogdor_command_example with this message: " + workload["message"], flush=True)
+print(json.dumps({"status": "running"}), flush=True)
+time.sleep(workload["delayMs"] / 1000)
+print(json.dumps({"status": "exiting after %s delayMs" % workload["delayMs"]}), flush=True)
+"""
+"""What Trogdor's own example does (tests/bin/external_trogdor_command_example.py)."""
+
+
+def test_trogdors_example_runs_as_trogdor_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = tmp_path / "tests" / "bin" / "external_trogdor_command_example.py"
+    program.parent.mkdir(parents=True)
+    program.write_text(EXAMPLE)
+    program.chmod(0o755)
+    words = ["./tests/bin/external_trogdor_command_example.py"]
+    spec = registry().decode(
+        {
+            "class": "org.apache.kafka.trogdor.workload.ExternalCommandSpec",
+            "durationMs": 10_000_000,
+            "commandNode": "n1",
+            "command": words,
+            "workload": {"message": "Hello", "delayMs": 1200},
+        }
+    )
+    (action,) = spec.actions("n1", Topology(nodes={}))
+    assert isinstance(action, RunCommand)
+
+    async def scene() -> None:
+        async with running(LinuxPlatform("", [words]), tmp_path / "state") as agent:
+            agent.order(1, action, 60_000)
+            await until(lambda: said(agent, 1) == "running")
+            report = await agent.reports(1, "DONE")
+            assert (report.outcome, report.error) == (Outcome.DONE, "")
+            assert json.loads(bytes(report.progress)) == "exiting after 1200 delayMs"
 
     asyncio.run(scene())
 
