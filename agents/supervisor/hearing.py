@@ -33,7 +33,7 @@ class Hearing:
         self._out, self._err = Lines(), Lines()
         self._allowance = Allowance(BURST, PER_S)
         self._status: Any = ()
-        self._told_s = 0.0
+        self._told_s, self._failed = 0.0, False
 
     def stdout(self, data: bytes) -> None:
         """Take in standard output; b"" is its end."""
@@ -72,7 +72,8 @@ class Hearing:
             self._take_status(word["status"])
         if "log" in word:
             self._log("log", _text(word["log"]))
-        if "error" in word:
+        if "error" in word and not self._failed:  # the first one counts
+            self._failed = True
             self.tell(time.monotonic(), at_once=True)
             self._say({"error": _text(word["error"])[:MOST_LOGGED]})
 

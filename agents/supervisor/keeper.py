@@ -128,15 +128,16 @@ class Keeper:
         """Reap, and see to the end of the child, if it is to end; return whether nothing is left of it."""
         self._reap()
         now_s = time.monotonic()
-        if self._kill_at_s is None or now_s < min(self._look_at_s, max(self._kill_at_s, self._look_at_s - LOOK_S)):
+        if self._kill_at_s is None or now_s < self._look_at_s:
             return False
+        kills = now_s >= self._kill_at_s
         left: set[int] | None = None
         with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
             family = tree.living()
             left = tree.below([os.getpid()], family)
-            if now_s >= self._kill_at_s:
+            if kills:
                 tree.kill(left, family)
-        self._look_at_s = time.monotonic() + (KILL_S if now_s >= self._kill_at_s else LOOK_S)
+        self._look_at_s = time.monotonic() + KILL_S if kills else min(now_s + LOOK_S, self._kill_at_s)
         return left == set() and self._exited  # else what it said at its end is not heard yet
 
     def _reap(self) -> None:
@@ -189,7 +190,7 @@ class Keeper:
         now_s = time.monotonic()
         due = [self._hearing.due_s(now_s)]
         if self._kill_at_s is not None:
-            due += [self._look_at_s - now_s, self._kill_at_s - now_s if self._kill_at_s > now_s else None]
+            due.append(self._look_at_s - now_s)
         known = [one for one in due if one is not None]
         return max(1.0, min(known) * 1000) if known else None
 

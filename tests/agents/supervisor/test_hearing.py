@@ -49,6 +49,7 @@ def test_a_status_is_told_at_intervals_the_latest_one_and_before_an_error() -> N
     hearing.tell(100.0 + STATUS_S)
     assert told[1:] == [{"status": 3}] and hearing.due_s(200.0) is None
     hearing.stdout(b'{"status": null, "error": "boom"}\n')
+    hearing.stdout(b'{"error": "again"}\n' * 1_000)
     assert told[2:] == [{"status": None}, {"error": "boom"}]
 
 
