@@ -57,7 +57,7 @@ class TaskSpec(
     """Whether it is performed by a program beside the coordinator, and by no node."""
     node_fields: ClassVar[tuple[str, ...]] = ()
     as_given: ClassVar[tuple[str, ...]] = ()
-    """The fields that hold any JSON: it goes on the wire as it is, null included, but not at its outermost empty."""
+    """The fields that hold any JSON: it goes on the wire as it is, null included."""
     proven_by: ClassVar[tuple[Evidence, ...]] = ()
     """What must be seen in an experiment for it to count as effective; (): nothing is known that would show it."""
 
@@ -165,11 +165,11 @@ def require_nodes(names: tuple[str, ...], path: str) -> None:
 def wire(spec: TaskSpec) -> bytes:
     """Return the spec as it goes on the wire, byte for byte what Trogdor writes for Trogdor's specs.
 
-    Empty strings, lists and maps and nulls are dropped (Jackson's NON_EMPTY); zero and false stay. Of a field that is
-    any JSON only an empty list or map is.
+    Empty strings, lists and maps and nulls are dropped (Jackson's NON_EMPTY), but not in a field that is any JSON; zero
+    and false stay.
     """
     given = msgspec.to_builtins(spec)
-    kept = {field: given[field] for field in spec.as_given if given[field] not in ([], {})}
+    kept = {field: given[field] for field in spec.as_given}
     pruned = _non_empty({**given, **dict.fromkeys(kept, True)})
     return msgspec.json.encode({**pruned, **kept})
 

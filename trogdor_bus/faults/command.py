@@ -23,7 +23,8 @@ class CommandTaskSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.faul
     line on standard input, `{"id": TASK, "workload": WORKLOAD}`; its standard output are lines of JSON: of an object
     `status` (any JSON, at most 16 KiB) becomes the status of the worker, `log` is logged by the agent, and `error` ends
     it as failed. Other lines, and standard error, are logged, too. At the end it gets SIGTERM, and what is left of it
-    `graceMs` later SIGKILL, also what it started.
+    `graceMs` later SIGKILL, also what it started. It runs as the agent does: with its user, directory and environment, in
+    the network namespace that the agent is attached to.
     """
 
     nodes: tuple[str, ...] = ()
@@ -86,6 +87,11 @@ class ExternalCommandSpec(
         "command": ["/opt/workload/run"],
         "workload": {"messagesPerSec": 100},
     }
+
+    def __post_init__(self) -> None:
+        """Take an empty workload for none: between Trogdor's daemons it gets lost."""
+        if self.workload in ({}, []):
+            msgspec.structs.force_setattr(self, "workload", None)
 
     def targets(self, topology: Topology) -> frozenset[str]:
         """Return the node."""
