@@ -19,12 +19,12 @@ JavaInt = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 class CommandTaskSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.command.CommandTaskSpec"):
     """Run a program on nodes while the task lasts, or until it ends by itself; exit code 0 is success.
 
-    The agent runs only what its own configuration lists under `allowCommands`, word for word. The program reads one
+    The agent runs only what its own configuration lists under `allowCommands`, word for word, and as it runs itself:
+    with its user, directory and environment, in the network namespace that it is attached to. The program reads one
     line on standard input, `{"id": TASK, "workload": WORKLOAD}`; its standard output are lines of JSON: of an object
     `status` (any JSON, at most 16 KiB) becomes the status of the worker, `log` is logged by the agent, and `error` ends
     it as failed. Other lines, and standard error, are logged, too. At the end it gets SIGTERM, and what is left of it
-    `graceMs` later SIGKILL, also what it started. It runs as the agent does: with its user, directory and environment, in
-    the network namespace that the agent is attached to.
+    `graceMs` later SIGKILL, also what it started.
     """
 
     nodes: tuple[str, ...] = ()
