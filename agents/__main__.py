@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trogdor_bus import logs
+from trogdor_bus import badge, logs
 from trogdor_bus.agents.guard import GUARD_FD, START
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.agents.title import set_title
@@ -37,11 +37,14 @@ def become_guard(start: Start) -> NoReturn:
     text = msgspec.json.encode(start, enc_hook=str).decode()
     argv = [sys.executable, "-m", "trogdor_bus.agents.guard", "--node", start.settings.node]
     argv += ["--state-dir", str(start.settings.state_dir), "--log", "json" if start.log_json else "text"]
+    if (worn := badge.wear()) >= 0:
+        os.set_inheritable(worn, True)  # by the guard, and by whom it starts, from their first moment on
     os.execve(sys.executable, argv, {**os.environ, START: text})  # noqa: S606 (no shell)
 
 
 def main(text: str, guard_fd: str = "-1") -> int:
     """Run the agent; return the exit code."""
+    badge.wear()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop hears it
     start = msgspec.json.decode(text, type=Start, dec_hook=_path)
     set_title("trogdor-bus", "agent", "--node", start.settings.node)

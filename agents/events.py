@@ -7,7 +7,7 @@ import msgspec
 from trogdor_bus.actions import Peer
 from trogdor_bus.messages import Beat, Order, Snapshot
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.states import Disturbance, Outcome
+from trogdor_bus.states import Disturbance, Outcome, ended
 
 # --- events -----------------------------------------------------------------------------------------------------------
 
@@ -40,11 +40,20 @@ class ReadBack(msgspec.Struct, frozen=True):
     """What one look at a worker found: what changed it, what could not be looked at, and how many packets it dropped.
 
     `found` and `unseen` are () while it holds. `dropped`: since its rules are there; None if that is not to be known.
+    `ended` and `status` are those of what runs for it, see `trogdor_bus.platform.Seen`.
     """
 
     found: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     dropped: int | None = None
+    ended: str | None = None
+    status: msgspec.Raw = msgspec.Raw(b"null")
+
+    def judge(self, held_ms: int, met_nothing: str) -> tuple[Outcome, str]:
+        """Return how a worker ended that was to end now, held for so long, and was seen so directly before."""
+        if self.ended:
+            return Outcome.FAILED, self.ended
+        return ended(Outcome.DONE, "", self.disturbances(held_ms), met_nothing)
 
     def disturbances(self, after_ms: int) -> tuple[Disturbance, ...]:
         """Return what was found, so long after the worker took hold."""
@@ -108,6 +117,12 @@ class Reapplied(msgspec.Struct, frozen=True):
     blocked: tuple[Peer, ...] = ()
 
 
+class Stirred(msgspec.Struct, frozen=True):
+    """What runs for a worker may have ended: it is worth a look, or what waits for that is to be asked for again."""
+
+    worker: int
+
+
 class LatchKept(msgspec.Struct, frozen=True):
     """The latch of that id is on disk, or ("") the absence of one; `error`: it is not, and holds for this life."""
 
@@ -150,6 +165,7 @@ Event = (
     | NotYet
     | Looked
     | Reapplied
+    | Stirred
     | LatchKept
     | AddressesRead
     | StraysSeen

@@ -2,8 +2,9 @@
 
 It imports no library, talks to no bus, and is pid 1 in a container and systemd's main process. It spawns the agent,
 hears a byte each half second over a socket pair, and passes signals on. When the agent dies, or says nothing for
-`SILENCE_S`, the guard kills it and everything that it started, waits until all of them are gone, has the journal
-healed, and only then starts the agent again. An agent whose guard dies reads the end of the socket and ends itself.
+`SILENCE_S`, the guard kills it, the tools that it runs, and its supervisor's children with all that they started, waits
+until all of them are gone, has the journal healed, and only then starts the agent again. What a fault had to start
+again at its end lives on. An agent whose guard dies reads the end of the socket and ends itself.
 
 Only two things end a guard: a signal, and an agent that cannot even start the first time, if no fault is left. What
 the machine refuses (processes, memory, descriptors) is tried again for ever, and what is told never holds it up.
@@ -20,6 +21,8 @@ import socket
 import sys
 import time
 
+from trogdor_bus import badge
+from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.agents.title import set_title
 from trogdor_bus.linewriter import LineWriter
 from trogdor_bus.stacks import take
@@ -216,6 +219,7 @@ class Guard:
         if self._leader:
             self._kill_session(self._leader)
             self._bury()
+        self._kill(lambda family: tree.of_children(os.getpid(), family, but=tree.mark_of(os.getpid())[0]))
         for line in take(self._state_dir) if self._state_dir else ():
             self._say(f"stack: {line}")
 
@@ -232,12 +236,19 @@ class Guard:
                 os.kill(self._agent, self._asked)
 
     def _kill_session(self, session: int) -> None:
-        """Kill the agent and all that it started (they share its session), and wait until every one is gone."""
+        """Kill the agent and the tools that it runs (they share its session), and wait until every one is gone."""
+        self._kill(lambda family: [pid for pid, (_, of, _) in family.items() if of == session])
+
+    def _kill(self, choose: Callable[[tree.Family], list[int]]) -> None:
+        """Kill those of the living who are chosen, and wait until nobody is any more."""
+
+        def kill() -> list[int]:
+            family = tree.living()
+            tree.kill(left := choose(family), family)
+            return left
+
         deadline = time.monotonic() + GONE_S
-        while left := self._insist("look for what is left of the agent", lambda: _members(session)):
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        while left := self._insist("look for what is left of the agent", kill):
             for pid in left:
                 _thaw(pid)  # only now: what runs again before it is killed could go on with what it was about to do
             self._reap()
@@ -278,24 +289,6 @@ class Guard:
     def _awake(self) -> None:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_r, 4096)
-
-
-def _members(session: int) -> list[int]:
-    """Return the living processes of a session (proc(5), stat field 6); zombies only wait to be reaped.
-
-    OSError if the machine does not tell.
-    """
-    found = []
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    fields = file.read().rpartition(b")")[2].split()
-            except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or not ours
-                continue
-            if int(fields[3]) == session and fields[0] not in (b"Z", b"X"):
-                found.append(int(name))
-    return found
 
 
 def _thaw(pid: int) -> None:
@@ -351,6 +344,7 @@ def main(argv: list[str]) -> int:
     """Be the guard that `trogdor-bus agent` becomes; return the exit code."""
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     start, node = os.environ.pop(START), given["--node"]
+    badge.wear()
     set_title("trogdor-bus", "watchdog", "--node", node)
     return Guard(start, log_json=given["--log"] == "json", node=node, state_dir=given["--state-dir"]).run()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from trogdor_bus import logs
+from trogdor_bus import badge, logs
 from trogdor_bus.agents.disk import FileDisk, lock
 from trogdor_bus.agents.guard import START
 from trogdor_bus.agents.journal import Journal
@@ -132,6 +132,7 @@ def main(text: str) -> int:
 
     0 nothing is left, 1 something is, 2 nothing can be read there, or an agent runs there.
     """
+    badge.wear()
     start = msgspec.json.decode(text, type=_Start)
     set_title("trogdor-bus", "heal", "--node", start.settings.node)
     logs.set_up(start.log_level, start.log_json)

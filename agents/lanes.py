@@ -103,9 +103,12 @@ class Lanes:
 
     def carried(self, lane: str, outcomes: Sequence[object]) -> None:
         """Take in what the calls that a lane carried have returned or raised."""
-        answers, self._lanes[lane].answers = self._lanes[lane].answers, []
+        this = self._lanes[lane]
+        answers, this.answers = this.answers, []
         for answer, outcome in zip(answers, outcomes, strict=True):
             answer(outcome)
+        if not this.waiting:
+            del self._lanes[lane]
         self._ask()
 
     def idle(self) -> bool:

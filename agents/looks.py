@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.hands import Hands, in_words
 from trogdor_bus.agents.lanes import SOON, All, Rank
@@ -15,13 +17,17 @@ async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON) -> R
     found: list[str] = []
     unseen: list[str] = []
     counts: list[int] = []
+    ended: str | None = None
+    status = msgspec.Raw(b"null")
     for seen in await All([hands.look(step, rank) for step in steps]):
         if isinstance(seen, Exception):  # a look must not keep a fault
             unseen.append(f"cannot look whether it holds: {in_words(seen)}")
         else:
             found += [seen.disturbance] if seen.disturbance else []
             counts += [seen.dropped] if seen.dropped is not None else []
-    return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None)
+            ended = seen.ended if ended is None else ended
+            status = seen.status if bytes(seen.status) != b"null" else status
+    return ReadBack(tuple(found), tuple(unseen), sum(counts) if counts else None, ended, status)
 
 
 async def holds(hands: Hands, step: Step) -> bool:

@@ -6,7 +6,7 @@ are CLOCK_BOOTTIME ms of this node. The protocol's agent half lives here: stamps
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import Literal
 
 import msgspec
 
@@ -33,9 +33,11 @@ from trogdor_bus.agents.events import (
     Reapply,
     SendBeat,
     SnapshotHeard,
+    Stirred,
     StraysSeen,
     Ticked,
 )
+from trogdor_bus.agents.moves import ASKED, LIVE, TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
@@ -56,40 +58,6 @@ REFUSED_MS = 10_000
 """For so long a word counts by which this agent is refused."""
 STORY_LINES = 30
 ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
-
-Move = Literal["stop", "injected", "not-injected", "half-injected", "healed", "not-healed", "not-yet", "forget"]
-GONE: Final = "GONE"
-
-TABLE: dict[tuple[WorkerState, Move], WorkerState | Literal["GONE"]] = {
-    (WorkerState.STARTING, "stop"): WorkerState.CANCELLING,
-    (WorkerState.STARTING, "injected"): WorkerState.RUNNING,
-    (WorkerState.STARTING, "not-injected"): WorkerState.DONE,
-    (WorkerState.STARTING, "half-injected"): WorkerState.STUCK,
-    (WorkerState.CANCELLING, "stop"): WorkerState.CANCELLING,
-    (WorkerState.CANCELLING, "injected"): WorkerState.STOPPING,
-    (WorkerState.CANCELLING, "not-injected"): WorkerState.DONE,
-    (WorkerState.CANCELLING, "half-injected"): WorkerState.STUCK,
-    (WorkerState.CANCELLING, "healed"): WorkerState.DONE,
-    (WorkerState.CANCELLING, "not-healed"): WorkerState.STUCK,
-    (WorkerState.RUNNING, "stop"): WorkerState.STOPPING,
-    (WorkerState.STOPPING, "stop"): WorkerState.STOPPING,
-    (WorkerState.STOPPING, "healed"): WorkerState.DONE,
-    (WorkerState.STOPPING, "not-healed"): WorkerState.STUCK,
-    (WorkerState.STUCK, "stop"): WorkerState.STUCK,
-    (WorkerState.STUCK, "healed"): WorkerState.DONE,
-    (WorkerState.STUCK, "not-healed"): WorkerState.STUCK,
-    (WorkerState.STARTING, "not-yet"): WorkerState.STARTING,
-    (WorkerState.CANCELLING, "not-yet"): WorkerState.CANCELLING,
-    (WorkerState.STOPPING, "not-yet"): WorkerState.STOPPING,
-    (WorkerState.STUCK, "not-yet"): WorkerState.STUCK,
-    (WorkerState.DONE, "stop"): WorkerState.DONE,
-    (WorkerState.DONE, "forget"): GONE,
-}
-"""Every move that a worker can make."""
-
-ASKED = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.STOPPING, WorkerState.STUCK)
-"""Where a do or an undo may have to be asked for again."""
-LIVE = (WorkerState.STARTING, WorkerState.CANCELLING, WorkerState.RUNNING, WorkerState.STOPPING, WorkerState.STUCK)
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,6 +138,8 @@ class AgentMachine:
                 self._looked(found, now_ms, effects)
             case Reapplied():
                 self._reapplied(event, now_ms)
+            case Stirred(worker=worker_id):
+                self._stirred(worker_id, now_ms, effects)
             case LatchKept(id=latch):
                 self._kept = latch
             case AddressesRead():
@@ -220,6 +190,8 @@ class AgentMachine:
         worker = self._known(event.worker, "injected")
         if self._move(worker, "injected", now_ms) is WorkerState.STOPPING:
             effects.append(Heal(worker.id, worker.outcome, worker.error, due_ms=worker.due_ms))
+        elif worker.stirred:
+            effects.append(Look((worker.id,)))
         worker.warnings, worker.met_nothing = event.warnings, event.met_nothing
         worker.since_ms = worker.stopped_ms = now_ms
         worker.awaits, worker.retry_ms, worker.inject = "", None, None
@@ -232,7 +204,8 @@ class AgentMachine:
     def _not_yet(self, event: NotYet, now_ms: int) -> None:
         worker = self._known(event.worker, "not-yet")
         self._move(worker, "not-yet", now_ms)
-        worker.wait(event.why, now_ms, now_ms + AGAIN_MS)
+        worker.wait(event.why, now_ms, now_ms if worker.stirred else now_ms + AGAIN_MS)
+        worker.stirred = False
         worker.warnings += event.notes
         if event.last is not None:
             worker.see_last(event.last)
@@ -358,9 +331,18 @@ class AgentMachine:
             return f"node {self.node} is dirty, {self.strays[0]}; or submit with --force"
         return ""
 
-    def _stop(self, worker: Worker, outcome: Outcome, error: str, now_ms: int, effects: list[Effect]) -> None:
+    def _stop(
+        self,
+        worker: Worker,
+        outcome: Outcome,
+        error: str,
+        now_ms: int,
+        effects: list[Effect],
+        *,
+        move: Literal["stop", "ended"] = "stop",
+    ) -> None:
         before = worker.state
-        self._move(worker, "stop", now_ms)
+        self._move(worker, move, now_ms)
         if before in (WorkerState.STARTING, WorkerState.RUNNING):
             worker.stop(outcome, error, now_ms)  # the first reason counts
         if before is WorkerState.RUNNING:
@@ -397,9 +379,21 @@ class AgentMachine:
             worker = self.workers.get(worker_id)
             if worker and worker.state is WorkerState.RUNNING:
                 worker.see(seen, now_ms)
-                if worker.reapply and (seen.found or seen.unseen or worker.drift.open):
+                if seen.ended is not None:
+                    outcome = Outcome.FAILED if seen.ended else Outcome.DONE
+                    self._stop(worker, outcome, seen.ended, now_ms, effects, move="ended")
+                elif worker.reapply and (seen.found or seen.unseen or worker.drift.open):
                     self._looking.add(worker_id)  # it is looked at when it is put back
                     effects.append(Reapply(worker_id, worker.drift.open))
+
+    def _stirred(self, worker_id: int, now_ms: int, effects: list[Effect]) -> None:
+        worker = self.workers.get(worker_id)
+        if worker and worker.state is WorkerState.RUNNING:
+            effects.append(Look((worker_id,)))
+        elif worker and worker.awaits and worker.retry_ms is not None:
+            worker.retry_ms = now_ms
+        elif worker:
+            worker.stirred = True
 
     def _reapplied(self, event: Reapplied, now_ms: int) -> None:
         self._looking.discard(event.worker)
@@ -442,6 +436,7 @@ class AgentMachine:
             task=worker.task,
             state=worker.state,
             status=worker.status(),
+            progress=worker.progress,
             error=worker.error,
             outcome=worker.outcome if worker.state in (WorkerState.DONE, WorkerState.STUCK) else Outcome.NONE,
             warnings=worker.warnings,

@@ -34,7 +34,7 @@ from trogdor_bus.platform import (
     Step,
     Surroundings,
 )
-from trogdor_bus.states import Outcome, ended
+from trogdor_bus.states import Outcome
 
 log = logging.getLogger("trogdor_bus.agents")
 RESTARTED = "agent restarted, fault undone"
@@ -172,7 +172,7 @@ class Performer:
             last = msgspec.structs.replace(last, found=(*last.found, *missed))
             saw(last)
             if outcome is Outcome.DONE:
-                outcome, error = ended(outcome, error, last.disturbances(held_ms), entry.met_nothing)
+                outcome, error = last.judge(held_ms, entry.met_nothing)
         notes, trouble = await self._heal(entry, outcome, error, error, due_ms)
         return (*notes, trouble) if trouble else notes
 
@@ -361,7 +361,10 @@ class Performer:
         worker = intent.worker
         try:
             while index < len(steps):
-                steps[index] = await self._done(steps[index]) or steps[index]
+                if done := await self._done(steps[index]):
+                    steps[index] = done
+                    if index + 1 < len(steps):  # what it is undone by is on disk before the next one is done
+                        await self._put(msgspec.structs.replace(intent, steps=tuple(steps)))
                 index += 1
         except NotYetError:
             self._begun[worker] = functools.partial(self._apply, intent, steps, index)

@@ -15,7 +15,7 @@ from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.contact import likely_causes
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.disk import FileDisk, lock
-from trogdor_bus.agents.events import AddressesRead, EndRequested
+from trogdor_bus.agents.events import AddressesRead, EndRequested, Stirred
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.lanes import Call, Carry, Job, Lanes
@@ -39,7 +39,7 @@ from trogdor_bus.errors import (
 )
 from trogdor_bus.fuse import Fuse
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, StirringPlatform
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
@@ -184,6 +184,7 @@ class Service:
             barred=self._fuse.said(),
         )
         self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._lanes = Lanes(self._carry, self._later)
         self._core = AgentCore(
             machine, bus, self._work, self._lanes, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
@@ -192,6 +193,8 @@ class Service:
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
         self._strays = Strays(performer, settings.state_dir)
+        if isinstance(self._platform, StirringPlatform):
+            self._platform.call_when_stirred(self._stirred)
 
     async def run(self, ending: asyncio.Event) -> int:
         """Serve until `ending` is set and everything is undone; return the exit code."""
@@ -201,7 +204,6 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
-        self._loop = asyncio.get_running_loop()
         strays = await self._done(self._strays.look())
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
@@ -305,6 +307,11 @@ class Service:
         until_s = self._loop.time() + SETTLE_S
         while not self._lanes.idle() and self._loop.time() < until_s:
             await asyncio.sleep(0.01)
+
+    def _stirred(self, worker: int) -> None:
+        """Have the machine look at a worker, whatever thread says so; not while there is no loop any more."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._guarded, functools.partial(self._core.feed, Stirred(worker)))
 
     # --- chores -----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from trogdor_bus.agents.lanes import Call, Job, Lanes, carry_out
 
 T = TypeVar("T")
 Deliver = Callable[[str, Sequence[object]], None]
+IDLE_S = 10.0
+"""A thread that has nothing to do for so long ends."""
 AGAIN_S = 0.1
 """When it is tried again to start a thread that the machine refused."""
 log = logging.getLogger("trogdor_bus.agents")
@@ -27,21 +29,33 @@ class Threads:
     """
 
     def __init__(self, deliver: Deliver) -> None:
-        self._deliver = deliver
+        self._deliver, self._changing = deliver, threading.Lock()
         self._queues: dict[str, SimpleQueue[Sequence[Call[Any]]]] = {}
 
     def carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
         """Have a lane do calls when it has done those before."""
-        if lane not in self._queues:
-            queue: SimpleQueue[Sequence[Call[Any]]] = SimpleQueue()
-            thread = threading.Thread(target=self._run, args=(lane, queue), name=lane or "lane", daemon=True)
-            _insist_on_starting(thread)
-            self._queues[lane] = queue
-        self._queues[lane].put(calls)
+        with self._changing:
+            queue = self._queues.get(lane)
+            if queue is None:
+                queue = self._queues[lane] = SimpleQueue()
+                thread = threading.Thread(target=self._run, args=(lane, queue), name=lane or "lane", daemon=True)
+                _insist_on_starting(thread)
+            queue.put(calls)
 
     def _run(self, lane: str, queue: SimpleQueue[Sequence[Call[Any]]]) -> None:
-        while True:
-            self._deliver(lane, carry_out(queue.get()))
+        while calls := self._next(lane, queue):
+            self._deliver(lane, carry_out(calls))
+
+    def _next(self, lane: str, queue: SimpleQueue[Sequence[Call[Any]]]) -> Sequence[Call[Any]]:
+        """Return the next batch; () if there was none for long, and so this thread is the lane's no more."""
+        try:
+            return queue.get(timeout=IDLE_S)
+        except Empty:
+            with self._changing:
+                if not queue.empty():
+                    return queue.get()
+                del self._queues[lane]
+                return ()
 
 
 def _insist_on_starting(thread: threading.Thread) -> None:

@@ -83,7 +83,9 @@ class Work:
 
     async def _inject(self, effect: Inject) -> Event:
         order = effect.order
-        surroundings = Surroundings(control=self._control(), coordinator=effect.coordinator, force=order.force)
+        surroundings = Surroundings(
+            control=self._control(), coordinator=effect.coordinator, force=order.force, task=order.task
+        )
         try:
             warnings = await self._performer.inject(order, effect.ends_ms, surroundings)
         except NotInjectedError as error:

@@ -21,8 +21,9 @@ class Worker(msgspec.Struct, kw_only=True):
     `since_ms` is when it took hold, `stopped_ms` when it was told to end, `due_ms` when it is to be gone (after a wait
     for somebody: when it is asked for again), and `late_ms` how long after that it was, waits left out. `inject` is
     what it began with, `awaits` what its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`:
-    how often what was disturbed was put back. `counted` are packets since its rules are there (None: not to be known),
-    `before` those that were counted before its rules were put back. `drift` is what its peers announce since.
+    how often what was disturbed was put back. `progress` is what runs for it said last of itself (JSON), `stirred`
+    whether that may have ended since. `counted` are packets since its rules are there (None: not to be known), `before`
+    those that were counted before its rules were put back. `drift` is what its peers announce since.
     """
 
     id: int
@@ -43,6 +44,8 @@ class Worker(msgspec.Struct, kw_only=True):
     reapply: bool = False
     drift: Drift = msgspec.field(default_factory=Drift)
     put_back: int = 0
+    progress: msgspec.Raw = msgspec.Raw(b"null")
+    stirred: bool = False
     met_nothing: str = ""
     since_ms: int = 0
     stopped_ms: int = 0
@@ -68,6 +71,7 @@ class Worker(msgspec.Struct, kw_only=True):
         """Take in a look while it runs."""
         self._count(seen.dropped)
         self.dropped = self.dropped or self._total()  # that it drops is news; how much is told at its end
+        self._hear(seen.status)
         self._look(seen, now_ms)
 
     def see_last(self, last: ReadBack | None) -> None:
@@ -76,6 +80,9 @@ class Worker(msgspec.Struct, kw_only=True):
             return
         self._count(last.dropped)
         self.dropped = max(self.dropped, self._total())
+        self._hear(last.status)
+        if last.ended and self.outcome in (Outcome.DONE, Outcome.DISTURBED):  # before it was told to
+            self.outcome, self.error = Outcome.FAILED, last.ended
         self._look(last, self.stopped_ms)
 
     def see_drift(self, drift: tuple[Peer, ...], now_ms: int) -> None:
@@ -117,6 +124,10 @@ class Worker(msgspec.Struct, kw_only=True):
         unmet = self.counted == 0 and not self.before and not self.disturbed
         late = self.late_ms > bound_ms and self.outcome is not Outcome.LATE
         return (*mended, *([UNMET] if unmet else []), *([how_late(self.late_ms)] if late else []))
+
+    def _hear(self, status: msgspec.Raw) -> None:
+        if bytes(status) != b"null":
+            self.progress = status
 
     def _look(self, seen: ReadBack, now_ms: int) -> None:
         """Note what a look found; what could not be looked at before, and can be now, is told by this look."""

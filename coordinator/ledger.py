@@ -5,6 +5,7 @@ The state is `view`, the fold of the events recorded here; there is no second co
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
@@ -27,7 +28,17 @@ from trogdor_bus.coordinator.moves import OVER
 from trogdor_bus.coordinator.plan import WorkerPlan
 from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import RefusedError
-from trogdor_bus.messages import AnyEvent, NodeChanged, NodeGone, Noted, Report, TaskChanged, TaskGone, WorkerChanged
+from trogdor_bus.messages import (
+    UNTOLD,
+    AnyEvent,
+    NodeChanged,
+    NodeGone,
+    Noted,
+    Report,
+    TaskChanged,
+    TaskGone,
+    WorkerChanged,
+)
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
@@ -38,6 +49,8 @@ ENDED = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its task no longer waits for."""
 UNDESCRIBED = b"{}"
 """The spec of an adopted task until an agent has told it."""
+MOST_PROGRESS = 64 << 10
+"""So many bytes of what a worker says of itself are kept."""
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
 KEEP_DONE_BYTES = 64 << 20
@@ -304,6 +317,7 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
         row,
         state=report.state,
         status=report.status,
+        progress=_sound(report.progress, row.progress),
         error=error,
         outcome=outcome,
         warnings=report.warnings,
@@ -316,6 +330,17 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
         running_ms=now_ms if report.state is WorkerState.RUNNING and row.running_ms < 0 else row.running_ms,
         done_ms=now_ms if report.state is WorkerState.DONE else -1,
     )
+
+
+def _sound(told: msgspec.Raw, before: msgspec.Raw) -> msgspec.Raw:
+    """Return what a worker says of itself, if it says something that everybody can read, else what it said before."""
+    if told == UNTOLD:
+        return before
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        if len(bytes(told)) <= MOST_PROGRESS:
+            msgspec.json.decode(told)
+            return told
+    return before
 
 
 def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:

@@ -45,6 +45,7 @@ def test_our_tags_are_our_python_names_and_trogdors_are_trogdors() -> None:
         PARTITION,
         "org.apache.kafka.trogdor.fault.ProcessStopFaultSpec",
         "org.apache.kafka.trogdor.task.NoOpTaskSpec",
+        "org.apache.kafka.trogdor.workload.ExternalCommandSpec",
     }
 
 

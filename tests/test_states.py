@@ -78,6 +78,15 @@ def test_combined_status_of_none_one_and_many() -> None:
     assert list(combined_status([worker("b", "2"), worker("a", "1")]).items()) == [("a", "1"), ("b", "2")]
 
 
+def test_what_a_worker_says_of_itself_is_its_status_verbatim() -> None:
+    told = msgspec.structs.replace(worker("a", "running"), progress=msgspec.Raw(b'{"n":[1,null]}'))
+    assert combined_status([told]) == {"n": [1, None]}
+    assert combined_status([worker("b", "2"), told]) == {"a": {"n": [1, None]}, "b": "2"}
+    for empty in (b"{}", b"[]"):
+        nothing = msgspec.structs.replace(told, progress=msgspec.Raw(empty))
+        assert "status" not in trogdor_json(row(TaskState.RUNNING), [nothing]), "as Jackson's NON_EMPTY"
+
+
 def test_rows_survive_json_with_their_spec_untouched() -> None:
     task = row(TaskState.DONE, outcome=Outcome.LEASE, started_ms=3)
     again = msgspec.json.decode(msgspec.json.encode(task), type=TaskRow)

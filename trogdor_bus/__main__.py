@@ -15,8 +15,9 @@ def main() -> int:
     hears = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if hears:
         signal.signal(signal.SIGINT, _leave)  # while modules are imported, no traceback is of any use
-    from trogdor_bus import streams
+    from trogdor_bus import badge, streams
 
+    badge.wear()
     streams.open_missing()
 
     def command() -> int:

@@ -17,7 +17,10 @@ DEFAULT_ALIVE_MS = 10_000
 """How long a restarted process may take until it is found."""
 
 MOST_GRACE_MS = 60_000
-"""How long a killed process may be given to end by itself, at most."""
+"""How long a process may be given to end by itself, at most."""
+
+DEFAULT_GRACE_MS = 5_000
+"""How long a program that ran for a task may take to end, as Trogdor has it."""
 
 Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
@@ -163,4 +166,21 @@ class MoveLeader(Action, frozen=True, tag="move-leader"):
         return f"make {who} lead {name}, asking {self.bootstrap}", f"restore the order of the replicas of {name}"
 
 
-AnyAction = BlockFrom | BlockPorts | Suspend | Kill | MoveLeader
+class RunCommand(Action, frozen=True, tag="run-command"):
+    """Run a program until the undo, or until it ends by itself; what it says on standard output is its status.
+
+    Its standard input begins with the line {"id": the task, "workload": `workload`}. To end it, it is asked to, and
+    whatever is left of it `grace_ms` later is killed.
+    """
+
+    command: tuple[str, ...]
+    workload: msgspec.Raw = msgspec.Raw(b"null")
+    grace_ms: int = DEFAULT_GRACE_MS
+
+    def describe(self) -> tuple[str, str]:
+        """Return do and undo as text."""
+        undo = f"send SIGTERM to it, and SIGKILL to what is left of it {self.grace_ms} ms later"
+        return f"run {shlex.join(self.command)} while the task lasts", undo
+
+
+AnyAction = BlockFrom | BlockPorts | Suspend | Kill | MoveLeader | RunCommand

@@ -86,20 +86,22 @@ class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
 
 
 UNTOLD = msgspec.Raw(b"null")
-"""The spec in a report that was not asked to tell it."""
+"""The spec in a report that was not asked to tell it, the progress of a worker that says nothing."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What an agent says of one worker; `spec` only when it was asked to describe itself.
 
-    `dropped`: how many packets its rules dropped, when the agent first saw that they did, and at the end. `late_ms`:
-    how long after it was due it was seen to be undone.
+    `status` is a line for people, `progress` what the worker says of itself (JSON), null for nothing. `dropped`: how
+    many packets its rules dropped, when the agent first saw that they did, and at the end. `late_ms`: how long after it
+    was due it was seen to be undone.
     """
 
     worker: Number
     task: str
     state: WorkerState
     status: str = ""
+    progress: msgspec.Raw = UNTOLD
     error: str = ""
     outcome: Outcome = Outcome.NONE
     warnings: tuple[str, ...] = ()

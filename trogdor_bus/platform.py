@@ -49,11 +49,12 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
 
 
 class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a platform must know beside the action: the control traffic to spare and the coordinator's process."""
+    """What a platform must know beside the action: control traffic to spare, the coordinator's process, the task."""
 
     control: tuple[Endpoint, ...] = ()
     coordinator: ProcessIdentity | None = None
     force: bool = False
+    task: str = ""
 
 
 class Platform(Protocol):
@@ -176,10 +177,14 @@ class Seen(msgspec.Struct, frozen=True):
     """What one look at a step found: what changed it, "" while it holds, and how many packets its rules dropped.
 
     The count begins anew when the rules are put back. `dropped` is None if it has no rules, or they are out of reach.
+    Of what runs for it: `status` is the latest that it says of itself (JSON, null for nothing), `ended` how it ended by
+    itself: its error, "" for none, None while it goes on.
     """
 
     disturbance: str = ""
     dropped: int | None = None
+    ended: str | None = None
+    status: msgspec.Raw = msgspec.Raw(b"null")
 
 
 @runtime_checkable
@@ -188,6 +193,15 @@ class CountingPlatform(Protocol):
 
     def look(self, step: Step) -> Seen:
         """Return what `disturbance` returns, and what the step's rules dropped since they are there."""
+        ...
+
+
+@runtime_checkable
+class StirringPlatform(Protocol):
+    """What a Platform may offer beside: to say when it is worth to look at a worker before its time."""
+
+    def call_when_stirred(self, stirred: Callable[[int], None]) -> None:
+        """Have `stirred` called with a worker whenever something that runs for it has ended; from any thread."""
         ...
 
 

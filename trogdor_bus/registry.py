@@ -10,6 +10,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import math
 import pkgutil
 import re
 import types
@@ -39,7 +40,6 @@ _NOT_YET = frozenset(
         "ConnectionStressSpec",
         "SustainedConnectionSpec",
         "ConfigurableProducerSpec",
-        "ExternalCommandSpec",
         "SampleTaskSpec",
     }
 )
@@ -88,7 +88,7 @@ class Registry:
                     f"is {given_ms}", path="$.durationMs", remedy=f"give ms, from 0 to {MAX_DURATION_MS}"
                 )  # Trogdor takes it, and clamps it
             spec = msgspec.structs.replace(spec, duration_ms=clamped_ms)
-            _check_text(msgspec.to_builtins(spec), "$")
+            _check_json(msgspec.to_builtins(spec), "$")
         except msgspec.ValidationError as error:
             raise _spec_error(error, fields) from None
         except UnicodeEncodeError:
@@ -205,14 +205,20 @@ def _listed(value: Any, annotation: Any) -> Any:
     return _listed([value], annotation) if isinstance(value, str | int | float) else value
 
 
-def _check_text(value: Any, path: str) -> None:
+def _check_json(value: Any, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise SpecError("is no number that JSON can hold", path=path, remedy="write another number, or a text")
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise SpecError("is a number of more than 64 bits", path=path, remedy="write it as a text")
     if isinstance(value, dict):
         for key, item in value.items():
-            _check_text(key, path)
-            _check_text(item, f"{path}.{key}")
+            if not isinstance(key, str):
+                raise SpecError("a field name is not text", path=path, remedy="put it in quotes")
+            _check_json(key, path)
+            _check_json(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_text(item, f"{path}[{index}]")
+            _check_json(item, f"{path}[{index}]")
     elif isinstance(value, str) and "\0" in value:
         raise SpecError("holds the character U+0000", path=path, remedy="remove it")
     elif isinstance(value, str):

@@ -56,6 +56,8 @@ class TaskSpec(
     is_experiment: ClassVar[bool] = False
     """Whether it is performed by a program beside the coordinator, and by no node."""
     node_fields: ClassVar[tuple[str, ...]] = ()
+    as_given: ClassVar[tuple[str, ...]] = ()
+    """The fields that hold any JSON: it goes on the wire as it is, null included."""
     proven_by: ClassVar[tuple[Evidence, ...]] = ()
     """What must be seen in an experiment for it to count as effective; (): nothing is known that would show it."""
 
@@ -163,9 +165,13 @@ def require_nodes(names: tuple[str, ...], path: str) -> None:
 def wire(spec: TaskSpec) -> bytes:
     """Return the spec as it goes on the wire, byte for byte what Trogdor writes for Trogdor's specs.
 
-    Empty strings, lists and maps and nulls are dropped (Jackson's NON_EMPTY); zero and false stay.
+    Empty strings, lists and maps and nulls are dropped (Jackson's NON_EMPTY), but not in a field that is any JSON; zero
+    and false stay.
     """
-    return msgspec.json.encode(_non_empty(msgspec.to_builtins(spec)))
+    given = msgspec.to_builtins(spec)
+    kept = {field: given[field] for field in spec.as_given}
+    pruned = _non_empty({**given, **dict.fromkeys(kept, True)})
+    return msgspec.json.encode({**pruned, **kept})
 
 
 def _non_empty(value: Any) -> Any:

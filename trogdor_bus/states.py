@@ -111,6 +111,7 @@ def how_late(late_ms: int) -> str:
 class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one worker. Times are epoch ms on the coordinator's clock, -1 for never.
 
+    `progress` is what the worker says of itself (JSON), null for nothing.
     `by_hand` are the commands that a person would type to undo what is stuck. `dropped`: packets that its rules
     dropped, 0 until the first is seen, then as many as were seen at that moment, and at the end all that were counted:
     what was dropped between the last look and somebody's change of the rules is not among them. `late_ms`: how long
@@ -122,6 +123,7 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     journal: str = ""
     state: WorkerState = WorkerState.RECEIVING
     status: str = "receiving"
+    progress: msgspec.Raw = msgspec.Raw(b"null")
     error: str = ""
     outcome: Outcome = Outcome.NONE
     warnings: tuple[str, ...] = ()
@@ -134,6 +136,11 @@ class WorkerRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     wanted: bool = True
     running_ms: int = -1
     done_ms: int = -1
+
+    @property
+    def said(self) -> Any:
+        """Return what it says of itself, else its status."""
+        return self.status if bytes(self.progress) == b"null" else msgspec.json.decode(self.progress)
 
     @property
     def stops_others(self) -> bool:
@@ -176,10 +183,13 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def combined_status(workers: list[WorkerRow]) -> Any:
-    """Return Trogdor's combined status: one worker's own text, several as {node: text}."""
+    """Return Trogdor's combined status: one worker's own, several as {node: status}.
+
+    That is what the worker says of itself, else our text.
+    """
     if len(workers) == 1:
-        return workers[0].status
-    return {worker.node: worker.status for worker in sorted(workers, key=lambda w: w.node)}
+        return workers[0].said
+    return {worker.node: worker.said for worker in sorted(workers, key=lambda w: w.node)}
 
 
 def trogdor_json(task: TaskRow, workers: list[WorkerRow]) -> dict[str, Any]:
@@ -193,6 +203,6 @@ def trogdor_json(task: TaskRow, workers: list[WorkerRow]) -> dict[str, Any]:
             out["error"] = task.error
         out["cancelled"] = task.cancelled
     status: Any = combined_status(workers) if task.state is not TaskState.PENDING else None
-    if status != {}:
+    if status not in ({}, []):
         out["status"] = status
     return out

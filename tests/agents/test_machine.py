@@ -36,10 +36,9 @@ from trogdor_bus.agents.machine import (
     LONELY_BEAT_MS,
     SOON_MS,
     STUCK_RETRY_MS,
-    TABLE,
     AgentMachine,
-    Move,
 )
+from trogdor_bus.agents.moves import TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
 from trogdor_bus.messages import Beat, Echo, Stamp, decode, encode
@@ -49,6 +48,7 @@ from trogdor_bus.states import Outcome, WorkerState
 STATES = [state for state in WorkerState if state is not WorkerState.RECEIVING]
 MOVES: tuple[Move, ...] = (
     "stop",
+    "ended",
     "injected",
     "not-injected",
     "half-injected",
@@ -87,6 +87,8 @@ def test_every_move_of_the_table_happens(state: WorkerState, move: Move) -> None
     agent = in_state(state)
     if move in EVENTS:
         agent.give(EVENTS[move])
+    elif move == "ended":
+        agent.give(Looked({1: ReadBack(ended="it failed")}))
     else:
         agent.hear()
     if move == "stop" and state is WorkerState.DONE:

@@ -138,6 +138,14 @@ def _columns_joined(text: str) -> str:
     return "\n".join("".join(line[a:b].rstrip() for line in lines[1:]) for a, b in bounds)
 
 
+def test_what_a_worker_says_of_itself_is_shown_as_its_status() -> None:
+    worker = WorkerRow(id=1, node="a", status="running", progress=msgspec.Raw(b'{"sent":"\\u001b[31m"}'))
+    text = shown(render.workers_table(TaskInfo(task=row(TaskState.RUNNING), workers=(worker,))), 80)
+    assert '{"sent":"' in text and "running" not in text and "\x1b[31m" not in text
+    words = msgspec.structs.replace(worker, progress=msgspec.Raw(b'"half done"'))
+    assert " half done" in shown(render.workers_table(TaskInfo(task=row(TaskState.RUNNING), workers=(words,))), 80)
+
+
 RED = "\x1b[1;31m"
 COMMAND = "nsenter --net=/run/netns/a-long-name iptables -D INPUT -j TB-0856b5e4822354ad -w; iptables -F x -w"
 STUCK = WorkerRow(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tests.coordinator.driver import BEAT_MS, LEASE_MS, Cluster
 from trogdor_bus.coordinator.fleet import GRACE_MS
-from trogdor_bus.states import Disturbance, Outcome, TaskState
+from trogdor_bus.states import Disturbance, Outcome, TaskState, trogdor_json
 from trogdor_bus.states import WorkerState as W
 
 RUNNING, DONE = TaskState.RUNNING, TaskState.DONE
@@ -82,3 +83,43 @@ def test_what_is_not_known_to_have_ended_is_not_said_to_have(cluster: Cluster) -
     told = " ".join(cluster.texts)
     assert "task t is closed: outcome unknown: node a was not heard again" in told
     assert "fail" not in told.lower() and "ended: unknown" not in told
+
+
+# --- what ends by itself, and says how it goes ------------------------------------------------------------------------
+
+
+def said(text: str) -> msgspec.Raw:
+    return msgspec.Raw(text.encode())
+
+
+def test_a_task_whose_only_worker_ended_before_its_time_is_done_with_what_it_said(cluster: Cluster) -> None:
+    cluster.create(nodes=["a"])
+    cluster.say("a", W.RUNNING)
+    cluster.say("a", W.RUNNING, progress=said('{"sent":7}'))
+    assert trogdor_json(cluster.task(), [cluster.row("a")])["status"] == {"sent": 7}
+    cluster.say("a", W.DONE, outcome=Outcome.DONE, progress=said('{"sent":9}'))
+    assert (cluster.task().state, cluster.task().outcome, cluster.task().cancelled) == (DONE, Outcome.DONE, False)
+    assert trogdor_json(cluster.task(), [cluster.row("a")])["status"] == {"sent": 9}
+
+
+def test_one_that_ends_well_stops_nobody_and_one_that_fails_stops_the_others(cluster: Cluster) -> None:
+    cluster.create(nodes=["a", "b", "c"])
+    cluster.all_say(W.RUNNING)
+    cluster.say("a", W.DONE, outcome=Outcome.DONE, progress=said("1"))
+    assert (cluster.task().state, cluster.orders("b")) == (RUNNING, [("t", True)])
+    cluster.say("b", W.DONE, outcome=Outcome.FAILED, error="exited with return code 3", progress=said('"x"'))
+    assert (cluster.task().state, cluster.orders("c")) == (TaskState.STOPPING, [])
+    cluster.say("c", W.DONE, outcome=Outcome.DONE)
+    assert (cluster.task().outcome, cluster.task().error) == (Outcome.FAILED, "exited with return code 3")
+    rows = [cluster.row(node) for node in "abc"]
+    assert trogdor_json(cluster.task(), rows)["status"] == {"a": 1, "b": "x", "c": "done"}
+
+
+@pytest.mark.parametrize("bad", ["1e999", '"' + "x" * (64 << 10) + '"'])
+def test_what_nobody_could_read_or_keep_changes_no_progress(cluster: Cluster, bad: str) -> None:
+    cluster.create(nodes=["a"])
+    cluster.say("a", W.RUNNING, progress=said("[1]"))
+    cluster.say("a", W.RUNNING, progress=said(bad))
+    assert bytes(cluster.row("a").progress) == b"[1]"
+    cluster.say("a", W.DONE, outcome=Outcome.RESTARTED, error="agent restarted, fault undone")
+    assert bytes(cluster.row("a").progress) == b"[1]"

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from trogdor_bus.faults.command import CommandTaskSpec, ExternalCommandSpec
 from trogdor_bus.faults.network import DirectedPartitionFaultSpec, NetworkPartitionFaultSpec, PortBlockFaultSpec
 from trogdor_bus.faults.noop import NoOpTaskSpec
 from trogdor_bus.faults.process import ProcessKillFaultSpec, ProcessStopFaultSpec, TrogdorProcessStopFaultSpec
@@ -102,6 +103,18 @@ CASES: dict[type[TaskSpec], Case] = {
         pieces=1,
         inside={"nodes": [CONTAINER], "pidFile": "/run/service.pid", "restart": ["docker", "start", CONTAINER]},
     ),
+    CommandTaskSpec: Case(
+        kind="program",
+        given={"nodes": [DYING], "graceMs": 300},  # and its command, which is in the lab's directory
+        pieces=2,
+        inside={"nodes": [CONTAINER], "graceMs": 300},
+    ),
+    ExternalCommandSpec: Case(
+        kind="program",
+        given={"commandNode": DYING, "shutdownGracePeriodMs": 300},
+        pieces=2,
+        inside={"commandNode": CONTAINER, "shutdownGracePeriodMs": 300},
+    ),
 }
 
 
@@ -131,10 +144,23 @@ def restart_command(directory: Path) -> list[str]:
     return ["sh", "-c", service, sys.executable, str(directory / DYING / "echo.pid")]
 
 
+def program_command(directory: Path) -> list[str]:
+    """Return a program that ignores SIGTERM, and has another one that hides: in another session, without its mark."""
+    program = "trap '' TERM; setsid env -i tail -f $0 & exec tail -f $0"
+    return ["sh", "-c", program, str(program_file(directory))]
+
+
+def program_file(directory: Path) -> Path:
+    """Return the file that both read for ever, by which they can be told."""
+    return directory / DYING / "program"
+
+
 def spec_of(fault: type[TaskSpec], directory: Path, *, inside: bool = False) -> dict[str, Any]:
     """Return the spec: the fault's own example with the nodes, ports and processes of the lab."""
     given = CASES[fault].inside if inside else CASES[fault].given
     spec = {**fault.example, "startMs": 0, "durationMs": DURATION_MS, **given}
     if CASES[fault].kind == "restart" and not inside:
         spec |= {"pidFile": str(directory / DYING / "echo.pid"), "restart": restart_command(directory)}
+    if CASES[fault].kind == "program":
+        spec |= {"command": program_command(directory)}
     return {name: value for name, value in spec.items() if value is not None}

@@ -7,8 +7,18 @@ import json
 import sys
 from collections.abc import Callable
 
-from tests.crashes.cases import CASES, CONTAINER, JAVA, STEADY, WAYS_IN, alias, spec_of
-from tests.crashes.slot import Asker, until
+from tests.crashes.cases import (
+    CASES,
+    CONTAINER,
+    JAVA,
+    STEADY,
+    WAYS_IN,
+    alias,
+    program_command,
+    program_file,
+    spec_of,
+)
+from tests.crashes.slot import Asker, reading, until
 from tests.e2e.docker import SERVICE, WORKER, Docker, require_docker
 from trogdor_bus.lab import namespaces, probe
 from trogdor_bus.lab.cluster import Lab
@@ -46,7 +56,9 @@ class Harbour:
         self.docker.create(CONTAINER)
         self.furnish()
         config = self.lab.directory / "agent.yaml"
-        config.write_text(json.dumps({"agent": {"allowCommands": [["docker", "start", CONTAINER]]}}))
+        program_file(self.lab.directory).touch()
+        allowed = [["docker", "start", CONTAINER], program_command(self.lab.directory)]
+        config.write_text(json.dumps({"agent": {"allowCommands": allowed}}))
         agent = [
             sys.executable,
             "-m",
@@ -140,11 +152,13 @@ class Voyage:
         self.stop()
         until(lambda: self.show().task.state is TaskState.DONE, "the task to be DONE")
         (worker,) = (one for one in self.show().workers if one.node == CONTAINER)
-        expected = Outcome.DONE if self.case.kind == "nothing" else Outcome.DISTURBED  # it did not hold to its end
+        held = self.case.kind in ("nothing", "program")  # that runs outside
+        expected = Outcome.DONE if held else Outcome.DISTURBED
         assert (worker.outcome, worker.residue) == (expected, ()), worker
-        note = {"nothing": "", "restart": "already running"}.get(self.case.kind, "gone: ")
+        note = {"nothing": "", "program": "", "restart": "already running"}.get(self.case.kind, "gone: ")
         assert not note or any(note in warning for warning in worker.warnings), worker
         assert harbour.rules() == [f"-A {FOREIGN}"]
+        assert not reading(program_file(harbour.lab.directory))
         assert harbour.docker.processes(CONTAINER) == fresh, "the new container's processes were touched"
 
     def must_be_as_before(self) -> None:
@@ -178,6 +192,8 @@ class Voyage:
             until(lambda: harbour.docker.pid(CONTAINER) == 0, "the container to be down")
             return
         assert harbour.reached() == self.case.answers
+        if self.case.kind == "program":
+            until(lambda: len(reading(program_file(harbour.lab.directory))) == 2, "the program to run")
         wanted = dict.fromkeys((SERVICE, WORKER, COMMAND), "S") | dict.fromkeys(map(FROZEN.get, self.case.frozen), "T")
         assert harbour.processes() == wanted
         assert any("TB-" in rule for rule in harbour.rules()) == (self.case.kind == "firewall")

@@ -195,7 +195,7 @@ def rebooted_in_place(run: Run) -> None:
     run.start_agent(boot="11111111-2222-3333-4444-555555555555")
     run.must_end(Outcome.RESTARTED)
     assert run.slot.changed() == left, "something was touched that this boot did not make"
-    undone = run.count(" undid ")
+    undone = run.undone()
     assert run.count(": gone: ") == undone, run.story()
     assert ("gone: " in run.log()) == bool(undone), run.log()
     _boot_takes_away(run)
@@ -206,7 +206,7 @@ def rebooted(run: Run) -> None:
     run.slot.reboot()
     run.start_agent(boot="11111111-2222-3333-4444-555555555555")
     run.must_end(Outcome.RESTARTED)
-    assert run.count(": gone: ") == run.count(" undid "), run.story()
+    assert run.count(": gone: ") == run.undone(), run.story()
 
 
 def recreated(run: Run) -> None:

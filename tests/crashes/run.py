@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.crashes.cases import CASES, DYING, STEADY, alias, spec_of
 from tests.crashes.slot import Slot, read_json, until
+from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.errors import NotFoundError
 from trogdor_bus.host import identity
 from trogdor_bus.lab.demo import whole
@@ -173,14 +174,20 @@ class Run:
             assert len(self.slot.chains(self.tools)) == 1, "our chain is not there"
         elif self.case.kind == "nothing":
             assert self.worker_file().exists()
+        elif self.case.kind == "program":
+            until(lambda: len(self.slot.programs()) == 2, "the program to run, and what it started")
 
     def must_be_untouched(self) -> None:
         """See that nothing was begun on the node."""
         assert (changed := self.slot.changed()) == [], f"something was begun: {changed}"
         assert self.count(" did ") == 0
+        assert not self._of_the_program(), "a program was started"
 
     def must_be_half(self) -> None:
-        """See that some of the fault is there, but not all."""
+        """See that some of the fault is there, but not all; a program that waits, or is to be ended, has its keeper."""
+        if self.case.kind == "program":
+            assert self._of_the_program(), "nothing of the program is there"
+            return
         assert self.slot.changed(), "nothing is there yet"
         if self.case.kind == "firewall":
             tables = [bool(self.slot.chains((tool,))) for tool in self.tools]
@@ -190,8 +197,11 @@ class Run:
             assert len({now[role] for role in self.case.processes}) == 2, now
 
     def must_be_there(self) -> None:
-        """See that what the fault changed on the node is there."""
-        assert self.case.kind == "nothing" or self.slot.changed(), "the fault is not there"
+        """See that what the fault changed on the node is there; a program went with its agent."""
+        if self.case.kind == "program":
+            until(lambda: not self._of_the_program(), "the program to go with its agent", 5)
+        else:
+            assert self.case.kind == "nothing" or self.slot.changed(), "the fault is not there"
 
     def clean(self) -> bool:
         """Return whether nothing of the fault is left on the node, as fast as it can be told."""
@@ -199,11 +209,21 @@ class Run:
             return not self.slot.chains(self.tools)
         if self.case.kind == "restart":
             return self._service_runs()
+        if self.case.kind == "program":
+            return not self._of_the_program()
         if self.case.kind == "nothing":
             undone = self.count("before undone is written") + self.count("heal 1 ends")
             return bool(undone) or self._is_undone()
         now = self.slot.states()
         return all(now[role] == "running" for role in self.case.processes)
+
+    def _of_the_program(self) -> set[int]:
+        """Return all that is left of a program: what it is, and what carries its mark, its keeper too."""
+        marked: list[int] = []
+        with contextlib.suppress(OSError, ValueError, NotFoundError, KeyError, IndexError):
+            mark = read_json(self.worker_file())["steps"][0]["undo"]["mark"]
+            marked = tree.of_child(mark, 0, tree.living())
+        return self.slot.programs() | set(marked)
 
     def _is_undone(self) -> bool:
         try:
@@ -217,9 +237,14 @@ class Run:
         if since_s is None:
             until(lambda: killed.exists() and killed.read_text(), "the agent to reach its end")
             since_s = float(killed.read_text())
+        gone_already = self.case.kind == "program" and self.clean()  # with its agent
         until(self.clean, "the fault to be gone", timeout_s, 0.002)
-        if self.case.kind != "nothing":
+        if self.case.kind != "nothing" and not gone_already:
             self.healed_s = time.monotonic() - since_s
+
+    def undone(self) -> int:
+        """Return how many steps were undone of which something could be said."""
+        return self.count(" undid ") - self.count(" undid nothing:")
 
     def count(self, words: str) -> int:
         """Return how many lines of the story hold the words."""
@@ -236,6 +261,7 @@ class Run:
         done = self.count(" did ")
         steps = 1 if self.case.kind in ("firewall", "restart") else self.case.pieces
         assert done <= steps, f"{done} steps were done, the fault has {steps}"
+        assert not self.slot.programs(), "a program runs"
         starts = self.slot.starts() - self._starts
         assert starts <= 1, f"the service was started {starts} times"
 

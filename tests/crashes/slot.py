@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from tests.crashes.cases import DYING, JAVA, STEADY, restart_command
+from tests.crashes.cases import DYING, JAVA, STEADY, program_command, program_file, restart_command
 from trogdor_bus.agents.__main__ import Start
 from trogdor_bus.client import Client
 from trogdor_bus.config import AgentSettings
@@ -106,6 +107,7 @@ class Slot:
         self.lab.up()
         self.lab.end(self.lab.process("agent", DYING))
         self._make_java()
+        program_file(self.lab.directory).touch()
         self.start_more()
         self.asker.up()
         self.before = {node: self.lab.snapshot(node) for node in (DYING, STEADY)}
@@ -189,6 +191,10 @@ class Slot:
         """Return the chains of ours in the dying node, as fast as it can be told."""
         return set(self._inside.submit(_chains, tools).result())
 
+    def programs(self) -> set[int]:
+        """Return the processes of the program that a task runs there, also those that hide."""
+        return reading(program_file(self.lab.directory))
+
     def strays(self) -> list[int]:
         """Return the processes of the lab that nobody should have left running."""
         known = {one.pid for one in self.lab.state.processes}
@@ -204,7 +210,7 @@ class Slot:
             url=bus_url(self.lab),
             state_dir=state,
             keys=self.lab.directory / "keys",
-            allow_commands=(tuple(restart_command(self.lab.directory)),),
+            allow_commands=(tuple(restart_command(self.lab.directory)), tuple(program_command(self.lab.directory))),
         )
         return msgspec.json.encode(Start(settings=settings), enc_hook=str).decode()
 
@@ -212,6 +218,16 @@ class Slot:
         """Return whether the coordinator hears the dying node's agent of that journal."""
         rows = {row.name: row for row in self.asker.ask(lambda client: client.nodes())}
         return DYING in rows and rows[DYING].alive and rows[DYING].journal == journal
+
+
+def reading(file: Path) -> set[int]:
+    """Return the processes called `tail` that read a file, by their command line."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and (entry / "cmdline").read_bytes() == f"tail\0-f\0{file}\0".encode():
+                found.add(int(entry.name))
+    return found
 
 
 def _chains(tools: tuple[str, ...]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tests.agents.simdisk import Crash, SimDisk
 from tests.sim.clock import DriftingClock, some_rate
 from tests.sim.fuse import PlantedError, SimFuse
-from tests.sim.model import Machine
+from tests.sim.model import Machine, program
 from tests.sim.promises import Promises
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.events import (
@@ -26,6 +26,7 @@ from trogdor_bus.agents.events import (
     Reapplied,
     Reapply,
     SnapshotHeard,
+    Stirred,
 )
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.lanes import Call, Lanes, carry_out, run
@@ -279,6 +280,7 @@ class SimAgent:
             self.promises.check_order(chore, self._snapshot)
         elif isinstance(chore, Heal):
             self.platform.failed.discard(chore.worker)
+            self.platform.tell_to_end(chore.worker)
             self.promises.check_stop(chore)
         elif isinstance(chore, KeepLatch):
             self.promises.check_latch(chore, self._snapshot)
@@ -382,6 +384,15 @@ class SimAgent:
     def _stepped(self, worker: int, effect: str) -> None:
         if worker not in self._again:
             self.world.stepped(self.node, worker, effect)
+        random = self.world.random
+        if effect == program(worker) and random.random() < 0.7:
+            error, stirs = random.choice(("", "exited with return code 3")), random.random() < 0.7
+            self._after(random.randint(0, 10_000), lambda: self._program_ends(worker, error, stirs=stirs))
+
+    def _program_ends(self, worker: int, error: str, *, stirs: bool) -> None:
+        self.platform.end_program(worker, error)
+        if stirs:
+            self.handle(Stirred(worker))
 
     def _new_clock(self) -> DriftingClock:
         random = self.world.random

@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, RunCommand, Suspend
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.platform import Operation, Prepared, Seen, Step, Surroundings, Verb
 
@@ -36,8 +36,9 @@ class Machine:
 
     A worker's rules hang on its chain: it is made first, and cannot go while one of them is there. `applied` says who
     has which effect, as the platform saw it; `leaked` are those whose record was lost with the state directory; `on_do`
-    is told of every step that is done; `more` are addresses beside the first one. Lanes that are `hanging` do nothing,
-    and `failed` are the workers of which an undo failed.
+    is told of every step that is done; `more` are addresses beside the first one. `over` says how the programs of
+    workers ended by themselves, before they were told to. Lanes that are `hanging` do nothing, and `failed` are the
+    workers of which an undo failed.
     """
 
     def __init__(self, random: Random, address: str, on_do: Callable[[int, str], None]) -> None:
@@ -48,6 +49,8 @@ class Machine:
         self.more: tuple[str, ...] = ()
         self.hanging: set[str] = set()
         self.failed: set[int] = set()
+        self.over: dict[int, str] = {}
+        self._told: set[int] = set()
         self.flaky = self.waits = 0.0
         self.sticky = self.slippery = False
         self._random, self._address, self._on_do = random, address, on_do
@@ -61,6 +64,16 @@ class Machine:
         self.applied.clear()
         self.leaked.clear()
         self.more = ()
+        self.over.clear()
+
+    def end_program(self, worker: int, error: str) -> None:
+        """Let the program of a worker end by itself, if it runs, and was not told to."""
+        if program(worker) in self.effects and worker not in self._told:
+            self.over.setdefault(worker, error)
+
+    def tell_to_end(self, worker: int) -> None:
+        """From now on its program does not end by itself."""
+        self._told.add(worker)
 
     def leak(self, workers: Collection[int]) -> None:
         """Take what these workers did as nobody's: nothing is left that could tell."""
@@ -95,8 +108,8 @@ class Machine:
     def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
         match what:
             case Step(do={"effect": str(effect)}):
-                return "processes" if effect.startswith("stopped") else "rules"
-            case Suspend():
+                return "processes" if effect.startswith("stopped") or effect.endswith("program") else "rules"
+            case Suspend() | RunCommand():
                 return "processes"
         return "rules"
 
@@ -111,6 +124,8 @@ class Machine:
                 effects = [*chain, *(dropped(worker, peer.node, one) for peer in peers for one in peer.addresses)]
             case BlockPorts(ports=ports):
                 effects = [f"{worker}: chain", *(f"{worker}: drop port {port}" for port in ports)]
+            case RunCommand():
+                effects = [program(worker)]
             case Suspend(match=match):
                 effects = [f"stopped {match.java or match.command}"]
             case _:
@@ -144,7 +159,7 @@ class Machine:
         return [self.residue(*one) for one in many]
 
     def look_many(self, steps: Sequence[Step]) -> list[Seen | Exception]:
-        return [Seen(self.disturbance(step)) for step in steps]
+        return [self.look(step) for step in steps]
 
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Operation], None]) -> str:
         try:
@@ -156,6 +171,7 @@ class Machine:
     def _undo(self, step: Step, held: Sequence[Step]) -> str:
         worker, effect = step.undo["worker"], step.undo["effect"]
         self.points.visit("before undo")
+        self._told.add(worker)
         self._wait(effect)
         self._fail("undo")
         if self.sticky:
@@ -175,7 +191,7 @@ class Machine:
 
     def _wait(self, effect: str) -> None:
         """Processes take their time; rules of one chain have an order."""
-        if effect.startswith("stopped") and self._random.random() < self.waits:
+        if (effect.startswith("stopped") or effect.endswith(": program")) and self._random.random() < self.waits:
             raise NotYetError("it goes on by itself")
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
@@ -186,6 +202,11 @@ class Machine:
 
     def disturbance(self, step: Step) -> str:
         return "" if step.do["effect"] in self.effects else f"{step.do['effect']} is gone"
+
+    def look(self, step: Step) -> Seen:
+        worker = step.do["worker"]
+        ended = self.over.get(worker) if step.do["effect"] == program(worker) else None
+        return Seen(self.disturbance(step), ended=ended)
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         effect = step.undo["effect"]
@@ -201,6 +222,11 @@ def _caught(work: Callable[..., str], *arguments: Any) -> str | Exception:
         return work(*arguments)
     except Exception as error:
         return error
+
+
+def program(worker: int) -> str:
+    """Return what a program of a worker is among the effects."""
+    return f"{worker}: program"
 
 
 def dropped(worker: int, node: str, address: str) -> str:

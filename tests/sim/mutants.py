@@ -13,6 +13,7 @@ from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
 from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
+from trogdor_bus.agents import looks
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.hands import Hands
@@ -109,14 +110,20 @@ def _ended_workers_are_unknown(original: Any, machine: AgentMachine, *arguments:
     machine.workers = {key: worker for key, worker in machine.workers.items() if worker.state is not WorkerState.DONE}
 
 
-def _stops_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any) -> None:
+def _no_end_is_seen(original: Any, *arguments: Any) -> Any:
+    return msgspec.structs.replace(original(*arguments), ended=None)
+
+
+def _stops_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any, **named: Any) -> None:
     if how[2] >= worker.ends_ms:
-        original(machine, worker, *how)
+        original(machine, worker, *how, **named)
 
 
-def _stops_while_starting_are_ignored(original: Any, machine: AgentMachine, worker: Any, *how: Any) -> None:
+def _stops_while_starting_are_ignored(
+    original: Any, machine: AgentMachine, worker: Any, *how: Any, **named: Any
+) -> None:
     if worker.state is not WorkerState.STARTING:
-        original(machine, worker, *how)
+        original(machine, worker, *how, **named)
 
 
 def _epochs_are_ignored(original: Any, machine: AgentMachine, stamp: Stamp) -> bool:
@@ -229,6 +236,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (_changed(A, "_start", _ends_by_the_wall_clock), _constant(Ledger, "turn_back", _nothing)),
     ),
     Mutant("done is forgotten before it was heard", (_changed(A, "_beat", _done_at_once),)),
+    Mutant("nobody sees that a program failed", (_changed(looks, "_seen", _no_end_is_seen),)),
     Mutant("stops are ignored", (_changed(A, "_stop", _stops_are_ignored),)),
     Mutant("stops while starting are ignored", (_changed(A, "_stop", _stops_while_starting_are_ignored),)),
     Mutant("what is stuck is not tried again", (_constant(agent_machine, "STUCK_RETRY_MS", 10**9),)),

@@ -115,6 +115,8 @@ class Promises:
         if report.state is WorkerState.DONE:
             if left:
                 self._world.fail(ids, f"worker {report.worker} is called done, but {left} is in force")
+            if report.outcome is Outcome.DONE and (error := agent.platform.over.get(report.worker)):
+                self._world.fail(ids, f"worker {report.worker} is called done, but its program {error}")
         elif not left <= set(report.residue):
             self._world.fail(ids, f"worker {report.worker} is stuck with {left}, but tells {report.residue}")
 
@@ -142,7 +144,8 @@ class Promises:
         worker = agent.machine.workers[effect.worker]
         early = agent.clock.now_ms() < worker.ends_ms
         as_done = effect.outcome in (Outcome.DONE, Outcome.DISTURBED)
-        if early and as_done and worker.state is not WorkerState.STUCK:
+        over = agent.platform.over.get(effect.worker) == ""
+        if early and as_done and not over and worker.state is not WorkerState.STUCK:
             store = self._world.kept.get(self._stamp.coordinator) if self._stamp else None
             kept = store.worker(effect.worker) if store else None
             if store and kept and kept.row.wanted and effect.worker not in store.unwanted_since:

@@ -143,7 +143,7 @@ class Schedule:
 
     def _plan_tasks(self) -> None:
         random = self.random
-        kinds = ["partition", "directed-partition", "port-block", "java-process-stop", "noop"]
+        kinds = ["partition", "directed-partition", "port-block", "java-process-stop", "noop", "command"]
         kinds += [random.choice((*kinds, "experiment")) for _ in range(TASKS - len(kinds))]
         for number, kind in enumerate(kinds, 1):
             task = f"task{number}"
@@ -187,6 +187,8 @@ class Schedule:
             case "port-block":
                 spec |= {"nodes": names, "ports": [random.choice((9092, 9093))]}
                 spec["onDisturbed"] = random.choice(("", "reapply"))
+            case "command":
+                spec |= {"nodes": names, "command": ["run"]}
             case "java-process-stop":
                 spec |= {"nodeNames": names, "javaProcessName": random.choice(("kafka", "zookeeper"))}
         if kind in ROLES and random.random() < 0.3:

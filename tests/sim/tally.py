@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from trogdor_bus.agents import machine as agent
+from trogdor_bus.agents import moves as agent
 from trogdor_bus.coordinator import moves as coordinator
 
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
 from trogdor_bus.printable import escape_json, escape_lines
 from trogdor_bus.registry import registry
-from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerState, trogdor_json
+from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, trogdor_json
 
 PIPE_WIDTH = 200
 _COLOURS = {
@@ -156,8 +156,13 @@ def workers_table(info: TaskInfo) -> Table:
         stuck = worker.state is WorkerState.STUCK
         state = worker.state.value if stuck else worker.outcome.value or worker.state.value
         style = _COLOURS["STUCK"] if stuck else ""
-        add_row(result, worker.node, state, worker.status, text("\n".join(notes), style))
+        add_row(result, worker.node, state, _said(worker), text("\n".join(notes), style))
     return result
+
+
+def _said(worker: WorkerRow) -> str:
+    """Return what a worker says of itself, else its status."""
+    return worker.said if isinstance(worker.said, str) else bytes(worker.progress).decode()
 
 
 def print_workers(to: Console, info: TaskInfo) -> None:
@@ -268,7 +273,8 @@ def task_json(info: TaskInfo) -> dict[str, Any]:
     task = info.task
     ours: dict[str, Any] = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
     ours |= {"chosen": list(task.chosen)} if task.chosen else {}
-    return {**trogdor_json(task, list(info.workers)), **ours, "workers": msgspec.to_builtins(info.workers)}
+    workers = msgspec.json.decode(msgspec.json.encode(info.workers))
+    return {**trogdor_json(task, list(info.workers)), **ours, "workers": workers}
 
 
 def print_unreplicated(replicated: bool | None) -> None:

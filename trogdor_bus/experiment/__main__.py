@@ -9,6 +9,7 @@ import threading
 
 import msgspec
 
+from trogdor_bus import badge
 from trogdor_bus.errors import BusError, TrogdorBusError
 from trogdor_bus.experiment import marked
 from trogdor_bus.experiment.pipe import Ended, open_pipe
@@ -26,6 +27,7 @@ HANG_S = 20.0
 
 def main() -> int:
     """Run the experiment; return the exit status, which only says whether the pipe was spoken."""
+    badge.wear()
     quiet_drivers()
     try:
         return asyncio.run(_main())

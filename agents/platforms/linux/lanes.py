@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, RunCommand, Suspend
 from trogdor_bus.agents.platforms.linux.operations import (
     AnyOperation,
     Block,
     Command,
     Container,
+    End,
+    Hold,
     Lead,
     LeadBack,
+    Release,
     Restart,
     Unblock,
     Unit,
@@ -23,6 +26,7 @@ PROCESSES = "processes"
 SEARCH = "search"
 """Looking for processes: that reads of each what it may not tell."""
 START = "start"
+PROGRAM = "program"
 LEADERS = "leaders"
 OTHERS = "others"
 
@@ -36,6 +40,8 @@ def lane(verb: Verb, what: Step | AnyAction | None) -> str:
             return LEADERS
         case Kill() as kill if kill.restart is not None:
             return f"{START} {kill.restart.unit or kill.restart.container or ' '.join(kill.restart.command)}"
+        case RunCommand(command=command):
+            return f"{START} {' '.join(command)}"
         case Suspend() | Kill():
             return SEARCH
     return _lane_of(verb, what)
@@ -53,7 +59,7 @@ def _lane_of(verb: Verb, step: Step) -> str:
         return verb
     if verb == "missed":
         return PROCESSES
-    if verb in ("look", "again") and resource not in (FIREWALL, LEADERS):
+    if verb in ("look", "again") and resource.partition(" ")[0] in (PROCESSES, START):
         return SEARCH
     return resource
 
@@ -66,6 +72,8 @@ def _resource(undo: AnyOperation | None, do: AnyOperation | None) -> str:
             return f"{START} {name}"
         case Restart(how=Command(argv=argv)), _:
             return f"{START} {' '.join(argv)}"
+        case (End(mark=mark), _) | (_, Hold(mark=mark) | Release(mark=mark)):
+            return f"{PROGRAM} {mark}"
         case (LeadBack(), _) | (_, Lead()):
             return LEADERS
         case None, None:

@@ -25,6 +25,7 @@ Systemctl = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/systemc
 UnitName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_:.\\@-]*\.service\Z")]
 Engine = Annotated[str, msgspec.Meta(pattern=r"\A(/[A-Za-z0-9._+-]+)+/(docker|podman)\Z")]
 ContainerId = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]+\Z")]
+Mark = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 Hook = Literal["INPUT", "OUTPUT"]
 GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
@@ -207,11 +208,42 @@ class LeadBack(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fiel
     move: Move
 
 
+class Hold(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="hold"):
+    """Start a child that waits to become a command; `mark` is carried by all that belongs to it. `input` it can read.
+
+    It belongs to a task, and to a worker.
+    """
+
+    command: Command
+    mark: Mark
+    task: str
+    worker: int
+    input: str
+
+
+class Release(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="release"):
+    """Let the child with that mark become its command."""
+
+    mark: Mark
+
+
+class End(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="op", tag="end"):
+    """Have a child end: SIGTERM, and `grace_ms` later SIGKILL to all of it; `process` is who it is, once it waits."""
+
+    boot_id: str
+    mark: Mark
+    name: str
+    grace_ms: GraceMs
+    process: ProcessIdentity | None = None
+
+
 class Nothing(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="nothing"):
     """There is nothing to take back."""
 
 
-AnyOperation = Block | Unblock | Freeze | Thaw | Deliver | Finish | Restart | Lead | LeadBack | Nothing
+AnyOperation = (
+    Block | Unblock | Freeze | Thaw | Deliver | Finish | Restart | Lead | LeadBack | Hold | Release | End | Nothing
+)
 
 
 def step(do: AnyOperation, undo: AnyOperation) -> Step:

@@ -13,7 +13,7 @@ from typing import get_args
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, Suspend
+from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, RunCommand, Suspend
 from trogdor_bus.agents.platforms.linux import (
     batches,
     endings,
@@ -24,6 +24,7 @@ from trogdor_bus.agents.platforms.linux import (
     newcomers,
     owners,
     processes,
+    programs,
     rules,
     signals,
     strays,
@@ -42,14 +43,17 @@ from trogdor_bus.agents.platforms.linux.operations import (
     Chain,
     Command,
     Deliver,
+    End,
     Finish,
     Freeze,
+    Hold,
     Hook,
     Lead,
     LeadBack,
     NamespaceIdentity,
     Nothing,
     OwnedChains,
+    Release,
     Restart,
     Rule,
     Signal,
@@ -82,6 +86,7 @@ class LinuxPlatform:
         self._endings = endings.Endings()
         self._restarts = Restarts(self._attachment, self._endings)
         self._leaders = leaders.Leaders()
+        self._programs = programs.Programs()
         self._stops = Stops()
         self._patience = Patience()
         self._namespaces = Held()
@@ -103,6 +108,10 @@ class LinuxPlatform:
     def controller(self) -> int | None:
         """Return which Kafka controller the attached container said that it is when the addresses were last read."""
         return self._controller
+
+    def call_when_stirred(self, stirred: Callable[[int], None]) -> None:
+        """Have `stirred` called with a worker when a program of it has ended; from any thread."""
+        self._programs.stirred = stirred
 
     def boot_id(self) -> str:
         """Return the id of this boot of the machine."""
@@ -141,11 +150,14 @@ class LinuxPlatform:
                     return _prepare_suspend(namespace, action, surroundings, self._held(held))
                 case Kill():
                     return self._prepare_kill(namespace, action, surroundings)
+                case RunCommand():
+                    return Prepared(self._programs.prepare(worker, action, namespace, surroundings, self._allowed))
 
     def do(self, step: Step) -> Operation | None:
         """Perform the step and read back that it took. HostError if it did not; the caller then undoes.
 
-        Returns the undo of a process that was told to end: before, it is not waited for, and not killed.
+        Returns the undo of a process that was told to end: before, it is not waited for, and not killed; and that of a
+        program, which says who that is.
         """
         match read(step.do):
             case Block() as block:
@@ -165,6 +177,12 @@ class LinuxPlatform:
                 return plain(told) if told != undo else None
             case Lead() as lead:
                 self._leaders.move(lead)
+            case Hold() as hold:
+                end = read(step.undo)
+                assert isinstance(end, End)
+                return plain(self._programs.hold(hold, end))
+            case Release() as release:
+                self._programs.release(release)
             case other:
                 raise HostError(f"a {type(other).__name__} operation cannot be a do")
         return None
@@ -184,6 +202,8 @@ class LinuxPlatform:
                     return self._restarts.undo(restart, _signal(step), note)
                 case LeadBack() as back:
                     return self._leaders.restore(back)
+                case End() as end:
+                    return self._programs.end(end)
                 case Nothing():
                     return ""
                 case other:
@@ -198,12 +218,14 @@ class LinuxPlatform:
         return self.look(step).disturbance
 
     def look(self, step: Step) -> Seen:
-        """Return what `disturbance` returns, and how many packets the step's rules dropped since they are there."""
+        """Return what `disturbance` returns, what the step's rules dropped, and what a program says of itself."""
         match read(step.do):
             case Block() as block:
                 return unblocking.look([block])[0]
             case Freeze() | Deliver() as signalled:
                 return Seen(newcomers.disturbance(signalled, self._attachment))
+            case Hold() as hold:
+                return self._programs.look(hold)
             case _:
                 return Seen()
 
@@ -259,6 +281,8 @@ class LinuxPlatform:
                 return (f"process {process.pid} ({thaw.name}) is still stopped",) if stopped else ()
             case LeadBack() as back:
                 return self._leaders.residue(back)
+            case End() as end:
+                return self._programs.residue(end)
             case _:
                 return ()
 
@@ -282,6 +306,8 @@ class LinuxPlatform:
                 return f"{kill}{'; ' if kill else ''}{inside}{typed(how)}"
             case _, LeadBack() as back:
                 return leaders.typed(back)
+            case _, End() as end:
+                return programs.typed(end)
             case _:
                 return ""
 

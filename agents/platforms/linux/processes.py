@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import re
 import time
@@ -17,21 +16,11 @@ from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.files import read_regular
 from trogdor_bus.agents.platforms.linux.java import main_line, read_argument_file
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.ours import Ours
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
 
-OURS = (
-    "trogdor_bus",
-    "trogdor_bus.agents",
-    "trogdor_bus.agents.guard",
-    "trogdor_bus.agents.heal",
-    "trogdor_bus.cli",
-    "trogdor_bus.coordinator",
-)
-"""What `python -m` runs when it runs trogdor-bus; the echo service of the lab is fair game."""
-LAUNCHER = str(Path(__file__).with_name("launch.py"))
-"""The program that a restarted command is, until it is released to run."""
 DEAD = "ZXx"
 """The states of what has ended (proc(5))."""
 KERNEL_THREAD = 0x00200000
@@ -168,6 +157,7 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
     hits = [process for process in _living(stats, namespace, hidden) if meant(process)]
     chosen: list[Process] = []
     spared: list[str] = []
+    ours = Ours({pid: stat.parent for pid, stat in stats.items()})
     for process in hits:
         if process.identity == surroundings.coordinator:
             if not surroundings.force:
@@ -176,7 +166,7 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
                     "coordinator itself; --force does it all the same"
                 )
             chosen.append(process)
-        elif why := _untouchable(process, stats):
+        elif why := ours.why(process.pid):
             spared.append(f"{process.pid} ({process.name}) is {why}")
         else:
             chosen.append(process)
@@ -235,30 +225,6 @@ def _living(stats: dict[int, Stat], namespace: Namespace, hidden: list[int]) -> 
         if (place.st_dev, place.st_ino) == namespace.inode:
             words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
             yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
-
-
-def _untouchable(process: Process, stats: dict[int, Stat]) -> str:
-    own = os.getpid()
-    if process.pid == 1:
-        return "init"
-    if process.pid == own or process.pid in _ancestors(own, stats):
-        return "this agent or one of its parents"
-    if own in _ancestors(process.pid, stats):
-        return "a child of this agent"
-    if any(word == LAUNCHER for word in process.argv):
-        return "about to be started by trogdor-bus"
-    modules = (after for word, after in itertools.pairwise(process.argv) if word == "-m")
-    if any(name in OURS for name in modules) or any(word.rpartition("/")[2] == "trogdor-bus" for word in process.argv):
-        return "trogdor-bus itself"
-    return ""
-
-
-def _ancestors(pid: int, stats: dict[int, Stat]) -> set[int]:
-    found: set[int] = set()
-    while pid in stats and stats[pid].parent not in (0, *found):
-        pid = stats[pid].parent
-        found.add(pid)
-    return found
 
 
 def _predicate(match: ProcessMatch, namespace: Namespace) -> Callable[[Process], bool]:

@@ -27,7 +27,8 @@ from trogdor_bus.agents.platforms.linux.operations import (
     plain,
     read,
 )
-from trogdor_bus.agents.platforms.linux.starter import Door, origin, waiting
+from trogdor_bus.agents.platforms.linux.starter import origin, waiting
+from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, Surroundings
@@ -268,14 +269,19 @@ def _refused(why: str, tool: str, name: str) -> RefusedError:
     )
 
 
-def _command(
-    argv: tuple[str, ...], killed: processes.Process, namespace: Namespace, allowed: set[tuple[str, ...]]
-) -> Command:
+def check_allowed(argv: tuple[str, ...], allowed: set[tuple[str, ...]]) -> None:
+    """Raise RefusedError, which says what would allow it, if this agent may not run those words."""
     if argv not in allowed:
         raise RefusedError(
             f"this agent may not run the command {list(argv)}; "
             "list exactly that under allowCommands in the agent's own configuration"
         )
+
+
+def _command(
+    argv: tuple[str, ...], killed: processes.Process, namespace: Namespace, allowed: set[tuple[str, ...]]
+) -> Command:
+    check_allowed(argv, allowed)
     started = origin(killed.identity)
     program = find_tool(argv[0])
     if "/" in argv[0]:

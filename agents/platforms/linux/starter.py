@@ -9,16 +9,17 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from trogdor_bus.agents.platforms.linux.operations import Command, Origin
-from trogdor_bus.agents.platforms.linux.processes import LAUNCHER, identify, status
+from trogdor_bus.agents.platforms.linux.processes import identify, status
+from trogdor_bus.agents.supervisor import launch
+from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
 
-Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
-"""Calls a function somewhere else, in a namespace, and returns what it returns."""
 PATIENCE_S = 10.0
 """How long a launcher may take to answer; its Python starts in some 20 ms."""
 
@@ -47,7 +48,7 @@ def waiting(command: Command, enter: Door) -> Iterator[Waiting]:
     """
     with _translated(), enter(_launch) as launcher:
         try:
-            _write(launcher, _order(command))
+            _write(launcher, json.dumps(order(command)).encode() + b"\n")
             said = _read(launcher, b"\n")
             identity = identify(int(said)) if said.strip().isdigit() else None
             if identity is None:
@@ -81,7 +82,7 @@ def origin(process: ProcessIdentity) -> Origin | None:
 
 def _launch() -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", LAUNCHER],
+        [sys.executable, "-I", "-S", launch.__file__],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -90,22 +91,23 @@ def _launch() -> subprocess.Popen[bytes]:
     )
 
 
-def _order(command: Command) -> bytes:
+def order(command: Command, cwd: str = "/", **more: str) -> dict[str, Any]:
+    """Return what `launch.py` takes; as the agent itself it runs in `cwd`, with `more` variables."""
+    environment = os.environb | {key.encode(): value.encode() for key, value in more.items()}
     started = command.origin or Origin(
         os.geteuid(),
         os.getegid(),
         tuple(os.getgroups()),
-        "/",
-        tuple(_text(key + b"=" + value) for key, value in os.environb.items()),
+        _text(os.fsencode(cwd)),
+        tuple(_text(key + b"=" + value) for key, value in environment.items()),
     )
-    order = {
+    return {
         "program": _text(os.fsencode(command.program)),
         "argv": [_text(os.fsencode(word)) for word in command.argv],
         "cwd": started.cwd,
         "who": [started.uid, started.gid, started.groups],
         "environment": started.environment,
     }
-    return json.dumps(order).encode() + b"\n"
 
 
 def _text(raw: bytes) -> str:

@@ -196,16 +196,6 @@ def test_we_and_our_parents_and_children_are_never_hit() -> None:
         child.wait()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [("-m", "trogdor_bus", "agent"), ("-m", "trogdor_bus.agents", "agent"), ("/usr/bin/trogdor-bus", "agent")],
-)
-def test_trogdor_bus_itself_is_never_hit(node: Node, arguments: tuple[str, ...]) -> None:
-    node.spawn(sys.executable, "-c", SLEEP, *arguments)
-    with pytest.raises(HostError, match="is trogdor-bus itself"):
-        prepare(node, freeze_of("agent"))
-
-
 def test_the_coordinator_is_hit_only_with_force(node: Node) -> None:
     pid = node.spawn(sys.executable, "-c", SLEEP, "trogdor-bus", "coordinator")
     with pytest.raises(RefusedError, match="--force"):

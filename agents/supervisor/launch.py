@@ -1,10 +1,12 @@
 """Becomes the command that it is told to run, in a session of its own, when it is released; `starter.py` runs it.
+A keeper has its child become one in the same way.
 
 It reads one line of JSON from standard input, forks, and the child writes its pid and waits. The byte "g" releases it;
 the end of the input, which is the death of whoever holds the other end, ends it. It writes why the command cannot run.
 It imports nothing of ours, so that it starts fast and without the environment of the agent.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +15,8 @@ from typing import Any, NoReturn
 
 def main() -> NoReturn:
     """Fork, wait, and run; never returns."""
+    with contextlib.suppress(OSError):
+        os.memfd_create("trogdor-bus")  # the badge of trogdor-bus, which the command does not wear
     order = json.loads(_line())
     if os.fork():
         os._exit(0)  # the child is nobody's child
@@ -23,7 +27,8 @@ def main() -> NoReturn:
         if os.read(0, 1) != b"g":
             os._exit(0)
         try:
-            _become(order)
+            null = os.open("/dev/null", os.O_RDWR)
+            become(order, (null, null, null))
         except OSError as error:
             os.write(report, b"%s: %s" % (error.filename or b"the process", (error.strerror or "").encode()))
     finally:
@@ -40,10 +45,10 @@ def _line() -> bytes:
     return line
 
 
-def _become(order: dict[str, Any]) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
+def become(order: dict[str, Any], streams: tuple[int, int, int]) -> None:
+    """Replace this process by the command, with these descriptors as its standard streams; OSError says why not."""
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)

@@ -1,0 +1,153 @@
+"""Programs that run while a task lasts: each is a child of the supervisor, and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from trogdor_bus.actions import MOST_GRACE_MS, RunCommand
+from trogdor_bus.agents.platforms.linux import endings, signals
+from trogdor_bus.agents.platforms.linux.commands import find_tool
+from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
+from trogdor_bus.agents.platforms.linux.operations import Command, End, Hold, Nothing, Release, step
+from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
+from trogdor_bus.agents.platforms.linux.processes import identify
+from trogdor_bus.agents.platforms.linux.restart import check_allowed
+from trogdor_bus.agents.platforms.linux.starter import order
+from trogdor_bus.agents.supervisor import tree
+from trogdor_bus.agents.supervisor.children import Child
+from trogdor_bus.errors import HostError, NotYetError
+from trogdor_bus.host import boot_id
+from trogdor_bus.platform import ProcessIdentity, Seen, Step, Surroundings
+
+NOT_STARTED = "Unable to start process: {}"
+"""As Trogdor words it."""
+
+
+class Programs:
+    """The programs of one agent; `stirred` is called with the worker when one has ended."""
+
+    def __init__(self) -> None:
+        self.stirred: Callable[[int], None] = lambda _: None
+        self._children: dict[str, Child] = {}
+        self._killed_s: dict[str, float] = {}
+
+    def prepare(
+        self,
+        worker: int,
+        action: RunCommand,
+        namespace: Namespace,
+        surroundings: Surroundings,
+        allowed: set[tuple[str, ...]],
+    ) -> tuple[Step, ...]:
+        """Return the steps; RefusedError says what to allow, HostError that there is no such program."""
+        argv, mark = action.command, uuid.uuid4().hex
+        if not argv:
+            raise HostError(NOT_STARTED.format("No command specified"))
+        check_allowed(argv, allowed)
+        program = str(Path.cwd() / argv[0]) if "/" in argv[0] else find_tool(argv[0])
+        if program is None or not os.access(program, os.X_OK) or not Path(program).is_file():
+            raise HostError(NOT_STARTED.format(f"{argv[0]!r} does not exist on this machine or cannot be executed"))
+        told = {"id": surroundings.task, "workload": action.workload}
+        hold = Hold(
+            Command(program, argv, namespace.identity),
+            mark,
+            surroundings.task,
+            worker,
+            f"{msgspec.json.encode(told).decode()}\n",
+        )
+        grace_ms = min(max(0, action.grace_ms), MOST_GRACE_MS)
+        end = End(boot_id=boot_id(), mark=mark, name=Path(argv[0]).name[:64], grace_ms=grace_ms)
+        return (step(hold, end), step(Release(mark), Nothing()))
+
+    def hold(self, operation: Hold, end: End) -> End:
+        """Start a child that waits, and return its undo."""
+        namespace = open_again(operation.command.namespace)
+        if namespace is None:
+            raise HostError("the network namespace is gone since the program was prepared")
+        what = order(operation.command, str(Path.cwd()), **{tree.CHILD: operation.mark})
+        with namespace:
+            child = Child(
+                {**what, "input": operation.input},
+                operation.mark,
+                f"task {operation.task}",
+                namespace.call,
+                lambda: self.stirred(operation.worker),
+            )
+        self._children[operation.mark] = child
+        return msgspec.structs.replace(end, process=child.identity)
+
+    def release(self, operation: Release) -> None:
+        """Let the child run its command; HostError says why it cannot."""
+        child = self._children.get(operation.mark)
+        try:
+            if child is None:
+                raise HostError("it was killed before it ran")
+            child.release()
+        except HostError as error:
+            raise HostError(NOT_STARTED.format(error)) from None
+
+    def look(self, operation: Hold) -> Seen:
+        """Return what the program says of itself, and how it ended if it did."""
+        child = self._children.get(operation.mark)
+        return Seen(ended=child.ended, status=child.status) if child else Seen()
+
+    def end(self, operation: End) -> str:
+        """Have nothing be left of the child; NotYetError while it may take its time, HostError names who survives."""
+        if operation.boot_id != boot_id():
+            return "gone: the machine was booted since"
+        child, who = self._children.get(operation.mark), operation.name
+        if child:
+            child.stop(operation.grace_ms)
+            assert child.asked_s is not None
+            late_s = time.monotonic() - child.asked_s - operation.grace_ms / 1000
+            if not child.over and late_s < signals.KILL_S:
+                raise NotYetError(
+                    f"{who} was killed, and is not gone yet" if late_s > 0 else f"{who} may take its time to end"
+                )
+        if left := self._kill(operation):
+            began_s = self._killed_s.setdefault(operation.mark, time.monotonic())
+            if time.monotonic() - began_s < signals.KILL_S:
+                raise NotYetError(f"{who} was killed, and is not gone yet")
+            raise HostError(f"{endings.named(left)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
+        self._children.pop(operation.mark, None)
+        self._killed_s.pop(operation.mark, None)
+        return ""
+
+    def residue(self, operation: End) -> tuple[str, ...]:
+        """Return a line for each process that is left."""
+        if operation.boot_id != boot_id():
+            return ()
+        return tuple(f"process {pid} of {operation.name} is still there" for pid in _left(operation, tree.living()))
+
+    def _kill(self, operation: End) -> list[ProcessIdentity]:
+        """Kill what no keeper has, and return who is left a moment later."""
+
+        def killed() -> bool:
+            family = tree.living()
+            left = _left(operation, family)
+            tree.kill(left, family)
+            return not left
+
+        if wait(killed, LOOK_S):
+            return []
+        found = (identify(pid) for pid in _left(operation, tree.living()))
+        return [process for process in found if process is not None]
+
+
+def typed(operation: End) -> str:
+    """Return what a person would type to end all of it that carries its mark."""
+    carry = f"grep -lsaE '({tree.CHILD}|{tree.KEEPER})={operation.mark}' /proc/[0-9]*/environ"
+    return f"{carry} | cut -d/ -f3 | xargs -r kill -KILL"
+
+
+def _left(operation: End, family: tree.Family) -> list[int]:
+    process, session = operation.process, 0
+    if process is not None and identify(process.pid) in (None, process):  # else the number was given anew
+        session = process.pid
+    return tree.of_child(operation.mark, session, family)

@@ -1,0 +1,182 @@
+"""A child of this life of an agent, as it sees it: what it said last, how it ended, whether all of it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+import trogdor_bus
+from trogdor_bus.agents.supervisor.tree import KEEPER
+from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.host import identity
+from trogdor_bus.platform import ProcessIdentity
+
+log = logging.getLogger("trogdor_bus.agents")
+Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
+"""Calls a function somewhere else, in a namespace, and returns what it returns."""
+PATIENCE_S = 10.0
+"""How long a keeper may take to answer; its Python starts in some 30 ms."""
+MOST_WORD = 1 << 20
+"""So long may one word of a keeper be."""
+LOST = "its keeper was killed, and so was it"
+_ROOT = str(Path(trogdor_bus.__file__).parents[1])
+_RUN = "import sys; sys.path.append(sys.argv[1]); from trogdor_bus.agents.supervisor.keeper import main; main()"
+
+
+class Child:
+    """A child that waits to be released; `name` is for the log, `stirred` is called when it has, and all of it.
+
+    `order` is what `launch.py` takes, and `input`, the text on its standard input. `enter` starts the keeper where the
+    child is to live. HostError if there can be no such child; it ends if it is not released, or if we die.
+    """
+
+    def __init__(self, order: dict[str, Any], mark: str, name: str, enter: Door, stirred: Callable[[], None]) -> None:
+        self.status = msgspec.Raw(b"null")
+        """What it said last of how it goes, JSON."""
+        self.ended: str | None = None
+        """Its error, "" for none, once it has ended by itself; one that said that it failed may still run."""
+        self.gone = False
+        """Whether nothing of it is left, as its keeper saw."""
+        self.asked_s: float | None = None
+        """When it was told to end (CLOCK_MONOTONIC)."""
+        self._name, self._stirred, self._identity, self._failed = name, stirred, list[ProcessIdentity](), ""
+        self._waits, self._runs, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._socket, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._keeper = enter(lambda: _spawn(theirs, mark))
+            threading.Thread(target=self._hear, name="child", daemon=True).start()
+            self._say(order)
+            self._await(self._waits)
+            if self._failed:
+                raise HostError(self._failed)
+        except OSError as error:
+            self._socket.close()
+            raise HostError(f"its keeper cannot be started: {error}") from None
+        except BaseException:
+            self._leave()
+            raise
+
+    @property
+    def identity(self) -> ProcessIdentity:
+        """Who it is."""
+        return self._identity[0]
+
+    @property
+    def keeper(self) -> int:
+        """The pid of its keeper."""
+        return self._keeper.pid
+
+    def release(self) -> None:
+        """Let it run the command; HostError says why it cannot."""
+        self._say({"go": True})
+        self._await(self._runs)
+        if self._failed:
+            raise HostError(self._failed)
+
+    def stop(self, grace_ms: int) -> None:
+        """Tell it to end, and have all of it killed when the grace is over; telling it twice changes nothing."""
+        if self.asked_s is None:
+            self.asked_s = time.monotonic()
+            with contextlib.suppress(HostError):
+                self._say({"stop": grace_ms})
+
+    @property
+    def over(self) -> bool:
+        """Whether its keeper is done, or dead."""
+        return self._over.is_set()
+
+    def _say(self, word: dict[str, Any]) -> None:
+        try:
+            self._socket.sendall(json.dumps(word).encode() + b"\n")
+        except OSError:
+            raise HostError(LOST) from None
+
+    def _await(self, event: threading.Event) -> None:
+        if not event.wait(PATIENCE_S):
+            raise HostError(f"its keeper did not answer within {PATIENCE_S:g} s")
+        if self._over.is_set() and not self.gone and self.ended in (None, LOST):
+            raise HostError(LOST)
+
+    def _leave(self) -> None:
+        """Have the keeper kill whatever there is."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    # --- what its keeper says, in a thread of its own -----------------------------------------------------------------
+
+    def _hear(self) -> None:
+        heard = b""
+        with contextlib.suppress(OSError):
+            while len(heard) < MOST_WORD and (part := self._socket.recv(1 << 16)):
+                *words, heard = (heard + part).split(b"\n")
+                for word in words:
+                    self._take(msgspec.json.decode(word, type=dict[str, msgspec.Raw]))
+        if not self.gone:
+            self._end(LOST)
+        self._socket.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._keeper.wait(PATIENCE_S)
+        for event in (self._over, self._waits, self._runs):
+            event.set()
+        self._stirred()
+
+    def _take(self, word: dict[str, msgspec.Raw]) -> None:
+        for what, raw in word.items():
+            try:
+                value = msgspec.json.decode(raw)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                log.warning("%s: a %s that is no JSON is dropped", self._name, what)
+                continue
+            match what:
+                case "pid":
+                    with contextlib.suppress(NotFoundError):
+                        self._identity.append(identity(value))
+                        self._waits.set()
+                case "runs":
+                    self._runs.set()
+                case "failed":
+                    self._failed = value
+                    self._waits.set()
+                    self._runs.set()
+                case "status":
+                    self.status = raw.copy()
+                case "log":
+                    log.info("%s: %s", self._name, value)
+                case "stderr":
+                    log.warning("%s: standard error: %s", self._name, value)
+                case "error":
+                    self._end(value)
+                case "exit":
+                    self._end(f"exited with return code {value}" if value else "")
+                case "gone":
+                    self.gone = True
+
+    def _end(self, error: str) -> None:
+        """Note how it ended by itself; the first word of it counts, and none after it was told to."""
+        if self.ended is None and self.asked_s is None and not self._failed:
+            self.ended = error
+            self._stirred()
+
+
+def _spawn(theirs: socket.socket, mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", _RUN, _ROOT],
+        stdin=theirs.fileno(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={KEEPER: mark},
+        start_new_session=True,  # what is sent to the agent's session is not for it
+    )
