@@ -13,7 +13,6 @@ from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
 from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
-from trogdor_bus.agents import looks
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.hands import Hands
@@ -236,7 +235,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (_changed(A, "_start", _ends_by_the_wall_clock), _constant(Ledger, "turn_back", _nothing)),
     ),
     Mutant("done is forgotten before it was heard", (_changed(A, "_beat", _done_at_once),)),
-    Mutant("nobody sees that a program failed", (_changed(looks, "_seen", _no_end_is_seen),)),
+    Mutant("nobody sees that a program failed", (_changed(Machine, "look", _no_end_is_seen),)),
     Mutant("stops are ignored", (_changed(A, "_stop", _stops_are_ignored),)),
     Mutant("stops while starting are ignored", (_changed(A, "_stop", _stops_while_starting_are_ignored),)),
     Mutant("what is stuck is not tried again", (_constant(agent_machine, "STUCK_RETRY_MS", 10**9),)),

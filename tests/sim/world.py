@@ -156,7 +156,7 @@ class World:
 
     def work_ms(self, sticky: bool) -> int:
         """Decide how long the next thing takes that an agent does to its machine."""
-        return 1_000 if sticky else self.random.choice((1, 5, 20, 50, 300))
+        return 200 if sticky else self.random.choice((1, 2, 5, 10, 60))
 
     def cut(self, src: str, dst: str) -> None:
         """Cut one direction of the bus; cuts are counted."""
@@ -344,9 +344,16 @@ class World:
         if not any(who == worker and what in agent.platform.effects for who, what in agent.platform.applied):
             return
         grace_ms = self.grace_ms
+        if agent.platform.hanging:  # `Promises` sees to what touches something else
+            self.after(1_000, lambda: self._undone(agent, worker, task, due))
+            return
         if agent.platform.sticky and agent.platform.waits:
             grace_ms *= 2  # what goes on by itself is asked again behind undos that take seconds and fail
-        awake = agent.up and self.now - max(due, agent.awake_since) >= grace_ms
+        free = max(due, agent.awake_since, *agent.hung.values())
+        if self.now - free < grace_ms and agent.hung:
+            self.after(1_000, lambda: self._undone(agent, worker, task, due))
+            return
+        awake = agent.up and self.now - free >= grace_ms
         known = agent.machine.workers.get(worker) if agent.machine else None
         later = known and agent.clock.when(known.ends_ms) > self.now - grace_ms  # a first attempt left no trace
         if awake and not later and not (known and known.state is WorkerState.STUCK):
