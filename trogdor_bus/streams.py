@@ -36,11 +36,11 @@ class _Output(io.FileIO):
 def run(command: Callable[[], int]) -> int:
     """Return the exit code of a command, or what it is if its output could not be written."""
     output = _Output(1)
-    ours = sys.stdout = _text(output, sys.stdout)
-    sys.stderr = _text(_Output(2, forgiving=True), sys.stderr)
+    sys.stdout = out = _text(output, sys.stdout)
+    sys.stderr = err = _text(_Output(2, forgiving=True), sys.stderr)
     try:
         code = command()
-        ours.flush()
+        out.flush()
     except OSError as error:
         if output.error is None or error.errno != output.error.errno:  # a library may raise it anew
             raise
@@ -50,13 +50,16 @@ def run(command: Callable[[], int]) -> int:
             print(f"error: cannot write to standard output: {error.strerror}", file=sys.stderr)
             code = 1
     finally:
-        _drop_rest()
+        _drop_rest(out, err)
     return code
 
 
-def _drop_rest() -> None:
-    """Have nobody stumble over what is still in the buffer: standard output leads nowhere from now on, if it fails."""
-    for stream in (sys.stdout, sys.stderr):
+def _drop_rest(*streams: TextIO) -> None:
+    """Have nobody stumble over what is still in a buffer, its own destructor neither: a failing stream leads nowhere.
+
+    These are the streams themselves: a library may have hidden one that fails behind another that says nothing.
+    """
+    for stream in streams:
         with contextlib.suppress(OSError):
             stream.flush()
             continue

@@ -33,6 +33,7 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
         ("tb faults --json >/dev/full", 1, FULL),
         ("tb --version >/dev/full", 1, FULL),
         ("tb faults | true", 141, ""),
+        ("{ sleep 0.5; tb faults; } | true", 141, ""),
         ("tb validate nosuch 2>/dev/full", 2, ""),
         ("tb validate nosuch 2>&-", 2, ""),
         ("tb validate nosuch >/dev/full", 2, "error: there is no file 'nosuch'\n"),

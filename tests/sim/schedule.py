@@ -247,7 +247,9 @@ class Schedule:
                 if asked and asked.machine and asked.replica and asked.replica.holds_all(asked.machine.epoch):
                     self._replicated.add(name)
             world.tell((name,), "client: {} {} {}", type(request).__name__, name, reply.error or "accepted")
-            refusable = allowed | ({"ConflictError", "RefusedError"} if isinstance(request, CreateTask) else set())
+            refusable = allowed | (
+                {"ConflictError", "RefusedError"} if isinstance(request, CreateTask | Resume) else set()
+            )
             if reply.error and reply.error not in refusable:
                 world.fail((name,), f"{type(request).__name__} of {name} is answered {reply.error}: {reply.message}")
 
