@@ -247,9 +247,8 @@ class Schedule:
                 if asked and asked.machine and asked.replica and asked.replica.holds_all(asked.machine.epoch):
                     self._replicated.add(name)
             world.tell((name,), "client: {} {} {}", type(request).__name__, name, reply.error or "accepted")
-            refusable = allowed | (
-                {"ConflictError", "RefusedError"} if isinstance(request, CreateTask | Resume) else set()
-            )
+            ends = isinstance(request, StopTask | DestroyTask | Abort)  # whoever wants an end is never refused
+            refusable = allowed | (set() if ends else {"ConflictError", "RefusedError"})
             if reply.error and reply.error not in refusable:
                 world.fail((name,), f"{type(request).__name__} of {name} is answered {reply.error}: {reply.message}")
 
