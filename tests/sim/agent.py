@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tests.agents.simdisk import Crash, SimDisk
 from tests.sim.clock import DriftingClock, some_rate
@@ -28,7 +28,7 @@ from trogdor_bus.agents.events import (
     Reapply,
     SnapshotHeard,
 )
-from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.journal import Entry, Journal
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import remembered
@@ -81,11 +81,11 @@ class SimAgent:
         self._count_leaks()
         try:
             self.journal = Journal(self.disk, new_id=world.new_journal)
-            self._performer = Performer(self.journal, self.platform, self._pause)
+            self._performer = _Performer(self.journal, self.platform, self._pause)
             self._performer.recover()
         except HostError as error:
             world.tell((self.node,), "agent cannot start: {}", error)
-            Performer(Journal.read_only(self.disk), self.platform, self._pause).recover()
+            _Performer(Journal.read_only(self.disk), self.platform, self._pause).recover()
             world.after(2_000, self.start)
             return
         except Crash:
@@ -152,7 +152,7 @@ class SimAgent:
             journal = Journal(self.disk, new_id=self.world.new_journal)
         except HostError:
             journal = Journal.read_only(self.disk)
-        Performer(journal, self.platform, self._pause).recover(wait=True)
+        _Performer(journal, self.platform, self._pause).recover(wait=True)
         self._paused_ms = 0
         if (held := self.platform.held()) and self.platform.healthy:
             self.world.fail((self.node,), f"the guard of {self.node} leaves {held}")
@@ -403,6 +403,16 @@ class SimAgent:
     def _new_clock(self) -> DriftingClock:
         random = self.world.random
         return DriftingClock(lambda: self.world.now, random.randint(1_000, 10**9), some_rate(random))
+
+
+class _Performer(Performer):
+    """The performer itself; while the machine is `cursed`, each undo ends in an error that no code of ours knows."""
+
+    def _undo_all(self, entry: Entry, *rest: Any) -> Any:
+        undoing = super()._undo_all(entry, *rest)
+        if isinstance(self.platform, Machine) and self.platform.cursed:
+            raise PlantedError
+        return undoing
 
 
 class _Core(AgentCore):
