@@ -28,7 +28,7 @@ from trogdor_bus.agents.events import (
     SnapshotHeard,
     Stirred,
 )
-from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.journal import Entry, Journal
 from trogdor_bus.agents.lanes import Call, Lanes, carry_out, run
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import Performer
@@ -86,11 +86,11 @@ class SimAgent:
         self._count_leaks()
         try:
             self.journal = Journal(self.disk, new_id=world.new_journal)
-            self._performer = Performer(self.journal, self.platform, self.clock.now_ms)
+            self._performer = _Performer(self.journal, self.platform, self.clock.now_ms)
             run(self._performer.recover(), self._pause)
         except HostError as error:
             world.tell((self.node,), "agent cannot start: {}", error)
-            run(Performer(Journal.read_only(self.disk), self.platform).recover(), self._pause)
+            run(_Performer(Journal.read_only(self.disk), self.platform).recover(), self._pause)
             world.after(2_000, self.start)
             return
         except Crash:
@@ -157,7 +157,7 @@ class SimAgent:
             journal = Journal(self.disk, new_id=self.world.new_journal)
         except HostError:
             journal = Journal.read_only(self.disk)
-        run(Performer(journal, self.platform).recover(wait=True), self._pause)
+        run(_Performer(journal, self.platform).recover(wait=True), self._pause)
         self._paused_ms = 0
         if (held := self.platform.held()) and self.platform.healthy:
             self.world.fail((self.node,), f"the guard of {self.node} leaves {held}")
@@ -397,6 +397,17 @@ class SimAgent:
     def _new_clock(self) -> DriftingClock:
         random = self.world.random
         return DriftingClock(lambda: self.world.now, random.randint(1_000, 10**9), some_rate(random))
+
+
+class _Performer(Performer):
+    """The performer itself; while the machine is `cursed`, each undo ends in an error that no code of ours knows."""
+
+    async def _undo_all(self, entry: Entry, *rest: Any) -> Any:
+        undoing = await super()._undo_all(entry, *rest)
+        if isinstance(self.platform, Machine) and self.platform.cursed:
+            self.platform.failed.add(entry.worker)
+            raise PlantedError
+        return undoing
 
 
 class _Core(AgentCore):

@@ -100,7 +100,7 @@ class SimCoordinator:
         self.fuse.start(world.now)
         before = dict(self.store.tasks)
         loaded = load(self.store, self.fuse, self.clock.now_ms())
-        world.set_aside |= self.store.tell_as_kept(before)
+        world.set_aside |= {name for name, task in self.store.tasks.items() if before.get(name, task) != task}
         self.machine = CoordinatorMachine(
             loaded,
             Fleet(self.configured, self.limits.beat_ms),

@@ -52,7 +52,7 @@ class Machine:
         self.over: dict[int, str] = {}
         self._told: set[int] = set()
         self.flaky = self.waits = 0.0
-        self.sticky = self.slippery = False
+        self.sticky = self.slippery = self.cursed = False
         self._random, self._address, self._on_do = random, address, on_do
         self._boots = 1
 
@@ -93,7 +93,7 @@ class Machine:
     @property
     def healthy(self) -> bool:
         """Whether every undo works."""
-        return not (self.flaky or self.sticky or self.slippery)
+        return not (self.flaky or self.sticky or self.slippery or self.cursed)
 
     def flush(self) -> None:
         """Let somebody remove our rules from outside."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import msgspec
@@ -19,7 +19,6 @@ from trogdor_bus.coordinator.changes import (
     PutWorker,
     StoredWorker,
 )
-from trogdor_bus.states import TaskRow
 from trogdor_bus.view import View
 
 
@@ -45,8 +44,7 @@ class SimStore:
         if durable:
             self._durable += self._volatile
             self._volatile = []
-        for change in changes:
-            self._apply(change)
+        self._apply_all(changes)
 
     def lose_power(self, random: Random) -> int:
         """Lose some of the newest batches, none that had to last; return how many."""
@@ -75,14 +73,6 @@ class SimStore:
         self.meant_ends = {}
         self._replay()
 
-    def tell_as_kept(self, before: Mapping[str, TaskRow]) -> set[str]:
-        """Tell what was changed before anybody could be told; return the tasks that were."""
-        changed = {name for name, task in self.tasks.items() if before.get(name, task) != task}
-        for name in changed:
-            self.told.tasks[name] = self.tasks[name]
-            self.told.workers[name] = {worker: stored.row for worker, stored in self.workers[name].items()}
-        return changed
-
     def load(self, *, tasks: bool = True) -> Loaded:
         return Loaded(
             meta=msgspec.structs.replace(self.meta, next_seq=max(self.meta.next_seq, self.told.seq + 1)),
@@ -100,8 +90,17 @@ class SimStore:
     def _replay(self) -> None:
         self._reset()
         for batch in self._durable:
-            for change in batch:
-                self._apply(change)
+            self._apply_all(batch)
+
+    def _apply_all(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            self._apply(change)
+        if not any(isinstance(change, AppendEvent) for change in changes):  # before anybody could be told
+            for change in changes:
+                if isinstance(change, PutTask):
+                    self.told.tasks[change.task.id] = change.task
+                elif isinstance(change, PutRow):
+                    self.told.workers[self._task_of[change.row.id]][change.row.id] = change.row
 
     def _reset(self) -> None:
         taken = self._taken

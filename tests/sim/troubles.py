@@ -64,6 +64,7 @@ class Troubles:
             (0.25, self._succeed),
             (0.3, self._hang),
             (0.1, self._poison_frames),
+            (0.1, self._curse),
             (0.1, self._poison_task),
             (0.1, self._refuse),
         ]
@@ -198,6 +199,16 @@ class Troubles:
 
         self._at(at, lambda: poison(True), (agent.node,), "orders are poison")
         self._later(at, 3_000, 40_000, lambda: poison(False))
+
+    def _curse(self, at: int) -> None:
+        """Let every undo on a machine end in an error that nobody foresaw."""
+        agent = self._agent()
+
+        def curse(cursed: bool) -> None:
+            agent.platform.cursed = cursed
+
+        self._at(at, lambda: curse(True), (agent.node,), "undos are poison")
+        self._later(at, 3_000, 60_000, lambda: curse(False))
 
     # --- the bus ----------------------------------------------------------------------------------------------------
 

@@ -186,7 +186,7 @@ class World:
         self.cut_ways.clear()
         for agent in self.agents:
             agent.platform.flaky = agent.platform.waits = 0.0
-            agent.platform.sticky = agent.platform.slippery = False
+            agent.platform.sticky = agent.platform.slippery = agent.platform.cursed = False
             agent.platform.hanging.clear()
             agent.disk.full = agent.poisoned = False
             if agent.fuse.mend():

@@ -153,6 +153,7 @@ def workers_table(info: TaskInfo) -> Table:
         notes += [f"disturbed: {note}" for note in worker.disturbed]
         notes += [f"left behind: {note}" for note in worker.residue]
         notes += [f"left out: {note}" for note in worker.left_out]
+        notes += [f"undone {worker.late_ms} ms after it was due"] if worker.late_ms else []
         stuck = worker.state is WorkerState.STUCK
         state = worker.state.value if stuck else worker.outcome.value or worker.state.value
         style = _COLOURS["STUCK"] if stuck else ""
