@@ -44,10 +44,11 @@ demo: $(READY) system ## Cut a small cluster in two and freeze a process, and wa
 	$(BIN)/trogdor-bus demo
 
 test: $(READY) system ## Run all tests but the longer suites
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not e2e and not matrix and not kafka"
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not e2e and not daemons and not matrix and not kafka"
 
 e2e: $(READY) system ## Run the tests of whole daemons, and of real namespaces
-	$(PYTEST) -n 3 -m "e2e and not matrix and not kafka"
+	$(PYTEST) -n 3 -m "e2e and not kafka"
+	$(PYTEST) -n $(WORKERS) -m "daemons and not matrix and not kafka"
 
 test-newest: $(READY) ## Run `make test e2e` on the newest Python at hand that we support, if it is not the usual one
 	@newest=$$(.ci/newest-python) && test -n "$$newest" || { echo "make: no Python that we support was found" >&2; exit 1; }; \

@@ -20,7 +20,7 @@ from tests.cli.command import Ran, clean_environment, run
 from tests.cli.test_verbs import NOOP, free_port, start
 from tests.support import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.daemons
 
 _numbers = itertools.count(1)
 

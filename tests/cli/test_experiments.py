@@ -19,7 +19,7 @@ from tests.cli.command import Ran, clean_environment, run
 from tests.cli.test_aborts import Site
 from tests.support import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.daemons
 
 SPEC: dict[str, Any] = {
     "class": "experiment",

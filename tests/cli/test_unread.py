@@ -19,7 +19,7 @@ from tests.cli.command import clean_environment
 from tests.cli.test_aborts import Site
 from tests.support import wait_until
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.daemons
 
 
 class Unread(Site):
