@@ -28,14 +28,14 @@ PART ?=
 MINUTES ?= 10
 KAFKA ?= 4.4.0 3.9.2
 TESTS ?=
-SUITES ?= check test test-newest sim fuzz matrix test-kafka
+SUITES ?= check test e2e test-newest sim fuzz matrix test-kafka
 # What a suite is when it is whole, whatever was asked for on the command line.
 WHOLE := PART= SEEDS=10000 EFFORT=10 FRESH= TESTS= KAFKA="4.4.0 3.9.2"
 WORKERS := $(shell echo $$(( $$(getconf _NPROCESSORS_ONLN) * 2 )))
 PYTEST := $(BIN)/python -m pytest
 IN_PARTS := TROGDOR_PART=$(PART)
 
-.PHONY: help demo test test-newest test-kafka matrix check fmt sim fuzz soak bench test-all reference clean system system-kafka
+.PHONY: help demo test e2e test-newest test-kafka matrix check fmt sim fuzz soak bench test-all reference clean system system-kafka
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,14 +43,17 @@ help: ## Show this list
 demo: $(READY) system ## Cut a small cluster in two and freeze a process, and watch both heal
 	$(BIN)/trogdor-bus demo
 
-test: $(READY) system ## Run all tests but the long suites (under four minutes)
-	$(PYTEST) -n $(WORKERS) -m "not e2e and not matrix and not kafka"
-	$(PYTEST) -n 3 -m "e2e and not kafka"
+test: $(READY) system ## Run all tests but the longer suites
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not e2e and not daemons and not matrix and not kafka"
 
-test-newest: $(READY) ## Run `make test` on the newest Python at hand that we support, if it is not the usual one
+e2e: $(READY) system ## Run the tests of whole daemons, and of real namespaces
+	$(PYTEST) -n 3 -m "e2e and not kafka"
+	$(PYTEST) -n $(WORKERS) -m "daemons and not matrix and not kafka"
+
+test-newest: $(READY) ## Run `make test e2e` on the newest Python at hand that we support, if it is not the usual one
 	@newest=$$(.ci/newest-python) && test -n "$$newest" || { echo "make: no Python that we support was found" >&2; exit 1; }; \
 		if test "$$("$$newest" -c '$(VERSION)')" = "$$($(BIN)/python -c '$(VERSION)')"; then \
-		echo "the newest Python at hand is the one of make test"; else echo "with $$newest:"; $(MAKE) test PYTHON="$$newest"; fi
+		echo "the newest Python at hand is the one of make test"; else echo "with $$newest:"; $(MAKE) test e2e PYTHON="$$newest"; fi
 
 test-kafka: $(READY) system-kafka ## Run the tests on real Kafka clusters, in a Docker of their own (root; the first time makes an image)
 	for version in $(KAFKA); do contrib/kafka-image/build --version $$version --only-cache || exit; done

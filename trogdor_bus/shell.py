@@ -31,7 +31,7 @@ class Machine(Protocol[Event_contra, Effect_co]):
 
 
 class UnforeseenError(Exception):
-    """An event of our own making was refused."""
+    """An event of our own making was refused: an error of ours, which only `broken` gets to see."""
 
 
 class Shell(Generic[Event, Effect]):

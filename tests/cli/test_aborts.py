@@ -20,6 +20,8 @@ from tests.cli.command import Ran, clean_environment, run
 from tests.cli.test_verbs import NOOP, free_port, start
 from tests.support import wait_until
 
+pytestmark = pytest.mark.daemons
+
 _numbers = itertools.count(1)
 
 

@@ -19,6 +19,8 @@ from tests.cli.command import Ran, clean_environment, run
 from tests.cli.test_aborts import Site
 from tests.support import wait_until
 
+pytestmark = pytest.mark.daemons
+
 SPEC: dict[str, Any] = {
     "class": "experiment",
     "name": "nowhere",

@@ -19,6 +19,8 @@ from tests.cli.test_verbs import NOOP
 from tests.support import wait_until
 from trogdor_bus.fuse import CRASHED, ENDS
 
+pytestmark = pytest.mark.daemons
+
 PLANTED = """
 import inspect, os
 planted = os.environ.get("PLANTED", "")

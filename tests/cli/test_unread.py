@@ -19,6 +19,8 @@ from tests.cli.command import clean_environment
 from tests.cli.test_aborts import Site
 from tests.support import wait_until
 
+pytestmark = pytest.mark.daemons
+
 
 class Unread(Site):
     """A site whose daemons write to a terminal that Ctrl-S has stopped, and to a pipe that is full."""

@@ -83,7 +83,7 @@ LIVE: tuple[Step, ...] = (
     ("show", ("t",), 0, "DONE"),
     ("destroy", ("t",), 0, ""),
     ("forget", ("nobody",), 2, "nobody"),
-    ("monitor", ("--json", "--for", "1500ms"), 0, "node1"),
+    ("monitor", ("--json", "--for", "5s"), 0, "node1"),
     ("experiment run", ("-", *NO_BROKER, "--no-wait"), 0, "Experiment"),
     ("experiment show", ("nosuch",), 2, "error:"),
     ("experiment list", (), 0, ""),

@@ -82,7 +82,8 @@ def test_a_steady_stream_is_acknowledged_delivered_and_found_whole(bootstrap: st
     print(f"\nrate {rate:.2f}/s, late {counts.late_ms} ms, longest gap {longest(stream, 0).ms} ms, {before}")
     assert 98 < rate < 102
     assert before.produce.count == before.end_to_end.count == len(sent)
-    assert 0 <= before.produce.p50_ms <= before.end_to_end.p50_ms < 1000, "5 ms if the machine is idle"
+    for seen in (before.produce, before.end_to_end):  # a reader may have it before its ack is heard
+        assert 0 <= seen.p50_ms < 1000, "5 ms if the machine is idle"
     assert longest(stream, 0).ms < 6000
     assert (stream.fatal, stream.broken) == ("", "")
 

@@ -8,6 +8,16 @@ from typing import Any
 from trogdor_bus.agents import moves as agent
 from trogdor_bus.coordinator import moves as coordinator
 
+RARE = {
+    "CANCELLING: not-injected": "a stop and a failure within the same few ms",
+    "CANCELLING: half-injected": "a stop, a failure and a stuck undo within the same second",
+    "CANCELLING: not-yet": "a stop while what was begun goes on by itself, which is then asked for again",
+    "CANCELLING: healed": "a stop while what was begun goes on by itself",
+    "CANCELLING: not-healed": "a stop while what was begun goes on by itself, and a stuck undo",
+    "STUCK: not-yet": "an undo that was stuck, and then goes on by itself",
+}
+"""The transitions that many schedules may miss, and what it takes to see them."""
+
 
 class Tally:
     """Counts and transitions of one schedule, or of many added up."""

@@ -1,4 +1,4 @@
-"""Some hundred schedules of the whole system; each that breaks a promise prints its story and how to replay it."""
+"""Some schedules of the whole system (`make sim` has many); one that breaks a promise prints its story."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ from tests.sim.tally import Tally
 from tests.sim.world import Violation
 
 CHUNKS = 2
-SEEDS = int(os.environ.get("SIM_SEEDS", "200"))
-SEEN_BY_A_CHUNK = 100
-"""From so many seeds on, every transition must have been seen, but for the rare ones."""
-RARE = {
-    "CANCELLING: not-injected": "a stop and a failure within the same few ms",
-    "CANCELLING: half-injected": "a stop, a failure and a stuck undo within the same second",
-    "CANCELLING: not-yet": "a stop while what was begun goes on by itself, which is then asked for again",
-    "CANCELLING: healed": "a stop while what was begun goes on by itself",
-    "CANCELLING: not-healed": "a stop while what was begun goes on by itself, and a stuck undo",
-    "STUCK: not-yet": "an undo that was stuck, and then goes on by itself",
-}
+SEEDS = int(os.environ.get("SIM_SEEDS", "50"))
 
 
 @pytest.mark.timeout(120 + SEEDS)
@@ -35,8 +25,6 @@ def test_no_schedule_breaks_a_promise(chunk: int) -> None:
         except Violation as violation:
             pytest.fail(f"{violation}\n{story(seed)}", pytrace=False)
     assert tally.counts["schedules"] == len(seeds)
-    if len(seeds) >= SEEN_BY_A_CHUNK:
-        assert set(tally.missing()) <= set(RARE), tally.lines()
 
 
 def test_the_same_seed_is_the_same_schedule() -> None:

@@ -147,6 +147,8 @@ class Asking:
                 self._reasons.pop(peer, None)
             elif not isinstance(outcome, errors.NodeNotReadyError):  # that one only says that it is too early to retry
                 self._reasons[peer] = self._why(peer, outcome)
+            if isinstance(outcome, errors.RequestTimedOutError | errors.KafkaTimeoutError):
+                self._silent.add(peer)  # its client gave up before we did
         arrived.put((peer, outcome))
 
     def _why(self, peer: Peer, error: BaseException) -> str:

@@ -67,6 +67,12 @@ second.wait()
 """
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks through all processes has time for it: the machine may be slow, and full of them."""
+    monkeypatch.setattr(holders, "LOOK_S", 60.0)
+
+
 def test_a_pid_that_another_process_has_by_now_is_not_meant() -> None:
     require_namespaces()
     argv = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c", REUSED]
