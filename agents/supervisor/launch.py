@@ -53,7 +53,10 @@ def become(order: dict[str, Any], streams: tuple[int, int, int]) -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.chdir(_bytes(order["cwd"]))
+    try:
+        os.chdir(_bytes(order["cwd"]))
+    except OSError:
+        os.chdir("/")
     _be(*order["who"])
     environment = dict(_bytes(entry).split(b"=", 1) for entry in order["environment"])
     os.execve(_bytes(order["program"]), [_bytes(word) for word in order["argv"]], environment)  # noqa: S606

@@ -5,6 +5,7 @@ It imports nothing of ours and little else, so that they stay small.
 
 from __future__ import annotations
 
+import _thread  # `threading` is larger
 import contextlib
 import os
 import signal
@@ -19,6 +20,8 @@ KEEPER = "TROGDOR_BUS_KEEPER"
 """The variable in which a keeper carries the mark of its child."""
 CHILD = "TROGDOR_BUS_CHILD"
 """The variable in which a child, and what it starts, carries its mark."""
+PATIENCE_S = 1.0
+"""How long a process may take to tell its environment: one that waits for a dead disk never does."""
 _NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What is said of a process that has ended, or that is not ours to look at."""
 
@@ -53,12 +56,35 @@ def below(roots: Iterable[int], family: Family) -> set[int]:
 
 
 def mark_of(pid: int) -> tuple[str, bool]:
-    """Return the mark that a process carries, "" if none, and whether it is a keeper."""
-    with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
-        for entry in file.read().split(b"\0"):
-            name, _, mark = entry.partition(b"=")
-            if name in (KEEPER.encode(), CHILD.encode()):
-                return mark.decode(errors="replace"), name == KEEPER.encode()
+    """Return the mark that a process carries, "" if none, and whether it is a keeper.
+
+    One that hangs may not tell: it is not waited for. OSError if the machine refuses what that takes.
+    """
+    found: list[bytes] = []
+    refused: list[OSError] = []
+    done = _thread.allocate_lock()
+    done.acquire()
+
+    def read() -> None:
+        try:
+            with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
+                found.append(file.read())
+        except OSError as error:
+            refused.append(error)
+        finally:
+            done.release()
+
+    try:
+        _thread.start_new_thread(read, ())
+    except RuntimeError:  # the machine refuses one
+        read()
+    done.acquire(timeout=PATIENCE_S)
+    if refused:
+        raise refused[0]
+    for entry in found[0].split(b"\0") if found else ():
+        name, _, mark = entry.partition(b"=")
+        if name in (KEEPER.encode(), CHILD.encode()):
+            return mark.decode(errors="replace"), name == KEEPER.encode()
     return "", False
 
 

@@ -20,6 +20,8 @@ MAX_LINE_BYTES = 1024
 MAX_FILE_BYTES = 1 << 20
 
 ReadArguments = Callable[[str], Sequence[str]]
+ReadFile = Callable[[str, int, str], bytes]
+"""Reads a file as `files.read_regular` does."""
 
 
 def main_line(argv: Sequence[str], read_file: ReadArguments) -> str:
@@ -66,11 +68,11 @@ class _Words:
         return [word for word, _ in reversed(self._pending)]
 
 
-def read_argument_file(pid: int, name: str) -> Sequence[str]:
+def read_argument_file(pid: int, name: str, read: ReadFile = read_regular) -> Sequence[str]:
     """Return the arguments in the file that process `pid` knows as `name`; () if it cannot be read."""
     path, root = (name, f"/proc/{pid}/root") if name.startswith("/") else (f"/proc/{pid}/cwd/{name}", "")
     try:
-        return split_arguments(read_regular(path, MAX_FILE_BYTES, root).decode(errors="replace"))
+        return split_arguments(read(path, MAX_FILE_BYTES, root).decode(errors="replace"))
     except OSError:
         return ()
 

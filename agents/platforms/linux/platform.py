@@ -389,7 +389,7 @@ class LinuxPlatform:
             watched, undone = (None, Nothing()) if steps else (watch, undo)
             do = Deliver(process.identity, process.name, action.signal, watched, action.grace_ms)  # type: ignore[arg-type]
             steps.append(step(do, undone))
-        return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
+        return Prepared(tuple(steps), _warnings(found))
 
 
 def _signal(step: Step) -> str:
@@ -410,7 +410,11 @@ def _prepare_suspend(namespace: Namespace, action: Suspend, surroundings: Surrou
         leave = signals.is_stopped(process.identity) and not stops.wanted(process.identity)
         do = Freeze(process.identity, process.name, leave, watch)
         steps.append(step(do, Thaw(process.identity, process.name, leave)))
-    return Prepared(tuple(steps), (found.why_none,) if found.why_none else ())
+    return Prepared(tuple(steps), _warnings(found))
+
+
+def _warnings(found: processes.Found) -> tuple[str, ...]:
+    return tuple(filter(None, (found.why_none or found.silent,)))
 
 
 def _find(namespace: Namespace, action: Suspend | Kill, surroundings: Surroundings) -> processes.Found:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,9 +14,10 @@ import msgspec
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.files import read_regular
-from trogdor_bus.agents.platforms.linux.java import main_line, read_argument_file
+from trogdor_bus.agents.platforms.linux.java import ReadFile, main_line, read_argument_file
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.ours import Ours
+from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
@@ -27,13 +28,16 @@ KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
 MOST_SPARED = 5
 """So many of those that match and are not touched are named."""
+MOST_SILENT = 10
+"""With more processes that hang, nobody waits for each of them."""
 LISTEN = "0A"
 """TCP_LISTEN in /proc/net/tcp (include/net/tcp_states.h)."""
 
 
 class Stat(msgspec.Struct, frozen=True):
-    """What /proc/PID/stat says: state, parent, session, kernel flags, start in clock ticks since boot (proc(5))."""
+    """What /proc/PID/stat says: name, state, parent, session, kernel flags, start in ticks since boot (proc(5))."""
 
+    comm: str
     state: str
     parent: int
     session: int
@@ -46,6 +50,8 @@ class Process(msgspec.Struct, frozen=True):
 
     identity: ProcessIdentity
     argv: tuple[str, ...]
+    comm: str = ""
+    """The kernel's name of one that does not tell its command line."""
 
     @property
     def pid(self) -> int:
@@ -55,15 +61,19 @@ class Process(msgspec.Struct, frozen=True):
     @property
     def name(self) -> str:
         """Return what people call it: the last part of its program, without unprintable characters."""
-        program = self.argv[0].rpartition("/")[2] if self.argv else ""
+        program = self.argv[0].rpartition("/")[2] if self.argv else self.comm
         return "".join(char for char in program[:64] if char.isprintable()) or "unnamed"
 
 
 class Found(msgspec.Struct, frozen=True):
-    """The processes that match and may be touched; if there are none, why."""
+    """The processes that match and may be touched; if there are none, why.
+
+    `silent` says which others may be meant as well, and do not tell what they are.
+    """
 
     processes: tuple[Process, ...]
     why_none: str = ""
+    silent: str = ""
 
 
 def read_stat(path: str) -> Stat | None:
@@ -72,8 +82,8 @@ def read_stat(path: str) -> Stat | None:
         text = Path(f"{path}/stat").read_text(errors="replace")
     except OSError:
         return None
-    fields = text[text.rindex(")") + 2 :].split()
-    return Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[6]), int(fields[19]))
+    name, fields = text[text.index("(") + 1 : text.rindex(")")], text[text.rindex(")") + 2 :].split()
+    return Stat(name, fields[0], int(fields[1]), int(fields[3]), int(fields[6]), int(fields[19]))
 
 
 def identify(pid: int) -> ProcessIdentity | None:
@@ -151,10 +161,18 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
     """Return the processes of the node's namespace that match; RefusedError if the coordinator is among them."""
     if not (match.java or match.command or match.pid_file or match.port):
         raise HostError("the match is empty and would hit every process")
+    with Reader() as reader:
+        return _find(match, namespace, surroundings, reader)
+
+
+def _find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings, reader: Reader) -> Found:
     stats = _all_stats()
-    meant = _predicate(match, namespace)
+    meant = _predicate(match, namespace, reader)
     hidden: list[int] = []
-    hits = [process for process in _living(stats, namespace, hidden) if meant(process)]
+    living = list(_living(stats, namespace, reader, hidden))
+    hits = [process for process in living if meant(process)]
+    told = match.pid_file or match.port
+    silent = "" if told else _silent([process for process in living if process.comm and process not in hits])
     chosen: list[Process] = []
     spared: list[str] = []
     ours = Ours({pid: stat.parent for pid, stat in stats.items()})
@@ -171,12 +189,21 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
         else:
             chosen.append(process)
     if chosen:
-        return Found(tuple(chosen))
+        return Found(tuple(chosen), silent=silent)
     more = f" and {len(spared) - MOST_SPARED} more" if len(spared) > MOST_SPARED else ""
     only = f"; what matches is never touched: {', '.join(spared[:MOST_SPARED])}{more}" if spared else ""
     why = privileges.missing("CAP_SYS_PTRACE") if hidden else ""
     blind = f"; {len(hidden)} processes may not be looked at: {why}" if hidden else ""
-    return Found((), f"no process matches {match.describe()}{only}{blind}")
+    deaf = f"; {silent}" if silent else ""
+    return Found((), f"no process matches {match.describe()}{only}{blind}{deaf}", silent)
+
+
+def _silent(processes: Sequence[Process]) -> str:
+    if not processes:
+        return ""
+    named = ", ".join(f"{process.pid} ({process.name})" for process in processes[:MOST_SPARED])
+    more = f" and {len(processes) - MOST_SPARED} more" if len(processes) > MOST_SPARED else ""
+    return f"what these were started with cannot be read, they hang: {named}{more}; name them by port or pidFile"
 
 
 def signal_mask(pid: int, name: str) -> int:
@@ -208,55 +235,62 @@ def _all_stats() -> dict[int, Stat]:
     return {pid: stat for pid in pids if (stat := read_stat(f"/proc/{pid}")) is not None}
 
 
-def _living(stats: dict[int, Stat], namespace: Namespace, hidden: list[int]) -> Iterator[Process]:
+def _living(stats: dict[int, Stat], namespace: Namespace, reader: Reader, hidden: list[int]) -> Iterator[Process]:
     """Yield the processes of the namespace; the pids of those that we may not look at go to `hidden`."""
-    boot = boot_id()
+    boot, silent = boot_id(), 0
     for pid, stat in sorted(stats.items()):
-        if stat.flags & KERNEL_THREAD:
+        if stat.flags & KERNEL_THREAD or stat.state in DEAD:
             continue
         try:
             place = os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116
-            raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if (place.st_dev, place.st_ino) != namespace.inode:
+                continue
+            raw = reader.of_process(pid, "cmdline")
         except PermissionError:
             hidden.append(pid)
             continue
+        except TimeoutError:
+            silent += 1
+            if silent > MOST_SILENT:
+                raise HostError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
+            yield Process(ProcessIdentity(boot, pid, stat.start_ticks), (), stat.comm or "unnamed")
+            continue
         except OSError:  # ended, or a zombie
             continue
-        if (place.st_dev, place.st_ino) == namespace.inode:
-            words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
-            yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
+        words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
+        yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
 
 
-def _predicate(match: ProcessMatch, namespace: Namespace) -> Callable[[Process], bool]:
+def _predicate(match: ProcessMatch, namespace: Namespace, reader: Reader) -> Callable[[Process], bool]:
     if match.java:
-        return lambda process: match.java in java_line(process)
+        return lambda process: match.java in java_line(process, reader.read)
     if match.command:
         return lambda process: match.command in " ".join(process.argv)
     if match.port:
         sockets = _listeners(match.port, namespace)
         return lambda process: bool(sockets & _sockets(process.pid)) if sockets else False
-    wanted = _pid_in(match.pid_file, namespace.root_pid)
+    wanted = _pid_in(match.pid_file, namespace.root_pid, reader)
     if namespace.root_pid:
         inside = _pid_namespace(namespace.root_pid)
         return lambda process: _pid_namespace(process.pid) == inside and _inner_pid(process.pid) == wanted
     return lambda process: process.pid == wanted
 
 
-def java_line(process: Process) -> str:
-    """Return the line that jcmd prints for a JVM, "" for any other process."""
+def java_line(process: Process, read: ReadFile = read_regular) -> str:
+    """Return the line that jcmd prints for a JVM, "" for any other process; `read` reads its files of arguments."""
     try:
         program = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
     except OSError:
         program = process.argv[0] if process.argv else ""
     if program.rpartition("/")[2] != "java":
         return ""
-    main = main_line(process.argv, lambda name: read_argument_file(process.pid, name))
+    main = main_line(process.argv, lambda name: read_argument_file(process.pid, name, read))
     return f"{process.pid} {main}" if main else ""
 
 
-def _pid_in(pid_file: str, root_pid: int) -> int:
+def _pid_in(pid_file: str, root_pid: int, reader: Reader) -> int:
     try:
-        text = read_regular(pid_file, 64, root=f"/proc/{root_pid}/root" if root_pid else "")
+        text = reader.read(pid_file, 64, f"/proc/{root_pid}/root" if root_pid else "")
     except OSError as error:
         raise HostError(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
     number = re.match(rb"\s*([0-9]{1,10})(\s|\Z)", text)

@@ -15,6 +15,7 @@ from typing import Any
 
 from trogdor_bus.agents.platforms.linux.operations import Command, Origin
 from trogdor_bus.agents.platforms.linux.processes import identify, status
+from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.agents.supervisor import launch
 from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import HostError
@@ -68,7 +69,8 @@ def origin(process: ProcessIdentity) -> Origin | None:
     try:
         ours, theirs = Path("/").stat(), (folder / "root").stat()
         cwd = os.fsencode((folder / "cwd").readlink())
-        environment = (folder / "environ").read_bytes().split(b"\0")
+        with Reader() as reader:
+            environment = reader.of_process(process.pid, "environ").split(b"\0")
         told = status(process.pid)
         uid, gid = (int(told[key].split()[0]) for key in ("Uid", "Gid"))
         groups = tuple(map(int, told["Groups"].split()))
@@ -76,7 +78,6 @@ def origin(process: ProcessIdentity) -> Origin | None:
         return None
     if identify(process.pid) != process or (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
         return None
-    cwd = cwd if os.path.isdir(cwd) else b"/"  # noqa: PTH112 - bytes
     return Origin(uid, gid, groups, _text(cwd), tuple(_text(entry) for entry in environment if b"=" in entry))
 
 

@@ -1,0 +1,115 @@
+"""Reading files that may never answer: a child reads them, and is given up when it takes too long.
+
+A file on a dead mount blocks whoever looks at it, and so does what /proc tells of the memory of a process that waits
+for one. Whoever waits so cannot be killed, not even the child. Nothing else waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import Self
+
+from trogdor_bus.agents.platforms.linux import files
+from trogdor_bus.agents.platforms.linux.files import HEAD
+
+PATIENCE_S = 1.0
+"""How long one file may take."""
+MOST_OF_PROCESS = 1 << 23
+"""More than the kernel takes as the arguments of one."""
+START_S = 10.0
+"""How long the child may take to be there; its Python starts in some 20 ms."""
+_given_up: list[subprocess.Popen[bytes]] = []
+"""Children that were killed and did not end at once; each is waited for as soon as it has."""
+
+
+class Reader:
+    """A child that reads; it is started when it is needed, and again when one was given up."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_up()
+
+    def read(self, path: str, max_bytes: int, root: str = "", *, regular: bool = True) -> bytes:
+        """Return at most the first `max_bytes` of a file, as `files.read_regular` does; `regular` says that it is one.
+
+        OSError says why it cannot be read: TimeoutError, that nothing answers.
+        """
+        try:
+            child = self._child = self._child or _start()
+            request = json.dumps([os.fsencode(path).decode("latin-1"), max_bytes, root, regular]).encode()
+            _write(child, request + b"\n")
+            head = _receive(child, HEAD.size, time.monotonic() + PATIENCE_S)
+            number, length = HEAD.unpack(head)
+            data = _receive(child, length, time.monotonic() + PATIENCE_S)
+        except BaseException:
+            self._give_up()
+            raise
+        if number:
+            raise OSError(number, data.decode(errors="replace") or os.strerror(number), path)
+        return data
+
+    def of_process(self, pid: int, name: str) -> bytes:
+        """Return what that file of a process in /proc says; OSError as for `read`."""
+        return self.read(f"/proc/{pid}/{name}", MOST_OF_PROCESS, regular=False)
+
+    def _give_up(self) -> None:
+        if (child := self._child) is not None:
+            self._child = None
+            child.kill()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+            _given_up.append(child)
+        _given_up[:] = [one for one in _given_up if one.poll() is None]
+
+
+def _start() -> subprocess.Popen[bytes]:
+    child = subprocess.Popen(
+        [sys.executable, "-I", "-S", files.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        env={},
+        process_group=0,
+    )
+    try:
+        _receive(child, HEAD.size, time.monotonic() + START_S)
+    except BaseException:
+        child.kill()
+        raise
+    return child
+
+
+def _write(child: subprocess.Popen[bytes], data: bytes) -> None:
+    assert child.stdin is not None
+    child.stdin.write(data)
+    child.stdin.flush()
+
+
+def _receive(child: subprocess.Popen[bytes], length: int, until_s: float) -> bytes:
+    assert child.stdout is not None
+    fd, data = child.stdout.fileno(), b""
+    while len(data) < length:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        if not poll.poll(1000 * max(0.0, until_s - time.monotonic())):
+            raise TimeoutError(errno.ETIMEDOUT, f"nothing answers within {PATIENCE_S:g} s: is it on a dead mount?")
+        part = os.read(fd, length - len(data))
+        if not part:
+            raise OSError(errno.EIO, "its reader was killed")
+        data += part
+    return data
