@@ -18,10 +18,10 @@ import msgspec
 from trogdor_bus import badge, logs
 from trogdor_bus.agents.guard import GUARD_FD, START
 from trogdor_bus.agents.leash import Leash
-from trogdor_bus.agents.title import set_title
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.title import set_title
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,10 +22,10 @@ import sys
 import time
 
 from trogdor_bus import badge
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.title import set_title
 from trogdor_bus.linewriter import LineWriter
 from trogdor_bus.stacks import take
+from trogdor_bus.supervisor import tree
+from trogdor_bus.title import set_title
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself would be a tenth of its memory

@@ -19,9 +19,9 @@ from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.threads import run_in_lanes
-from trogdor_bus.agents.title import set_title
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.title import set_title
 
 log = logging.getLogger("trogdor_bus.heal")
 LOOK_AGAIN_S = 1.0

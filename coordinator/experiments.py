@@ -7,19 +7,19 @@ import contextlib
 import hashlib
 import logging
 import os
-import secrets
 import signal
 import sys
+import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from io import FileIO
 from pathlib import Path
 
 import msgspec
 
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
 from trogdor_bus.errors import BusError, HostError
-from trogdor_bus.experiment import marked
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.experiment.files import write_whole
 from trogdor_bus.experiment.pipe import (
@@ -38,6 +38,8 @@ from trogdor_bus.messages import ExperimentInfo, ExperimentProgress, GetExperime
 from trogdor_bus.printable import escape
 from trogdor_bus.spec import wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState
+from trogdor_bus.supervisor.children import Child, order
+from trogdor_bus.supervisor.tree import CHILD
 
 log = logging.getLogger("trogdor_bus.coordinator")
 PROGRAM = (sys.executable, "-m", "trogdor_bus.experiment")
@@ -48,6 +50,8 @@ LAST_WORDS = 12
 MAX_FILE_NAME = 200
 END_S = 150.0
 """A program that was told to end heals, reads everything again, audits, and removes its topic; then it is killed."""
+LINGER_MS = 20_000
+"""A program whose coordinator is gone may take so long to remove its topic; then its keeper kills it."""
 GONE_S = 8.0
 """How long programs may take to end with the coordinator; they have 5 s for their topics."""
 
@@ -219,8 +223,9 @@ class Program:
 
     def __init__(self, begin: Begin, answer: Callable[[bytes, str], bytes], now_ms: Callable[[], int]) -> None:
         self._begin, self._answer, self._now_ms = begin, answer, now_ms
-        self._process: asyncio.subprocess.Process | None = None
-        self._mark = secrets.token_hex(16)
+        self._child: Child | None = None
+        self._stdin: asyncio.WriteTransport | None = None
+        self._stirred, self._mark = asyncio.Event(), uuid.uuid4().hex
         self._last_words: deque[str] = deque(maxlen=LAST_WORDS)
         self._lines: deque[ToldLine] = deque(maxlen=MAX_LINES)
         self._progress = ExperimentProgress(phase="starting")
@@ -256,42 +261,29 @@ class Program:
     def end(self, why: str) -> None:
         """Tell it to end, and kill it if it does not in time."""
         self._why = why
-        if self._process is not None:
+        if self._stdin is not None:
             self._write(ToldToStop(why=why))
             asyncio.get_running_loop().call_later(END_S, self.kill)
 
     def hang_up(self) -> None:
         """Close the pipe to it: it knows by that that the coordinator is gone."""
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
+        if self._stdin is not None:
+            self._stdin.close()
 
     def kill(self) -> None:
-        """Kill it, if it still runs."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        """Kill it, and all that it has started."""
+        if self._child is not None:
+            self._child.stop(0)
 
     async def _spoken(self) -> Ended:
-        pipe = asyncio.subprocess.PIPE
-        try:
-            process = self._process = await asyncio.create_subprocess_exec(
-                *PROGRAM,
-                stdin=pipe,
-                stdout=pipe,
-                stderr=pipe,
-                start_new_session=True,
-                env={**os.environ, marked.VARIABLE: self._mark},
-            )
-        except OSError as error:
-            raise HostError(f"its program cannot be started: {error}") from None
-        assert process.stdout is not None and process.stderr is not None
+        stdout, stderr = await self._start()
         self._write(self._begin)
         if self._why:
             self.end(self._why)
-        hearing = asyncio.create_task(self._hear(process.stderr))
+        hearing = asyncio.create_task(self._hear(stderr))
         ended: Ended | None = None
         try:
-            while (message := await unpack(process.stdout, FromExperiment)) is not None:
+            while (message := await unpack(stdout, FromExperiment)) is not None:
                 match message:
                     case Asked(number=number, request=request):
                         reply = self._answer(bytes(request), self._begin.id)
@@ -303,22 +295,77 @@ class Program:
                     case Ended():
                         ended = message
             self.hang_up()
-            status = await process.wait()
+            how = await self._exit()
         finally:
-            self.kill()
-            await process.wait()
-            if killed := await asyncio.to_thread(marked.kill_marked, self._mark):
-                log.warning("experiment %s: %d processes of its probes outlived it: killed", self._begin.id, killed)
+            await self._end_all()
             await asyncio.wait([hearing], timeout=1)
             hearing.cancel()
         if ended is not None:
             return ended
-        how = f"was killed by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
         topic = self._progress.topic
         left = f"; its topic {topic} is left, `trogdor-bus experiment gc` removes it" if topic else ""
         words = "".join(f"\n{line}" for line in self._last_words)
         said = f"; it said last:{words}" if words else ""
         raise HostError(f"its program {how} before it had a verdict{left}{said}")
+
+    async def _start(self) -> tuple[asyncio.StreamReader, asyncio.StreamReader]:
+        """Start it under a keeper, and return what reads its output."""
+        ours, theirs = list[int](), list[int]()
+        try:
+            for ends in ((theirs, ours), (ours, theirs), (ours, theirs)):
+                for side, fd in zip(ends, os.pipe(), strict=True):
+                    side.append(fd)
+            loop, stirred = asyncio.get_running_loop(), self._stirred.set
+
+            def stir() -> None:
+                with contextlib.suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(stirred)
+
+            self._child = await asyncio.to_thread(self._launch, theirs, stir)
+            stdin, stdout, stderr = (os.fdopen(ours.pop(0), mode, buffering=0) for mode in ("wb", "rb", "rb"))
+            self._stdin, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, stdin)
+            return await _reader(stdout), await _reader(stderr)
+        except (OSError, HostError) as error:
+            raise HostError(f"its program cannot be started: {error}") from None
+        finally:
+            for fd in (*ours, *theirs):
+                os.close(fd)
+
+    def _launch(self, streams: Sequence[int], stirred: Callable[[], None]) -> Child:
+        name, environment = f"experiment {self._begin.id}", {**os.environb, CHILD.encode(): self._mark.encode()}
+        what = {**order(PROGRAM, str(Path.cwd()), environment), "linger_ms": LINGER_MS}
+        child = Child(what, self._mark, name, lambda start: start(), stirred, streams=streams)
+        try:
+            child.release()
+        except HostError:
+            child.stop(0)
+            raise
+        return child
+
+    async def _exit(self) -> str:
+        """Wait until it has ended, and return how."""
+        child = self._child
+        assert child is not None
+        while child.exit is None and not child.over:
+            await self._stirred.wait()
+            self._stirred.clear()
+        if child.exit is None:
+            return "was killed with its keeper"
+        return (
+            f"was killed by {_signal_name(-child.exit)}" if child.exit < 0 else f"ended with exit status {child.exit}"
+        )
+
+    async def _end_all(self) -> None:
+        """Leave nothing of it, nor of what its probes have started."""
+        child = self._child
+        assert child is not None
+        self.hang_up()
+        child.stop(0)
+        while not child.over:
+            await self._stirred.wait()
+            self._stirred.clear()
+        if not await asyncio.to_thread(child.sweep):
+            log.error("experiment %s: some of its processes are left", self._begin.id)
 
     async def _hear(self, stderr: asyncio.StreamReader) -> None:
         """Take in what it says to people; a line without an end is cut."""
@@ -329,8 +376,14 @@ class Program:
                     log.debug("experiment %s: %s", self._begin.id, self._last_words[-1])
 
     def _write(self, message: FromCoordinator) -> None:
-        if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
-            self._process.stdin.write(pack(message))
+        if self._stdin is not None and not self._stdin.is_closing():
+            self._stdin.write(pack(message))
+
+
+async def _reader(file: FileIO) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), file)
+    return reader
 
 
 def _signal_name(number: int) -> str:

@@ -21,9 +21,9 @@ from trogdor_bus.coordinator import experiments
 from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
-from trogdor_bus.experiment import marked
 from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
 from trogdor_bus.states import Outcome, TaskState
+from trogdor_bus.supervisor import tree
 
 FAULT = {"class": "port-block", "durationMs": 5_000, "nodes": ["a"], "ports": [9092]}
 SPEAKER = (sys.executable, "-m", "tests.experiment.speaker")
@@ -238,7 +238,7 @@ def test_the_end_of_the_coordinator_is_the_end_of_its_programs(
         site.run("stops")
         site.run("deaf", "y")
         await async_wait_until(lambda: texts(site.info()) and texts(site.info("y")), 30)
-        pids.extend(program._process.pid for program, _ in site.programs._running.values() if program._process)
+        pids.extend(program._child.identity.pid for program, _ in site.programs._running.values() if program._child)
 
     site = play(act)
     assert len(pids) == 2
@@ -269,7 +269,8 @@ def test_tasks_that_are_no_experiments(tmp_path: Path) -> None:
 
 
 def marked_sleepers(mark: str) -> list[int]:
-    return [pid for pid in marked._marked(mark) if f"sleep\0{SLEEP_S}" in Path(f"/proc/{pid}/cmdline").read_text()]
+    marked = tree.of_child(mark, 0, tree.living())
+    return [pid for pid in marked if f"sleep\0{SLEEP_S}" in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 @pytest.mark.parametrize("ends", ["killed", "gives up"])

@@ -14,7 +14,6 @@ from typing import Any
 
 from tests.crashes.cases import CASES, DYING, STEADY, alias, spec_of
 from tests.crashes.slot import Slot, read_json, until
-from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.errors import NotFoundError
 from trogdor_bus.host import identity
 from trogdor_bus.lab.demo import whole
@@ -23,6 +22,7 @@ from trogdor_bus.lab.processes import LabProcess
 from trogdor_bus.messages import TaskInfo
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskState, WorkerRow
+from trogdor_bus.supervisor import tree
 
 WAIT_CLEAN_S = 15.0
 TOOLS = {"": ("iptables", "ip6tables"), "-legacy": ("iptables-legacy", "ip6tables-legacy")}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import threading
 
 import msgspec
 
 from trogdor_bus import badge
 from trogdor_bus.errors import BusError, TrogdorBusError
-from trogdor_bus.experiment import marked
 from trogdor_bus.experiment.pipe import Ended, open_pipe
 from trogdor_bus.experiment.result import Result
 from trogdor_bus.experiment.runner import Runner
@@ -21,8 +19,6 @@ from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome
 
 OUTCOMES = {"Pass": Outcome.DONE, "Stopped": Outcome.CANCELLED}
-HANG_S = 20.0
-"""A program that has not ended so long after its coordinator is ended hard."""
 
 
 def main() -> int:
@@ -50,10 +46,7 @@ async def _main() -> int:
         if why:
             runner.interrupt("stopped", why)
         else:
-            runner.abandon()
-            hard_end = threading.Timer(HANG_S, _end_hard)
-            hard_end.daemon = True
-            hard_end.start()
+            runner.abandon()  # its keeper sees to it that this ends
 
     listening = asyncio.create_task(pipe.listen(stop))
     result = await runner.run()
@@ -62,13 +55,6 @@ async def _main() -> int:
     listening.cancel()
     sys.stderr.flush()
     os._exit(0)  # threads that wait for silent brokers are not waited for
-
-
-def _end_hard() -> None:
-    """End at once, with what the probes have started."""
-    if mark := os.environ.get(marked.VARIABLE):
-        marked.kill_marked(mark)
-    os._exit(1)
 
 
 def _ended(result: Result) -> Ended:

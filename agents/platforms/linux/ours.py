@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from trogdor_bus import badge
-from trogdor_bus.agents.supervisor import tree
+from trogdor_bus.supervisor import tree
 
 
 class Ours:

@@ -19,11 +19,11 @@ from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import identify
 from trogdor_bus.agents.platforms.linux.restart import check_allowed
 from trogdor_bus.agents.platforms.linux.starter import order
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.supervisor.children import Child
 from trogdor_bus.errors import HostError, NotYetError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.children import Child
 
 NOT_STARTED = "Unable to start process: {}"
 """As Trogdor words it."""

@@ -28,10 +28,10 @@ from trogdor_bus.agents.platforms.linux.operations import (
     read,
 )
 from trogdor_bus.agents.platforms.linux.starter import origin, waiting
-from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, Surroundings
+from trogdor_bus.supervisor.children import Door
 
 _T = TypeVar("_T")
 REST_S = 10.0

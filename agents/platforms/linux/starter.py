@@ -16,10 +16,10 @@ from typing import Any
 from trogdor_bus.agents.platforms.linux.operations import Command, Origin
 from trogdor_bus.agents.platforms.linux.processes import identify, status
 from trogdor_bus.agents.platforms.linux.reader import Reader
-from trogdor_bus.agents.supervisor import launch
-from trogdor_bus.agents.supervisor.children import Door
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.supervisor import children, launch
+from trogdor_bus.supervisor.children import Door, text
 
 PATIENCE_S = 10.0
 """How long a launcher may take to answer; its Python starts in some 20 ms."""
@@ -78,7 +78,7 @@ def origin(process: ProcessIdentity) -> Origin | None:
         return None
     if identify(process.pid) != process or (ours.st_dev, ours.st_ino) != (theirs.st_dev, theirs.st_ino):
         return None
-    return Origin(uid, gid, groups, _text(cwd), tuple(_text(entry) for entry in environment if b"=" in entry))
+    return Origin(uid, gid, groups, text(cwd), tuple(text(entry) for entry in environment if b"=" in entry))
 
 
 def _launch() -> subprocess.Popen[bytes]:
@@ -95,24 +95,11 @@ def _launch() -> subprocess.Popen[bytes]:
 def order(command: Command, cwd: str = "/", **more: str) -> dict[str, Any]:
     """Return what `launch.py` takes; as the agent itself it runs in `cwd`, with `more` variables."""
     environment = os.environb | {key.encode(): value.encode() for key, value in more.items()}
-    started = command.origin or Origin(
-        os.geteuid(),
-        os.getegid(),
-        tuple(os.getgroups()),
-        _text(os.fsencode(cwd)),
-        tuple(_text(key + b"=" + value) for key, value in environment.items()),
-    )
-    return {
-        "program": _text(os.fsencode(command.program)),
-        "argv": [_text(os.fsencode(word)) for word in command.argv],
-        "cwd": started.cwd,
-        "who": [started.uid, started.gid, started.groups],
-        "environment": started.environment,
-    }
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("latin-1")
+    ours = children.order(command.argv, cwd, environment) | {"program": text(os.fsencode(command.program))}
+    if (started := command.origin) is None:
+        return ours
+    who = [started.uid, started.gid, started.groups]
+    return {**ours, "cwd": started.cwd, "who": who, "environment": started.environment}
 
 
 def _write(launcher: subprocess.Popen[bytes], data: bytes) -> None:

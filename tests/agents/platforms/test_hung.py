@@ -13,9 +13,9 @@ from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
-from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
+from trogdor_bus.supervisor import tree
 
 
 def find(node: Node, match: ProcessMatch) -> processes.Found:

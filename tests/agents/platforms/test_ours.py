@@ -16,10 +16,10 @@ import pytest
 
 from tests.agents.guarded import guarded
 from tests.agents.platforms.nodes import SLEEP, known
-from tests.agents.supervisor.kept import order, python
+from tests.supervisor.kept import order, python
 from tests.support import wait_until
 from trogdor_bus import badge
-from trogdor_bus.agents.supervisor import tree
+from trogdor_bus.supervisor import tree
 
 LOOKER = """
 import json, sys
@@ -37,7 +37,7 @@ HOLDER = """
 import json, sys, time
 from trogdor_bus.agents.platforms.linux.operations import Command, NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.starter import waiting
-from trogdor_bus.agents.supervisor.children import Child
+from trogdor_bus.supervisor.children import Child
 given = json.loads(sys.argv[1])
 child = Child(given, "m" * 32, "task t", lambda start: start(), lambda: None)
 held = Child(given, "m" * 32, "task t", lambda start: start(), lambda: None)
@@ -51,7 +51,7 @@ with waiting(Command("/bin/sleep", ("sleep", "1"), NamespaceIdentity("", "", "")
 TITLED = """
 import sys, time
 from trogdor_bus import badge
-from trogdor_bus.agents.title import set_title
+from trogdor_bus.title import set_title
 badge.wear()
 set_title(*sys.argv[1].split())
 print(flush=True)

@@ -21,12 +21,12 @@ from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.platforms.linux.operations import End, Hold, read
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
-from trogdor_bus.agents.supervisor import tree
 from trogdor_bus.errors import HostError, NotYetError, RefusedError
 from trogdor_bus.host import identity
 from trogdor_bus.platform import Step, Surroundings
 from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome
+from trogdor_bus.supervisor import tree
 from trogdor_bus.topology import Topology
 
 

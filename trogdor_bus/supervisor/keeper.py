@@ -2,9 +2,11 @@
 
 Standard input is a socket to the agent, with a line of JSON for each word. The agent's first one is the order, as
 `launch.py` takes it; then come {"go": true}, and {"stop": GRACE_MS}. The end of the socket is the end of the agent:
-then all of the child is killed at once. The keeper says {"pid": PID} when the child waits to be released,
-{"runs": true} or {"failed": WHY} when it was, what `Hearing` makes of its output, {"exit": CODE} when it has ended by
-itself, and {"gone": true} when nothing of it is left, which is the keeper's own end.
+then all of the child is killed, `linger_ms` of the order later. The keeper says {"pid": PID} when the child waits to be
+released, {"runs": true} or {"failed": WHY} when it was, what `Hearing` makes of its output, {"exit": CODE} and
+{"signal": NUMBER} when it has ended, and {"gone": true} when nothing of it is left, which is the keeper's own end.
+
+Three descriptors that come with the order are the child's standard streams; then the keeper hears nothing of it.
 
 The child leads a session of its own, and the kernel kills it when the keeper dies. The keeper is the subreaper of
 whatever the child starts, so that nothing gets out from below it, however often it forks or changes its session.
@@ -23,10 +25,10 @@ import time
 from typing import Any, NoReturn
 
 from trogdor_bus import badge
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.supervisor.hearing import Hearing
-from trogdor_bus.agents.supervisor.launch import become
-from trogdor_bus.agents.title import set_title
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.hearing import Hearing
+from trogdor_bus.supervisor.launch import become
+from trogdor_bus.title import set_title
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CHUNK = 64 * 1024
@@ -49,6 +51,7 @@ class Keeper:
         self._input = b""
         self._read: dict[int, Any] = {}
         self._kill_at_s: float | None = None
+        self._linger_s = 0.0
         self._look_at_s = 0.0
         self._exited = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -61,10 +64,11 @@ class Keeper:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)  # the agent says when
         assert self._agent is not None
-        order = _order(self._agent)
+        order, streams = _order(self._agent)
         set_title("trogdor-bus", "keeper")
+        self._linger_s = order.get("linger_ms", 0) / 1000
         try:
-            self._hold(order)
+            self._hold(order, streams)
         except OSError as error:
             self._agent.sendall(
                 json.dumps({"failed": f"there can be no process for it: {error.strerror}"}).encode() + b"\n"
@@ -81,24 +85,28 @@ class Keeper:
 
     # --- the child ----------------------------------------------------------------------------------------------------
 
-    def _hold(self, order: dict[str, Any]) -> None:
+    def _hold(self, order: dict[str, Any], streams: tuple[int, ...]) -> None:
         """Fork a child that waits to become the command, and say who it is."""
         gate, self._gate = os.pipe()
-        stdin, self._stdin = os.pipe()
-        stdout_r, stdout = os.pipe()
-        stderr_r, stderr = os.pipe()
         report_r, report = os.pipe()
+        self._read = {report_r: self._report}
+        if not streams:
+            stdin, self._stdin = os.pipe()
+            stdout_r, stdout = os.pipe()
+            stderr_r, stderr = os.pipe()
+            streams = (stdin, stdout, stderr)
+            self._read |= {stdout_r: self._hearing.stdout, stderr_r: self._hearing.stderr}
+            os.set_blocking(self._stdin, False)
         keeper = os.getpid()
         self._child = os.fork()
         if not self._child:
             os.close(self._gate)
-            _wait_and_become(order, keeper, gate, report, (stdin, stdout, stderr))
-        for fd in (gate, stdin, stdout, stderr, report):
+            _wait_and_become(order, keeper, gate, report, streams)
+        for fd in (gate, *streams, report):
             os.close(fd)
-        for fd in (self._stdin, stdout_r, stderr_r, report_r):
+        for fd in self._read:
             os.set_blocking(fd, False)
-        self._input = bytes(order["input"], "utf-8")
-        self._read = {stdout_r: self._hearing.stdout, stderr_r: self._hearing.stderr, report_r: self._report}
+        self._input = bytes(order.get("input", ""), "utf-8")
         self._failed = b""
         self._say({"pid": self._child})
 
@@ -114,8 +122,9 @@ class Keeper:
             self._shut_gate()
         elif "stop" in word and self._kill_at_s is None:
             self._shut_gate()
-            with contextlib.suppress(OSError):  # it is not reaped before the end, so that its number stays its own
-                os.killpg(self._child, signal.SIGTERM)
+            if word["stop"]:
+                with contextlib.suppress(OSError):  # not reaped before the end, so that its number stays its own
+                    os.killpg(self._child, signal.SIGTERM)
             self._kill_at_s = time.monotonic() + word["stop"] / 1000
 
     def _shut_gate(self) -> None:
@@ -151,8 +160,10 @@ class Keeper:
                     self._exited, self._look_at_s = True, 0.0
                     self._drain()
                     self._hearing.tell(time.monotonic(), at_once=True)
-                    code = dead.si_status if dead.si_code == os.CLD_EXITED else 128 + dead.si_status  # as a shell
-                    self._say({"exit": code})
+                    if dead.si_code == os.CLD_EXITED:
+                        self._say({"exit": dead.si_status})
+                    else:
+                        self._say({"signal": dead.si_status, "exit": 128 + dead.si_status})  # as a shell
                 break
 
     def _drain(self) -> None:
@@ -230,9 +241,10 @@ class Keeper:
             self._obey(json.loads(word))
 
     def _abandon(self) -> None:
-        """Kill all of the child at once: the agent is gone."""
+        """Kill all of the child, as soon as it may not linger: the agent is gone."""
         self._shut_gate()
-        self._agent, self._out, self._kill_at_s, self._look_at_s = None, b"", 0.0, 0.0
+        self._agent, self._out, self._look_at_s = None, b"", 0.0
+        self._kill_at_s = time.monotonic() + self._linger_s
 
     def _say(self, word: dict[str, Any]) -> None:
         if self._agent is not None:
@@ -245,20 +257,21 @@ class Keeper:
         self._hearing.full = len(self._out) > CHUNK
 
 
-def _order(agent: socket.socket) -> dict[str, Any]:
-    """Return the agent's first word; without one there is nothing to do."""
-    line = b""
+def _order(agent: socket.socket) -> tuple[dict[str, Any], tuple[int, ...]]:
+    """Return the agent's first word, and the descriptors that came with it; without a word there is nothing to do."""
+    line, streams = b"", list[int]()
     while not line.endswith(b"\n"):  # it says no more before it is answered
-        part = agent.recv(CHUNK)
+        part, fds, _, _ = socket.recv_fds(agent, CHUNK, 3)
         if not part:
             os._exit(0)
         line += part
-    return dict(json.loads(line))
+        streams += fds
+    for fd in streams:
+        os.set_inheritable(fd, False)
+    return dict(json.loads(line)), tuple(streams)
 
 
-def _wait_and_become(
-    order: dict[str, Any], keeper: int, gate: int, report: int, streams: tuple[int, int, int]
-) -> NoReturn:
+def _wait_and_become(order: dict[str, Any], keeper: int, gate: int, report: int, streams: tuple[int, ...]) -> NoReturn:
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)

@@ -5,51 +5,68 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 import trogdor_bus
-from trogdor_bus.agents.supervisor.tree import KEEPER
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.host import identity
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.tree import KEEPER
 
 log = logging.getLogger("trogdor_bus.agents")
 Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
 """Calls a function somewhere else, in a namespace, and returns what it returns."""
 PATIENCE_S = 10.0
 """How long a keeper may take to answer; its Python starts in some 30 ms."""
+SWEEP_S = 5.0
+"""How long what a killed keeper has left may take to be gone."""
 MOST_WORD = 1 << 20
 """So long may one word of a keeper be."""
 LOST = "its keeper was killed, and so was it"
 _ROOT = str(Path(trogdor_bus.__file__).parents[1])
-_RUN = "import sys; sys.path.append(sys.argv[1]); from trogdor_bus.agents.supervisor.keeper import main; main()"
+_RUN = "import sys; sys.path.append(sys.argv[1]); from trogdor_bus.supervisor.keeper import main; main()"
 
 
 class Child:
     """A child that waits to be released; `name` is for the log, `stirred` is called when it has, and all of it.
 
     `order` is what `launch.py` takes, and `input`, the text on its standard input. `enter` starts the keeper where the
-    child is to live. HostError if there can be no such child; it ends if it is not released, or if we die.
+    child is to live. With `streams` these descriptors are its standard streams, and nobody hears what it says; they may
+    be closed afterwards. HostError if there can be no such child; it ends if it is not released, or if we die.
     """
 
-    def __init__(self, order: dict[str, Any], mark: str, name: str, enter: Door, stirred: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        order: dict[str, Any],
+        mark: str,
+        name: str,
+        enter: Door,
+        stirred: Callable[[], None],
+        *,
+        streams: Sequence[int] = (),
+    ) -> None:
         self.status = msgspec.Raw(b"null")
         """What it said last of how it goes, JSON."""
         self.ended: str | None = None
         """Its error, "" for none, once it has ended by itself; one that said that it failed may still run."""
+        self.exit: int | None = None
+        """Its exit status, once it has ended, or minus the number of the signal that killed it."""
         self.gone = False
         """Whether nothing of it is left, as its keeper saw."""
         self.asked_s: float | None = None
         """When it was told to end (CLOCK_MONOTONIC)."""
+        self._mark = mark
         self._name, self._stirred, self._identity, self._failed = name, stirred, list[ProcessIdentity](), ""
         self._waits, self._runs, self._over = threading.Event(), threading.Event(), threading.Event()
         self._socket, theirs = socket.socketpair()
@@ -57,6 +74,8 @@ class Child:
             with theirs:
                 self._keeper = enter(lambda: _spawn(theirs, mark))
             threading.Thread(target=self._hear, name="child", daemon=True).start()
+            if streams:
+                socket.send_fds(self._socket, [b" "], streams)
             self._say(order)
             self._await(self._waits)
             if self._failed:
@@ -91,6 +110,20 @@ class Child:
             self.asked_s = time.monotonic()
             with contextlib.suppress(HostError):
                 self._say({"stop": grace_ms})
+
+    def sweep(self) -> bool:
+        """Kill what is left of it once its keeper is over; return whether nothing is, as far as is known."""
+        deadline_s = time.monotonic() + SWEEP_S
+        while not self.gone:
+            family = tree.living()
+            left = tree.of_child(self._mark, self.identity.pid if self._identity else 0, family)
+            if not left:
+                return True
+            if time.monotonic() > deadline_s:
+                return False
+            tree.kill(left, family)
+            time.sleep(0.02)
+        return True
 
     @property
     def over(self) -> bool:
@@ -158,7 +191,10 @@ class Child:
                     log.warning("%s: standard error: %s", self._name, value)
                 case "error":
                     self._end(value)
+                case "signal":
+                    self.exit = -value
                 case "exit":
+                    self.exit = value if self.exit is None else self.exit
                     self._end(f"exited with return code {value}" if value else "")
                 case "gone":
                     self.gone = True
@@ -168,6 +204,22 @@ class Child:
         if self.ended is None and self.asked_s is None and not self._failed:
             self.ended = error
             self._stirred()
+
+
+def order(argv: Sequence[str], cwd: str, environment: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """Return what `launch.py` takes to run a command as whom we are; the first word is the path of its program."""
+    return {
+        "program": text(os.fsencode(argv[0])),
+        "argv": [text(os.fsencode(word)) for word in argv],
+        "cwd": text(os.fsencode(cwd)),
+        "who": [os.geteuid(), os.getegid(), os.getgroups()],
+        "environment": [text(key + b"=" + value) for key, value in environment.items()],
+    }
+
+
+def text(raw: bytes) -> str:
+    """Return bytes as `launch.py` takes them."""
+    return raw.decode("latin-1")
 
 
 def _spawn(theirs: socket.socket, mark: str) -> subprocess.Popen[bytes]:

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.supervisor.children import Child
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.children import Child
 
 DEEP = """
 import os, sys, time

@@ -45,7 +45,7 @@ def _line() -> bytes:
     return line
 
 
-def become(order: dict[str, Any], streams: tuple[int, int, int]) -> None:
+def become(order: dict[str, Any], streams: tuple[int, ...]) -> None:
     """Replace this process by the command, with these descriptors as its standard streams; OSError says why not."""
     for number, fd in enumerate(streams):
         os.dup2(fd, number)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.agents.supervisor.kept import DEEP, order, python
-from trogdor_bus.agents.supervisor import tree
+from tests.supervisor.kept import DEEP, order, python
+from trogdor_bus.supervisor import tree
 
 GUARD = """
 import os, sys
@@ -31,8 +31,8 @@ AGENT = """
 import json, os, signal, sys, time
 from trogdor_bus.agents.platforms.linux.operations import Command, NamespaceIdentity, Origin
 from trogdor_bus.agents.platforms.linux.starter import waiting
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.supervisor.children import Child
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.children import Child
 given = json.loads({given!r})
 command = Command("/bin/sleep", ("sleep", "3600"), NamespaceIdentity("", "", ""))
 with waiting(command, lambda start: start()) as service:
@@ -57,7 +57,7 @@ time.sleep(3600)
 """
 HEALER = """
 import json
-from trogdor_bus.agents.supervisor import tree
+from trogdor_bus.supervisor import tree
 service, pids = json.load(open({pids!r}))
 family = tree.living()
 json.dump([service in family, [pid for pid in pids if pid in family]], open({found!r}, "w"))

@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as some
 
-from trogdor_bus.agents.supervisor.hearing import BURST, STATUS_S, Hearing
-from trogdor_bus.agents.supervisor.lines import MOST_LINE, Allowance, Lines
+from trogdor_bus.supervisor.hearing import BURST, STATUS_S, Hearing
+from trogdor_bus.supervisor.lines import MOST_LINE, Allowance, Lines
 
 
 @given(some.lists(some.binary(max_size=20)), some.integers(1, 7))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trogdor_bus.agents.supervisor.lines import Allowance, Lines
+from trogdor_bus.supervisor.lines import Allowance, Lines
 
 MOST_STATUS = 16 * 1024
 """So many bytes may a status have; a longer one is dropped, and that is told."""

@@ -13,12 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.agents.supervisor.kept import DEEP, Kept, kept, order, python, shell
+from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
 from tests.support import wait_until
-from trogdor_bus.agents.supervisor import tree
-from trogdor_bus.agents.supervisor.children import LOST
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
+from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor.children import LOST
 
 WAITS = shell("sleep 3600")
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -212,7 +212,7 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
 
 HOLDER = """
 import json, sys, time
-from trogdor_bus.agents.supervisor.children import Child
+from trogdor_bus.supervisor.children import Child
 given = json.loads(sys.stdin.readline())
 child = Child(given["order"], given["mark"], "task t", lambda start: start(), lambda: None)
 print(child.keeper, child.identity.pid, flush=True)
