@@ -19,7 +19,7 @@ from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.epochs import Epochs
 from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
 from trogdor_bus.coordinator.fleet import Fleet, NodeState, came_back
-from trogdor_bus.coordinator.ledger import ENDED, Ledger, decoded, ending, new_task, reported, verdict
+from trogdor_bus.coordinator.ledger import Ledger, decoded, ending, new_task, reported
 from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.coordinator.orders import snapshot_of
 from trogdor_bus.coordinator.orphans import Orphans
@@ -28,6 +28,7 @@ from trogdor_bus.coordinator.planner import Planned, Planner, Terms
 from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
 from trogdor_bus.coordinator.turn import Turn
+from trogdor_bus.coordinator.weighing import weigh
 from trogdor_bus.errors import (
     InvalidTransitionError,
     SpecError,
@@ -398,32 +399,15 @@ class CoordinatorMachine:
                 self._weigh_task(task_id, row)
 
     def _weigh_task(self, task_id: str, row: WorkerRow) -> None:
-        task, total = self.view.tasks[task_id], len(self.view.workers[task_id])
-        if row.state not in ENDED:
-            running = self._ledger.count(task_id, WorkerState.RUNNING) == total
-            if running and task.state is TaskState.RUNNING and not task.active:
-                text = f"task {task_id} is active on {total} node(s)"
-                self._ledger.put(msgspec.structs.replace(task, active=True), text)
+        task = self.view.tasks[task_id]
+        weighed = weigh(self._ledger, task, row, self._now)
+        if weighed is None:
             return
-        ended = self._ledger.count(task_id, *ENDED) == total
-        if not ended and (task.state is not TaskState.RUNNING or not row.stops_others):
+        if weighed.move is None:
+            self._ledger.put(msgspec.structs.replace(task, **weighed.fields), f"task {task_id} {weighed.text}")
             return
-        error, outcome = verdict(self.view.workers[task_id].values(), cancelled=task.cancelled)
-        if task.state is TaskState.DONE:
-            if (error, outcome) != (task.error, task.outcome) and not self._ledger.has_open(task_id):
-                self._move(task, "correct", f"corrected: {outcome}", error=error, outcome=outcome)
-        elif ended:
-            self._move(
-                task,
-                "finish",
-                ending(outcome, error),
-                error=error,
-                outcome=outcome,
-                done_ms=self._now,
-                active=False,
-            )
-        else:
-            self._move(task, "error", f"stops: {error}", error=error, stop_ms=self._now, active=False)
+        self._move(task, weighed.move, weighed.text, **weighed.fields)
+        if weighed.move == "error":
             self._unwant_all(task_id)
 
     def _unwant_all(self, task_id: str) -> None:

@@ -44,8 +44,12 @@ class Site(Cluster):
             answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
             handle=self._give,
             now_ms=lambda: self.now,
+            broken=self._broke,
         )
         self.api.experiments = self.programs.told
+
+    def _broke(self, error: BaseException, about: str) -> None:
+        raise AssertionError(f"nobody foresaw this, at {about}") from error
 
     def give(self, event: Event) -> list[str]:
         before = len(self.experiments)

@@ -21,6 +21,7 @@ from trogdor_bus.coordinator.changes import Meta, PutMeta
 from trogdor_bus.coordinator.replica import Found, Replica
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import NoCoordinatorError, RefusedError, SpecError
+from trogdor_bus.fuse import Fuse
 from trogdor_bus.messages import CoordinatorStatus
 from trogdor_bus.transports import open_log, transport
 from trogdor_bus.transports.memory_log import KEEPERS, MemoryKeeper
@@ -29,6 +30,10 @@ BEAT_MS = 50
 STANDBY_MS = 400
 SPEC = b'{"class":"noop","durationMs":1000,"startMs":9000000000000}'
 _names = itertools.count()
+
+
+async def _run(settings: CoordinatorSettings) -> int:
+    return await service._run(settings, Fuse(settings.state_dir))
 
 
 class Place:
@@ -45,7 +50,7 @@ class Place:
     @asynccontextmanager
     async def coordinator(self, name: str, **fields: Any) -> Any:
         """Run a coordinator inside the `with`; its task is the exit code."""
-        running = asyncio.create_task(service._run(self.settings(name, **fields)))
+        running = asyncio.create_task(_run(self.settings(name, **fields)))
         try:
             yield running
         finally:
@@ -167,14 +172,14 @@ def test_another_machine_takes_over_and_the_old_store_cannot_lead_any_more(place
             first = await place.replicated()
             assert await place.create("t") is True
         with pytest.raises(RefusedError, match="--take-over"):
-            await service._run(place.settings("b"))
+            await _run(place.settings("b"))
         async with place.coordinator("b", take_over=True):
             second = await place.replicated()
             assert second.epoch > first.epoch
             assert await place.tasks() == {"t"}
             await place.create("u")
         with pytest.raises(RefusedError, match=f"epoch {second.epoch}, this store is of epoch {first.epoch}"):
-            await service._run(place.settings("a"))
+            await _run(place.settings("a"))
         async with place.coordinator("a", take_over=True):
             await place.replicated()
             assert await place.tasks() == {"t", "u"}
@@ -207,7 +212,7 @@ def test_a_bus_without_a_log_has_nothing_to_take_over(tmp_path: Path) -> None:
     assert open_log("zmq://127.0.0.1:5560", None) is None
     for asked in ({"take_over": True}, {"standby_ms": 1000}):
         with pytest.raises(SpecError, match=r"no log .*kafka"):
-            asyncio.run(service._run(msgspec.structs.replace(settings, **asked)))
+            asyncio.run(_run(msgspec.structs.replace(settings, **asked)))
 
 
 def test_the_first_link_with_a_log_provides_it(place: Place) -> None:

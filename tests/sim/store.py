@@ -100,7 +100,8 @@ class SimStore:
                 if isinstance(change, PutTask):
                     self.told.tasks[change.task.id] = change.task
                 elif isinstance(change, PutRow):
-                    self.told.workers[self._task_of[change.row.id]][change.row.id] = change.row
+                    rows = self.told.workers.setdefault(self._task_of[change.row.id], {})
+                    rows[change.row.id] = change.row
 
     def _reset(self) -> None:
         taken = self._taken
