@@ -56,32 +56,66 @@ def below(roots: Iterable[int], family: Family) -> set[int]:
 
 
 def mark_of(pid: int) -> tuple[str, bool]:
-    """Return the mark that a process carries, "" if none, and whether it is a keeper.
+    """Return the mark that a process carries, as `marks_of`."""
+    return marks_of([pid])[pid]
+
+
+def marks_of(pids: Iterable[int]) -> dict[int, tuple[str, bool]]:
+    """Return the mark that each process carries, "" if none, and whether it is a keeper.
 
     One that hangs may not tell: it is not waited for. OSError if the machine refuses what that takes.
     """
-    found: list[bytes] = []
-    refused: list[OSError] = []
-    done = _thread.allocate_lock()
-    done.acquire()
+    left = list(pids)
+    found: dict[int, tuple[str, bool]] = dict.fromkeys(left, ("", False))
+    while left:
+        look = _Look(left, found)
+        look.wait()
+        left = left[look.at + 1 :]
+    return found
 
-    def read() -> None:
+
+class _Look:
+    """One thread that reads the environments of processes, one after the other; it is given up where it hangs."""
+
+    def __init__(self, pids: list[int], found: dict[int, tuple[str, bool]]) -> None:
+        self.at = 0
+        self._pids, self._found, self._given_up = pids, found, False
+        self._refused: OSError | None = None
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+
+    def wait(self) -> None:
+        """Return when all is read, or when it hangs `at` a process."""
         try:
-            with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
-                found.append(file.read())
-        except OSError as error:
-            refused.append(error)
-        finally:
-            done.release()
+            _thread.start_new_thread(self._read, ())
+        except RuntimeError:  # the machine refuses one
+            self._read()
+        at = -1
+        while not self._done.acquire(timeout=PATIENCE_S):
+            if at == self.at:
+                self._given_up = True
+                return
+            at = self.at
+        if self._refused:
+            raise self._refused
 
-    try:
-        _thread.start_new_thread(read, ())
-    except RuntimeError:  # the machine refuses one
-        read()
-    done.acquire(timeout=PATIENCE_S)
-    if refused:
-        raise refused[0]
-    for entry in found[0].split(b"\0") if found else ():
+    def _read(self) -> None:
+        try:
+            for at, pid in enumerate(self._pids):
+                self.at = at
+                with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
+                    environ = file.read()
+                    if self._given_up:
+                        return
+                    self._found[pid] = _mark_in(environ)
+        except OSError as error:
+            self._refused = error
+        finally:
+            self._done.release()
+
+
+def _mark_in(environ: bytes) -> tuple[str, bool]:
+    for entry in environ.split(b"\0"):
         name, _, mark = entry.partition(b"=")
         if name in (KEEPER.encode(), CHILD.encode()):
             return mark.decode(errors="replace"), name == KEEPER.encode()
@@ -90,13 +124,14 @@ def mark_of(pid: int) -> tuple[str, bool]:
 
 def of_child(mark: str, session: int, family: Family) -> list[int]:
     """Return whatever belongs to the child with that mark: who carries it, is of its session (0: unknown), or below."""
-    roots = {pid for pid, (_, of, _) in family.items() if (session and of == session) or mark_of(pid)[0] == mark}
+    roots = {pid for pid, (_, of, _) in family.items() if session and of == session}
+    roots |= {pid for pid, (carried, _) in marks_of(family.keys() - roots).items() if carried == mark}
     return sorted(roots | below(roots, family))
 
 
 def of_children(ancestor: int, family: Family, *, but: str = "") -> list[int]:
     """Return whatever belongs to any child below the ancestor; those that carry the mark `but` are none."""
-    roots = {pid for pid in below([ancestor], family) if mark_of(pid)[0] not in ("", but)}
+    roots = {pid for pid, (mark, _) in marks_of(below([ancestor], family)).items() if mark not in ("", but)}
     return sorted(roots | below(roots, family))
 
 
@@ -105,8 +140,9 @@ def kill(pids: Iterable[int], family: Family) -> None:
 
     OSError if the machine refuses what that takes.
     """
-    keepers = {pid for pid in pids if mark_of(pid)[1]}
-    others = {pid for pid in pids if pid not in keepers}
+    marks = marks_of(pids)
+    keepers = {pid for pid in marks if marks[pid][1]}
+    others = {pid for pid in marks if pid not in keepers}
     for group in _groups_within(others, family):  # at once, before any of them starts another one
         with contextlib.suppress(*_NONE_OF_OURS):
             os.killpg(group, signal.SIGKILL)
