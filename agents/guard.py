@@ -237,7 +237,7 @@ class Guard:
 
     def _kill_session(self, session: int) -> None:
         """Kill the agent and the tools that it runs (they share its session), and wait until every one is gone."""
-        self._kill(lambda family: [pid for pid, (_, of, _) in family.items() if of == session])
+        self._kill(lambda family: [pid for pid, kin in family.items() if kin.session == session])
 
     def _kill(self, choose: Callable[[tree.Family], list[int]]) -> None:
         """Kill those of the living who are chosen, and wait until nobody is any more."""

@@ -110,7 +110,7 @@ def test_nothing_of_the_children_is_left_when_healing_begins(
         assert json.loads(Path(found).read_text()) == [True, []], done.stderr
         assert time.monotonic() - began < 20
         family = tree.living()
-        assert not [pid for pid in family if tree.mark_of(pid)[0] == "m" * 32]
+        assert not [pid for pid, kin in family.items() if kin.mark == "m" * 32]
         assert service in family, "what was started again lives on"
     finally:
         if service:

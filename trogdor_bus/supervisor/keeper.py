@@ -77,6 +77,8 @@ class Keeper:
         self._agent.setblocking(False)
         while not self._gone():
             self._turn()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._child, os.WNOHANG)
         self._say({"gone": True})
         if self._agent is not None:
             with contextlib.suppress(OSError):
@@ -142,7 +144,7 @@ class Keeper:
         kills = now_s >= self._kill_at_s
         left: set[int] | None = None
         with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
-            family = tree.living()
+            family = tree.living(marks=False)
             left = tree.below([os.getpid()], family)
             if kills:
                 tree.kill(left, family)

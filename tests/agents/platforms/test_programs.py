@@ -139,7 +139,7 @@ def test_a_later_life_ends_what_hides_from_it_though_its_keeper_is_dead() -> Non
     assert isinstance(end, End) and end.process is not None
     session = end.process.pid
     wait_until(lambda: not tree.mark_of(session)[0], what="it to drop its mark")
-    members = lambda: [pid for pid, kin in tree.living().items() if kin[1] == session]  # noqa: E731
+    members = lambda: [pid for pid, kin in tree.living().items() if kin.session == session]  # noqa: E731
     wait_until(lambda: len(members()) == 2, what="both to run")
     for pid in [pid for pid in left(steps) if tree.mark_of(pid)[1]]:
         os.kill(pid, signal.SIGKILL)
