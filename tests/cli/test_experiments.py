@@ -55,7 +55,7 @@ def spec(**fields: Any) -> str:
 
 def programs(site: Site) -> list[psutil.Process]:
     """Return the programs of experiments that the coordinator started."""
-    children = psutil.Process(site.daemons["coordinator"].pid).children()
+    children = psutil.Process(site.daemons["coordinator"].pid).children(recursive=True)
     return [
         child
         for child in children

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.conftest import SESSION_MS
@@ -266,9 +266,9 @@ def test_the_coordinator_is_killed_and_its_faults_end_with_their_lease(lab: Kafk
 def test_gc_sweeps_what_a_killed_program_left(lab: KafkaLab) -> None:
     begin(lab, spec(fault={**FREEZE, "durationMs": 30_000}, chaosMs=30_000, intervalMs=30_000), "left")
     coordinator = lab.process("coordinator", "coordinator")
-    children = Path(f"/proc/{coordinator.pid}/task/{coordinator.pid}/children").read_text().split()
-    programs = [pid for pid in children if b"trogdor_bus.experiment" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(int(programs[0]), signal.SIGKILL)
+    below = psutil.Process(coordinator.pid).children(recursive=True)
+    [program] = [process for process in below if "trogdor_bus.experiment" in process.cmdline()]
+    program.kill()
     wait_until(lambda: not stopped_processes(lab), 20, "its fault to be stopped")
     found = shown(lab, "left")
     assert found.verdict == "Error" and "was killed by SIGKILL" in found.reasons["broke"]
