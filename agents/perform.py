@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,9 +13,10 @@ from trogdor_bus.actions import BlockFrom, Peer
 from trogdor_bus.agents import looks
 from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack
-from trogdor_bus.agents.hands import BarredError, Hands, Held, Note, in_words
+from trogdor_bus.agents.hands import Hands, in_words
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.agents.lanes import All, Call, Pause, Rank, first
+from trogdor_bus.agents.lanes import All, Call, Pause, first
+from trogdor_bus.agents.undoing import Undoing, undo_all
 from trogdor_bus.clock import boot_ms
 from trogdor_bus.errors import (
     CannotHealError,
@@ -28,7 +28,6 @@ from trogdor_bus.errors import (
 )
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import (
-    Operation,
     Platform,
     Prepared,
     Step,
@@ -39,8 +38,6 @@ from trogdor_bus.states import Outcome
 log = logging.getLogger("trogdor_bus.agents")
 RESTARTED = "agent restarted, fault undone"
 UNREADABLE = "the fault may still be there: {} in the journal cannot be read by this version"
-_PAUSES_S = (0.05, 0.2)
-"""Between the three attempts at one undo."""
 AGAIN_S = 0.1
 """When a recovery that waits asks again."""
 MAX_STEPS = 200
@@ -56,22 +53,6 @@ class NotInjectedError(TrogdorBusError):
     def __init__(self, text: str, *, residue: tuple[str, ...] = (), stuck: bool = False) -> None:
         self.residue, self.stuck = residue, stuck
         super().__init__(text)
-
-
-@dataclasses.dataclass
-class _Undoing:
-    """What came of undoing some steps; `left` are those that may still be in force, `awaited` what some wait for."""
-
-    notes: list[str] = dataclasses.field(default_factory=list)
-    failures: list[str] = dataclasses.field(default_factory=list)
-    residue: list[str] = dataclasses.field(default_factory=list)
-    awaited: list[str] = dataclasses.field(default_factory=list)
-    left: tuple[Step, ...] = ()
-
-    def fail(self, failure: str) -> None:
-        """Take in what has failed; what several steps have in common is told once."""
-        if failure not in self.failures:
-            self.failures.append(failure)
 
 
 class Performer:
@@ -412,7 +393,7 @@ class Performer:
             raise
         except Exception as unforeseen:  # it must not keep others from being undone, in no life
             log.exception("internal error in the undo of task %s", entry.task)
-            undoing = _Undoing(failures=[f"internal error: {in_words(unforeseen)}"], left=entry.steps)
+            undoing = Undoing(failures=[f"internal error: {in_words(unforeseen)}"], left=entry.steps)
             raise await self._stuck(entry, undoing, cause) from unforeseen
         finally:
             self._undoing.discard(entry.worker)
@@ -442,7 +423,7 @@ class Performer:
             trouble = f"undone, but this could not be written down, so a restart undoes it once more: {trouble}"
         return tuple(note for note in undoing.notes if note), trouble
 
-    async def _stuck(self, entry: Entry, undoing: _Undoing, cause: str) -> CannotHealError:
+    async def _stuck(self, entry: Entry, undoing: Undoing, cause: str) -> CannotHealError:
         """Note what could not be undone, and return the error that tells of it."""
         cause = entry.cause if entry.state is JournalState.STUCK else cause
         trouble = "; ".join([*undoing.failures, *undoing.residue, *undoing.awaited])
@@ -461,7 +442,7 @@ class Performer:
             text = f"{text}; and the journal could not be written: {trouble}"
         return CannotHealError(text)
 
-    async def _going_on(self, entry: Entry, undoing: _Undoing, outcome: Outcome, error: str) -> NotYetError:
+    async def _going_on(self, entry: Entry, undoing: Undoing, outcome: Outcome, error: str) -> NotYetError:
         state = JournalState.STUCK if entry.state is JournalState.STUCK else JournalState.UNKNOWN
         begun = msgspec.structs.replace(entry, state=state, steps=undoing.left, outcome=outcome, error=error)
         notes = [note for note in undoing.notes if note]
@@ -469,59 +450,12 @@ class Performer:
             notes.append(f"the journal could not note how far the undo is (a restart begins it once more): {trouble}")
         return NotYetError("; ".join(undoing.awaited), tuple(notes))
 
-    async def _undo_all(self, entry: Entry, due_ms: int) -> _Undoing:
-        undoing, rank = _Undoing(), first(due_ms)
-        left: set[int] = set()
-        going_on: set[int] = set()
-        steps = list(entry.steps)
+    async def _undo_all(self, entry: Entry, due_ms: int) -> Undoing:
+        def noted(steps: tuple[Step, ...]) -> str:
+            return self._keep_now(msgspec.structs.replace(entry, steps=steps))
+
         held = functools.partial(self._held, entry.worker)
-
-        def note(index: int, operation: Operation) -> None:
-            """Write it down here and now, in the lane that is about to start what it tells of."""
-            steps[index] = msgspec.structs.replace(steps[index], undo=operation)
-            if trouble := self._keep_now(msgspec.structs.replace(entry, steps=tuple(steps))):
-                undoing.notes.append(
-                    f"what was started could not be written down, so it may be started twice: {trouble}"
-                )
-
-        newest_first = list(reversed(range(len(steps))))
-        undone = await All(
-            [
-                functools.partial(self._undo, steps, index, held, functools.partial(note, index), rank)
-                for index in newest_first
-            ]
-        )
-        for index, outcome in zip(newest_first, undone, strict=True):
-            if isinstance(outcome, NotYetError):
-                undoing.awaited.append(in_words(outcome))
-                left.add(index)
-                going_on.add(index)
-            elif isinstance(outcome, Exception):
-                undoing.fail(in_words(outcome))
-                left.add(index)
-            else:
-                undoing.notes.append(outcome)
-        looked_at = [index for index in range(len(steps)) if index not in going_on]
-        seen = await All([self._hands.residue(steps[index], held, rank) for index in looked_at])
-        for index, residue in zip(looked_at, seen, strict=True):
-            if isinstance(residue, Exception):
-                undoing.fail(f"cannot look whether anything is left: {in_words(residue)}")
-                left.add(index)
-            else:
-                undoing.residue.extend(residue)
-                left |= {index} if residue else set()
-        undoing.left = tuple(step for index, step in enumerate(steps) if index in left)
-        return undoing
-
-    async def _undo(self, steps: Sequence[Step], index: int, held: Held, note: Note, rank: Rank) -> str:
-        for pause_s in _PAUSES_S:
-            try:
-                return await self._hands.undo(steps[index], held, note, rank)
-            except (NotYetError, BarredError):
-                raise
-            except Exception:
-                await Pause(pause_s)
-        return await self._hands.undo(steps[index], held, note, rank)  # as an attempt before may have noted it
+        return await undo_all(self._hands, entry.steps, held, noted, first(due_ms))
 
     async def _put(self, entry: Entry) -> None:
         """Have the entry on disk; after a HostError the memory is as before."""
