@@ -18,7 +18,8 @@ from tests.support import wait_until
 from trogdor_bus.agents.__main__ import Start
 from trogdor_bus.agents.guard import START
 from trogdor_bus.agents.journal import Entry, JournalState
-from trogdor_bus.agents.platforms.linux.operations import Freeze, Thaw, step
+from trogdor_bus.agents.platforms.linux.operations import step
+from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Thaw
 from trogdor_bus.config import AgentSettings
 from trogdor_bus.host import identity
 from trogdor_bus.spec import Texts

@@ -22,19 +22,11 @@ from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.heal import SURROUNDINGS, AgentNote, heal
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.platforms.linux import operations
-from trogdor_bus.agents.platforms.linux.operations import (
-    Block,
-    Chain,
-    Freeze,
-    NamespaceIdentity,
-    OwnedChains,
-    Rule,
-    Table,
-    Thaw,
-    Unblock,
-    read,
-    step,
-)
+from trogdor_bus.agents.platforms.linux.chains import Chain, OwnedChains, Rule, Table
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.operations import read, step
+from trogdor_bus.agents.platforms.linux.operations.blocks import Block, Unblock
+from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Thaw
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
 
@@ -68,7 +60,7 @@ def test_the_files_that_are_mutated_are_real() -> None:
 
 
 def _typed(operation: Any) -> Any:
-    return msgspec.convert(operation, operations.AnyOperation)
+    return msgspec.convert(operation, operations.by_tag()[operation["op"]])
 
 
 def judge_entry(data: bytes) -> None:

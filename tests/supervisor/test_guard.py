@@ -29,7 +29,8 @@ sys.exit(Under("").run())
 """
 AGENT = """
 import json, os, signal, sys, time
-from trogdor_bus.agents.platforms.linux.operations import Command, NamespaceIdentity, Origin
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.starter import Command, Origin
 from trogdor_bus.agents.platforms.linux.starter import waiting
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.children import Child

@@ -1,37 +1,35 @@
-"""What waits in a lane at the same time, done at once where that is faster: blocks of one namespace."""
+"""What waits in a lane at the same time, done at once where operations say so."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
-from trogdor_bus.agents.platforms.linux.operations import Block, Unblock, read
+from trogdor_bus.agents.platforms.linux.operations import Operation, read
 from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Operation
+from trogdor_bus.platform import Operation as Plain
 
-Chains = TypeVar("Chains", Block, Unblock)
 T = TypeVar("T")
 
 
 def done(
-    operations: Sequence[Operation],
-    kind: type[Chains],
-    together: Callable[[Sequence[Chains]], Sequence[T | Exception]],
+    operations: Sequence[Plain],
+    together: Callable[[Sequence[Operation]], Sequence[T | Exception]],
     alone: Callable[[int], T],
 ) -> Sequence[T | Exception]:
-    """Return what comes of each: those of that kind are done `together` by namespace, any other `alone` by its index.
+    """Return what comes of each: those of one batch are done `together`, any other `alone` by its index.
 
     Where `together` raises a HostError, each of them is done alone.
     """
-    groups: dict[str, list[tuple[int, Chains]]] = {}
+    groups: dict[Hashable, list[tuple[int, Operation]]] = {}
     outcomes: dict[int, T | Exception] = {}
     for index, operation in enumerate(operations):
         try:
             typed = read(operation)
         except HostError:
             continue
-        if isinstance(typed, kind):
-            groups.setdefault(f"{typed.namespace.boot_id} {typed.namespace.cookie}", []).append((index, typed))
+        if (batch := typed.batch()) is not None:
+            groups.setdefault((type(typed), batch), []).append((index, typed))
     for group in groups.values():
         try:
             found = together([typed for _, typed in group])

@@ -7,10 +7,10 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from signal import Signals
+from typing import NamedTuple
 
 from trogdor_bus.actions import MOST_GRACE_MS
 from trogdor_bus.agents.platforms.linux import signals
-from trogdor_bus.agents.platforms.linux.operations import Deliver, Finish, Restart
 from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import signal_mask, status, thread_states
 from trogdor_bus.errors import HostError, NotYetError
@@ -23,10 +23,15 @@ CATCHABLE = ("SIGHUP", "SIGUSR1", "SIGUSR2")
 MOST_NAMED = 5
 
 
+class _Told(NamedTuple):
+    process: ProcessIdentity
+    name: str = "told to end"
+
+
 class Endings:
     """Sees to the end of processes, and remembers in this life who was told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, _: object = None) -> None:
         self._told: set[ProcessIdentity] = set()
         self._prepared: set[tuple[ProcessIdentity, ...]] = set()
         self._since: dict[tuple[ProcessIdentity, ...], float] = {}
@@ -43,38 +48,44 @@ class Endings:
         """Return those who live, and were told to end by that signal, or may have been by an earlier life."""
         return [process for process in dying if self._may_be_dying(process, dying, signal) and thread_states(process)]
 
-    def finish(self, operation: Finish) -> None:
-        """Kill those whose grace is over; NotYetError while one has time to end, HostError if one survives SIGKILL."""
-        living = self.dying(operation.dying, "SIGTERM")
+    def finish(self, dying: tuple[ProcessIdentity, ...], kill_ms: int) -> None:
+        """Kill those who still live at `kill_ms` (CLOCK_BOOTTIME).
+
+        NotYetError while one has time to end, HostError if one survives SIGKILL.
+        """
+        living = self.dying(dying, "SIGTERM")
         if not living:
-            self._since.pop(operation.dying, None)
+            self._since.pop(dying, None)
             return
-        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 < operation.kill_ms:
+        if time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 < kill_ms:
             raise NotYetError(f"{named(living)} may take its time to end, then it is killed")
-        began_s = self._since.setdefault(operation.dying, time.monotonic())
+        began_s = self._since.setdefault(dying, time.monotonic())
         for process in living:
             with contextlib.suppress(signals.ProcessGoneError):
-                signals.send(Deliver(process, "told to end", "SIGKILL"))
+                signals.send(_Told(process), Signals.SIGKILL)
         if wait(lambda: not any(map(thread_states, living)), LOOK_S):
-            self._since.pop(operation.dying, None)
+            self._since.pop(dying, None)
         elif time.monotonic() - began_s < signals.KILL_S:
             raise NotYetError(f"{named(living)} was killed, and is not gone yet")
         else:
             raise HostError(f"{named(living)} is still there {signals.KILL_S:g} s after SIGKILL")
 
-    def wait(self, operation: Restart, signal: str) -> None:
-        """Return when nobody is dying; NotYetError for a minute after they were told, HostError names one left then."""
-        living = self.dying(operation.dying, signal)
+    def wait(self, dying: tuple[ProcessIdentity, ...], told_ms: int, signal: str) -> None:
+        """Return when nobody is dying who was told to at `told_ms` (CLOCK_BOOTTIME; 0: perhaps, by an earlier life).
+
+        NotYetError for a minute after that, HostError names one left then.
+        """
+        living = self.dying(dying, signal)
         if living and wait(lambda: not any(map(thread_states, living)), LOOK_S):
             living = []
         if not living:
-            self._since.pop(operation.dying, None)
+            self._since.pop(dying, None)
             return
         now_s = time.clock_gettime(time.CLOCK_BOOTTIME)
-        began_s = operation.told_ms / 1000 or self._since.setdefault(operation.dying, now_s)
+        began_s = told_ms / 1000 or self._since.setdefault(dying, now_s)
         if now_s - began_s < DYING_MS / 1000:
             raise NotYetError(f"{named(living)} was told to end, and is waited for")
-        told = "was told" if operation.told_ms or living[0] in self._told else "may have been told"
+        told = "was told" if told_ms or living[0] in self._told else "may have been told"
         why = undelivered(living[0], Signals[signal])
         raise HostError(
             f"{named(living)} {told} to end by {signal}, and is still there after {now_s - began_s:.0f} s"
@@ -97,15 +108,14 @@ def ends(pid: int, signal: str) -> bool:
     return True
 
 
-def outlived(operation: Deliver) -> str:
+def outlived(target: signals.Target, signal: str) -> str:
     """Return "", or how a process that is meant to end by a signal has not, now that the time of the fault is over."""
-    process = operation.process
-    if operation.grace_ms or not thread_states(process):
+    process = target.process
+    if not thread_states(process):
         return ""
-    who = f"process {process.pid} ({operation.name})"
-    if why := undelivered(process, Signals[operation.signal]):
-        return f"{who} lives: {why}"
-    return f"{who} has not ended by {operation.signal}" if ends(process.pid, operation.signal) else ""
+    if why := undelivered(process, Signals[signal]):
+        return f"{signals.called(target)} lives: {why}"
+    return f"{signals.called(target)} has not ended by {signal}" if ends(process.pid, signal) else ""
 
 
 def undelivered(process: ProcessIdentity, number: Signals) -> str:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from trogdor_bus.agents.platforms.linux import privileges, rules
+from trogdor_bus.agents.platforms.linux.chains import OwnedChains, Table
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
-from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Table
 from trogdor_bus.agents.platforms.linux.rules import (
     Family,
     Ruleset,

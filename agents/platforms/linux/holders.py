@@ -10,8 +10,8 @@ import re
 import time
 from collections.abc import Iterator
 
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_first
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
 
 FIRST_INODE = 0xF0000000
 """The kernel numbers namespaces from here on (PROC_DYNAMIC_FIRST), and file systems rarely get so far."""

@@ -2,87 +2,49 @@
 
 from __future__ import annotations
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, RunCommand, Suspend
-from trogdor_bus.agents.platforms.linux.operations import (
-    AnyOperation,
-    Block,
-    Command,
-    Container,
-    End,
-    Hold,
-    Lead,
-    LeadBack,
-    Release,
-    Restart,
-    Unblock,
-    Unit,
-    read,
-)
+from trogdor_bus.actions import Action
+from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, Operation, performing, read
 from trogdor_bus.errors import HostError
+from trogdor_bus.platform import Operation as Plain
 from trogdor_bus.platform import Step, Verb
 
-FIREWALL = "firewall"
-PROCESSES = "processes"
-SEARCH = "search"
-"""Looking for processes: that reads of each what it may not tell."""
-START = "start"
-PROGRAM = "program"
-LEADERS = "leaders"
 OTHERS = "others"
+"""What cannot be read: its undo says so."""
 
 
-def lane(verb: Verb, what: Step | AnyAction | None) -> str:
+def lane(verb: Verb, what: Step | Action | None) -> str:
     """Return the lane of a call."""
-    match what:
-        case None | BlockFrom() | BlockPorts():
-            return FIREWALL
-        case MoveLeader():
-            return LEADERS
-        case Kill() as kill if kill.restart is not None:
-            return f"{START} {kill.restart.unit or kill.restart.container or ' '.join(kill.restart.command)}"
-        case RunCommand(command=command):
-            return f"{START} {' '.join(command)}"
-        case Suspend() | Kill():
-            return SEARCH
-    return _lane_of(verb, what)
-
-
-def lock_of(step: Step) -> str:
-    """Return what of the namespace is locked while the step is done, or undone."""
-    return _resource(_read(step.undo), _read(step.do)).partition(" ")[0]
-
-
-def _lane_of(verb: Verb, step: Step) -> str:
-    do, undo = _read(step.do), _read(step.undo)
-    resource = _resource(undo, do)
+    if what is None:
+        return FIREWALL
+    if isinstance(what, Action):
+        try:
+            return performing(what).prepares_in(what)
+        except HostError:
+            return OTHERS
     if verb == "by-hand":
         return verb
     if verb == "missed":
         return PROCESSES
-    if verb in ("look", "again") and resource.partition(" ")[0] in (PROCESSES, START):
+    do = _read(what.do)
+    if verb in ("look", "again") and do is not None and do.searches:
         return SEARCH
-    return resource
+    return _resource(what)
 
 
-def _resource(undo: AnyOperation | None, do: AnyOperation | None) -> str:
-    match undo, do:
-        case (Unblock(), _) | (_, Block()):
-            return FIREWALL
-        case Restart(how=Unit(name=name) | Container(name=name)), _:
-            return f"{START} {name}"
-        case Restart(how=Command(argv=argv)), _:
-            return f"{START} {' '.join(argv)}"
-        case (End(mark=mark), _) | (_, Hold(mark=mark) | Release(mark=mark)):
-            return f"{PROGRAM} {mark}"
-        case (LeadBack(), _) | (_, Lead()):
-            return LEADERS
-        case None, None:
-            return OTHERS
-    return PROCESSES
+def lock_of(step: Step) -> str:
+    """Return what of the namespace is locked while the step is done, or undone."""
+    return _resource(step).partition(" ")[0]
 
 
-def _read(operation: dict[str, object]) -> AnyOperation | None:
+def _resource(step: Step) -> str:
+    undo, do = _read(step.undo), _read(step.do)
+    if undo is None and do is None:
+        return OTHERS
+    return (undo.resource() if undo else "") or (do.resource() if do else "") or PROCESSES
+
+
+def _read(operation: Plain) -> Operation | None:
     try:
         return read(operation)
-    except HostError:  # its undo says so
+    except HostError:
         return None

@@ -11,16 +11,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from trogdor_bus.actions import MoveLeader
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, run
-from trogdor_bus.agents.platforms.linux.operations import Lead, LeadBack, step
 from trogdor_bus.cluster import Move
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError
-from trogdor_bus.platform import Step
 
 LOOK_MS = 10_000
 """How long the cluster may take to say how things are."""
@@ -48,9 +46,17 @@ class _Left(msgspec.Struct):
     left: str
 
 
-def typed(operation: LeadBack) -> str:
+class Moving(NamedTuple):
+    """A move; the brokers of `bootstrap` are asked for it, with the properties in the file `config`, if any."""
+
+    bootstrap: str
+    config: str
+    move: Move
+
+
+def typed(moving: Moving) -> str:
     """Return what a person would type to restore the order."""
-    order = _order(operation.bootstrap, operation.config, move=operation.move)
+    order = _order(moving.bootstrap, moving.config, move=moving.move)
     return f"echo {shlex.quote(order)} | {shlex.join(PROGRAM)} restore"
 
 
@@ -61,62 +67,62 @@ class Leaders:
     life, and rests for a while.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, _: object = None) -> None:
         self._asked: dict[tuple[object, ...], Future[Any]] = {}
-        self._failed: dict[LeadBack, tuple[float, str]] = {}
-        self._left: dict[LeadBack, str] = {}
+        self._failed: dict[Moving, tuple[float, str]] = {}
+        self._left: dict[Moving, str] = {}
 
-    def prepare(self, worker: int, action: MoveLeader) -> Step:
-        """Ask how things are, and return the step; HostError in the cluster's words if nobody can take over."""
+    def prepare(self, worker: int, action: MoveLeader) -> Moving:
+        """Ask how things are, and return the move; HostError in the cluster's words if nobody can take over."""
         how = (action.bootstrap, action.config)
         order: dict[str, Any] = {"topic": action.topic, "partition": action.partition, "to": action.to}
         move = self._answer(
             ("plan", worker, action), action.bootstrap, lambda: _ask("plan", *how, LOOK_MS, Move, **order)
         )
-        return step(Lead(*how, move), LeadBack(*how, move))
+        return Moving(*how, move)
 
-    def move(self, operation: Lead) -> None:
+    def move(self, moving: Moving) -> None:
         """Make the replica lead; HostError if it does not."""
-        how = (operation.bootstrap, operation.config)
         self._answer(
-            _moving(operation), operation.bootstrap, lambda: _ask("move", *how, MOVE_MS, _Moved, move=operation.move)
+            ("move", moving),
+            moving.bootstrap,
+            lambda: _ask("move", moving.bootstrap, moving.config, MOVE_MS, _Moved, move=moving.move),
         )
 
-    def restore(self, operation: LeadBack) -> str:
+    def restore(self, moving: Moving) -> str:
         """Restore the order found; return a note if nothing was to be done. CannotHealError if the cluster does not."""
-        how = (operation.bootstrap, operation.config)
-        moving = self._asked.get(_moving(operation))
-        if moving is not None and not moving.done():  # it could come after what restores
-            raise NotYetError(f"the move of {operation.move.topic}-{operation.move.partition} is not over")
-        self._asked.pop(_moving(operation), None)
-        if why := self._rests(operation):
+        asked = self._asked.get(("move", moving))
+        if asked is not None and not asked.done():  # it could come after what restores
+            raise NotYetError(f"the move of {moving.move.topic}-{moving.move.partition} is not over")
+        self._asked.pop(("move", moving), None)
+        if why := self._rests(moving):
             raise CannotHealError(why)
 
         def work() -> tuple[_Moved, str]:
-            told = _ask("restore", *how, MOVE_MS, _Moved, move=operation.move)
-            return told, _look(operation)
+            told = _ask("restore", moving.bootstrap, moving.config, MOVE_MS, _Moved, move=moving.move)
+            return told, _look(moving)
 
         try:
-            told, self._left[operation] = self._answer(("restore", operation), operation.bootstrap, work)
+            told, self._left[moving] = self._answer(("restore", moving), moving.bootstrap, work)
         except HostError as error:
-            self._failed[operation] = (time.monotonic() + REST_S, str(error))
+            self._failed[moving] = (time.monotonic() + REST_S, str(error))
             raise CannotHealError(str(error)) from error
-        self._failed.pop(operation, None)
+        self._failed.pop(moving, None)
         return "" if told.changed else told.why
 
-    def residue(self, operation: LeadBack) -> tuple[str, ...]:
+    def residue(self, moving: Moving) -> tuple[str, ...]:
         """Return what is left of the move: an order on its way when its agent died may arrive later.
 
         Right after `restore` it is known; else this waits for the cluster.
         """
-        if self._rests(operation):
+        if self._rests(moving):
             return ()  # that it is not restored was told
-        left = self._left.pop(operation) if operation in self._left else _look(operation)
+        left = self._left.pop(moving) if moving in self._left else _look(moving)
         return (left,) if left else ()
 
-    def _rests(self, operation: LeadBack) -> str:
+    def _rests(self, moving: Moving) -> str:
         """Return why it failed a moment ago, "" if it did not."""
-        until_s, why = self._failed.get(operation, (0.0, ""))
+        until_s, why = self._failed.get(moving, (0.0, ""))
         return why if time.monotonic() < until_s else ""
 
     def _answer(self, what: tuple[object, ...], bootstrap: str, work: Callable[[], _T]) -> _T:
@@ -139,12 +145,8 @@ def _work(work: Callable[[], _T], future: Future[_T]) -> None:
         future.set_exception(error)
 
 
-def _moving(operation: Lead | LeadBack) -> tuple[object, ...]:
-    return ("move", operation.bootstrap, operation.config, operation.move)
-
-
-def _look(operation: LeadBack) -> str:
-    return _ask("look", operation.bootstrap, operation.config, LOOK_MS, _Left, move=operation.move).left
+def _look(moving: Moving) -> str:
+    return _ask("look", moving.bootstrap, moving.config, LOOK_MS, _Left, move=moving.move).left
 
 
 def _ask(verb: str, bootstrap: str, config: str, within_ms: int, kind: type[_T], **order: Any) -> _T:

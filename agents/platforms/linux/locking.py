@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import boot_id
 

@@ -22,7 +22,7 @@ import msgspec
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.announced import broker_id, controller_id
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, find_tool, run
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.errors import GoneError, HostError, NotFoundError, SpecError
 from trogdor_bus.host import boot_id
 from trogdor_bus.host import identity as identity_of

@@ -12,7 +12,9 @@ import msgspec
 
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal
-from trogdor_bus.agents.platforms.linux.operations import OwnedChains, Unblock, read
+from trogdor_bus.agents.platforms.linux.chains import OwnedChains
+from trogdor_bus.agents.platforms.linux.operations import read
+from trogdor_bus.agents.platforms.linux.operations.blocks import Unblock
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.platform import Step
 

@@ -75,6 +75,16 @@ class Found(msgspec.Struct, frozen=True):
     why_none: str = ""
     silent: str = ""
 
+    def needed(self, required: bool) -> Found:
+        """Return this; HostError if it is `required` that there are any, and there are none."""
+        if self.why_none and required:
+            raise HostError(self.why_none)
+        return self
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what people should know."""
+        return tuple(filter(None, (self.why_none or self.silent,)))
+
 
 def read_stat(path: str) -> Stat | None:
     """Return the stat of a process or thread (`path` is its folder in /proc), None if it is gone."""

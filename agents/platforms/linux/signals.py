@@ -7,14 +7,11 @@ import os
 import select
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-
-import msgspec
+from typing import Protocol
 
 from trogdor_bus.agents.platforms.linux import privileges
-from trogdor_bus.agents.platforms.linux.operations import AnyOperation, Deliver, Finish, Freeze, Restart, Thaw
 from trogdor_bus.agents.platforms.linux.patience import Patience
 from trogdor_bus.agents.platforms.linux.processes import (
     identify,
@@ -40,77 +37,84 @@ def is_stopped(process: ProcessIdentity) -> bool:
     return bool(states) and STOPPED.issuperset(states.values())
 
 
-def freeze(operation: Freeze, patience: Patience) -> None:
+class Target(Protocol):
+    """Whom a signal is for: who it is, and what people call it."""
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """Return who it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        ...
+
+
+def freeze(target: Target, patience: Patience) -> None:
     """Stop the process until every thread stands; NotYetError while one does not, then HostError says why."""
-    process = operation.process
-    with _opened(process, operation.name) as pidfd:
-        _send(pidfd, signal.SIGSTOP, operation)
+    process = target.process
+    with _opened(target) as pidfd:
+        _send(pidfd, signal.SIGSTOP, target)
         stands = partial(_stands_or_ended, process)
-        if patience.await_(("freeze", process), stands, FREEZE_S, f"{_called(operation)} does not stand still yet"):
+        if patience.await_(("freeze", process), stands, FREEZE_S, f"{called(target)} does not stand still yet"):
             if not thread_states(process):
-                raise ProcessGoneError(f"{_called(operation)} ended while it was being stopped")
+                raise ProcessGoneError(f"{called(target)} ended while it was being stopped")
             return
-    raise HostError(f"{_called(operation)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
+    raise HostError(f"{called(target)} did not stop within {FREEZE_S:g} s: {_why_running(process)}")
 
 
-def thaw(operation: Thaw, patience: Patience, *, wanted: bool) -> str:
-    """Let the process run again and see that it does, unless it was stopped before us, or is `wanted` so by others.
+def thaw(target: Target, patience: Patience, *, leave: bool, wanted: bool) -> str:
+    """Let the process run again and see that it does, unless it is to be left, or is `wanted` stopped by others.
 
     NotYetError while it does not.
     """
-    process = operation.process
+    process = target.process
     try:
-        with _opened(process, operation.name) as pidfd:
+        with _opened(target) as pidfd:
             if wanted:
-                return f"{_called(operation)} stays stopped: another fault holds it"
-            if operation.leave:
-                return f"{_called(operation)} was already stopped before the fault, and is left so"
-            _send(pidfd, signal.SIGCONT, operation)
+                return f"{called(target)} stays stopped: another fault holds it"
+            if leave:
+                return f"{called(target)} was already stopped before the fault, and is left so"
+            _send(pidfd, signal.SIGCONT, target)
             runs = partial(_runs_or_ended, process)
-            if not patience.await_(("thaw", process), runs, FREEZE_S, f"{_called(operation)} does not run yet"):
-                raise CannotHealError(f"{_called(operation)} is still stopped {FREEZE_S:g} s after SIGCONT")
+            if not patience.await_(("thaw", process), runs, FREEZE_S, f"{called(target)} does not run yet"):
+                raise CannotHealError(f"{called(target)} is still stopped {FREEZE_S:g} s after SIGCONT")
             return ""
     except ProcessGoneError:
-        return f"gone: {_called(operation)} ended"
+        return f"gone: {called(target)} ended"
 
 
-def frozen_disturbance(operation: Freeze, states: Mapping[int, str]) -> str:
+def frozen_disturbance(target: Target, states: Mapping[int, str]) -> str:
     """Return "" if the process stands still, by the states of its threads ({} if it ended), else what changed."""
     if not states:
-        return f"{_called(operation)} ended"
-    return "" if STOPPED.issuperset(states.values()) else f"{_called(operation)} runs again: somebody else let it"
+        return f"{called(target)} ended"
+    return "" if STOPPED.issuperset(states.values()) else f"{called(target)} runs again: somebody else let it"
 
 
-def deliver(operation: Deliver, patience: Patience, told: Callable[[ProcessIdentity], None] = lambda _: None) -> None:
-    """Send the signal and call `told`; of SIGKILL the end is waited for, by NotYetError.
+def deliver(
+    target: Target, name: str, grace_ms: int, patience: Patience, told: Callable[[ProcessIdentity], None]
+) -> None:
+    """Send the signal of that name and call `told`; of SIGKILL the end is waited for, by NotYetError.
 
     HostError if it is deaf to it; if it ended, all is well.
 
-    With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does
-    (see `told_to_end`). Both know the process beyond its pid, and a second SIGKILL changes nothing.
+    With a grace, a thread of this life sends the SIGKILL when it is over. If we do not live until then, the undo does.
+    Both know the process beyond its pid, and a second SIGKILL changes nothing.
     """
-    number = signal.Signals[operation.signal]
-    with contextlib.suppress(ProcessGoneError), _opened(operation.process, operation.name) as pidfd:
-        if not operation.grace_ms and (why := deaf_to(operation.process.pid, number)):
-            raise HostError(f"{_called(operation)} {why}")
-        _send(pidfd, number, operation)
-        told(operation.process)
-        why = f"{_called(operation)} was killed, and is not gone yet"
+    number = signal.Signals[name]
+    with contextlib.suppress(ProcessGoneError), _opened(target) as pidfd:
+        if not grace_ms and (why := deaf_to(target.process.pid, number)):
+            raise HostError(f"{called(target)} {why}")
+        _send(pidfd, number, target)
+        told(target.process)
+        why = f"{called(target)} was killed, and is not gone yet"
         ends = partial(_ends, pidfd, 0)
-        if number == signal.SIGKILL and not patience.await_(("kill", operation.process), ends, KILL_S, why):
-            raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
-        if operation.grace_ms:
-            argv = (os.dup(pidfd), operation.grace_ms / 1000)
+        if number == signal.SIGKILL and not patience.await_(("kill", target.process), ends, KILL_S, why):
+            raise HostError(f"{called(target)} is still there {KILL_S:g} s after SIGKILL")
+        if grace_ms:
+            argv = (os.dup(pidfd), grace_ms / 1000)
             threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
-
-
-def told_to_end(operation: Deliver, undo: AnyOperation) -> AnyOperation:
-    """Return the undo of a process that was told to end now: when its grace is over, it is killed if it still lives."""
-    told_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000
-    kill_ms = told_ms + operation.grace_ms if operation.grace_ms else 0
-    if isinstance(undo, Restart):
-        return msgspec.structs.replace(undo, told_ms=told_ms, kill_ms=kill_ms)
-    return Finish((operation.process,), kill_ms) if kill_ms else undo
 
 
 def _kill_later(pidfd: int, grace_s: float) -> None:
@@ -135,15 +139,21 @@ def deaf_to(pid: int, number: signal.Signals) -> str:
     return ""
 
 
-def send(operation: Deliver) -> None:
+def send(target: Target, number: signal.Signals) -> None:
     """Send the signal and wait for nothing; ProcessGoneError if it ended, HostError says why it cannot be sent."""
-    with _opened(operation.process, operation.name) as pidfd:
-        _send(pidfd, signal.Signals[operation.signal], operation)
+    with _opened(target) as pidfd:
+        _send(pidfd, number, target)
+
+
+def called(target: Target) -> str:
+    """Return who it is, for people."""
+    return f"process {target.process.pid} ({target.name})"
 
 
 @contextlib.contextmanager
-def _opened(process: ProcessIdentity, name: str) -> Iterator[int]:
+def _opened(target: Target) -> Iterator[int]:
     """Hold a descriptor of the process and check afterwards that it is the one that is meant."""
+    process, name = target.process, target.name
     gone = ProcessGoneError(f"process {process.pid} ({name}) ended, or its pid belongs to another one now")
     try:
         pidfd = os.pidfd_open(process.pid)
@@ -159,14 +169,14 @@ def _opened(process: ProcessIdentity, name: str) -> Iterator[int]:
         os.close(pidfd)
 
 
-def _send(pidfd: int, number: signal.Signals, operation: Freeze | Thaw | Deliver) -> None:
+def _send(pidfd: int, number: signal.Signals, target: Target) -> None:
     try:
         signal.pidfd_send_signal(pidfd, number)
     except ProcessLookupError:
-        raise ProcessGoneError(f"{_called(operation)} ended before {number.name} reached it") from None
+        raise ProcessGoneError(f"{called(target)} ended before {number.name} reached it") from None
     except OSError as error:
         why = f"; {privileges.missing('CAP_KILL')}" if isinstance(error, PermissionError) else ""
-        raise HostError(f"{number.name} to {_called(operation)}: {error.strerror}{why}") from None
+        raise HostError(f"{number.name} to {called(target)}: {error.strerror}{why}") from None
 
 
 def _ends(pidfd: int, within_s: float) -> bool:
@@ -190,7 +200,3 @@ def _why_running(process: ProcessIdentity) -> str:
         return "it is the init of its own pid namespace, which signals from inside it do not stop"
     because = ", waiting for a disk or another device" if state == "D" else ""
     return f"thread {task} is in state {state}{because}"
-
-
-def _called(operation: Freeze | Thaw | Deliver) -> str:
-    return f"process {operation.process.pid} ({operation.name})"

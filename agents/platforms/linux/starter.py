@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trogdor_bus.agents.platforms.linux.operations import Command, Origin
+import msgspec
+
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.processes import identify, status
 from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import HostError
@@ -23,6 +25,25 @@ from trogdor_bus.supervisor.children import Door, text
 
 PATIENCE_S = 10.0
 """How long a launcher may take to answer; its Python starts in some 20 ms."""
+
+
+class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a process was started with. The texts stand for bytes, one character for each (ISO 8859-1)."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    cwd: str
+    environment: tuple[str, ...]
+
+
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="by", tag="command"):
+    """Run a program (an absolute path) in a namespace, as the process of `origin` ran; None: as the agent itself."""
+
+    program: str
+    argv: tuple[str, ...]
+    namespace: NamespaceIdentity
+    origin: Origin | None = None
 
 
 class Waiting:

@@ -121,7 +121,7 @@ def held_open(node: Node) -> subprocess.Popen[bytes]:
 
 def die(platform: LinuxPlatform) -> None:
     """Close what the platform holds open, as its process would by dying."""
-    for held, _ in platform._namespaces._open.values():
+    for held, _ in platform._node.namespaces._open.values():
         held.close()
 
 

@@ -15,8 +15,13 @@ from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running, until
 from trogdor_bus.actions import BlockPorts, Kill, MoveLeader, ProcessMatch, Suspend
 from trogdor_bus.actions import Restart as RestartAction
-from trogdor_bus.agents.platforms.linux.lanes import FIREWALL, LEADERS, PROCESSES, SEARCH, lane, lock_of
-from trogdor_bus.agents.platforms.linux.operations import Restart, Thaw, Unit, step
+from trogdor_bus.agents.platforms.linux.lanes import lane, lock_of
+from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, step
+from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Thaw
+from trogdor_bus.agents.platforms.linux.operations.kills import Deliver
+from trogdor_bus.agents.platforms.linux.operations.leads import LEADERS
+from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
+from trogdor_bus.agents.platforms.linux.restart import Unit
 from trogdor_bus.platform import ProcessIdentity, Step
 from trogdor_bus.states import Outcome
 
@@ -125,10 +130,10 @@ def test_what_of_a_batch_cannot_be_removed_costs_no_other_its_undo(node: Node, t
 
 def test_lanes_are_what_is_touched() -> None:
     process = ProcessIdentity("b", 1, 1)
-    thaw = step(Thaw(process, "x", leave=False), Thaw(process, "x", leave=False))
+    thaw = step(Freeze(process, "x", leave=False), Thaw(process, "x", leave=False))
     match = ProcessMatch(port=1)
     start = step(
-        Thaw(process, "x", leave=False),
+        Deliver(process, "x", "SIGKILL"),
         Restart(boot_id="b", how=Unit("/bin/systemctl", "kafka.service"), unless=match, alive_ms=1),
     )
     assert lane("undo", thaw) == lane("residue", thaw) == PROCESSES

@@ -15,7 +15,8 @@ import pytest
 from tests.agents.platforms.nodes import from_journal, undone
 from trogdor_bus.actions import MoveLeader
 from trogdor_bus.agents.platforms.linux import leaders
-from trogdor_bus.agents.platforms.linux.operations import LeadBack, read
+from trogdor_bus.agents.platforms.linux.operations import read
+from trogdor_bus.agents.platforms.linux.operations.leads import LeadBack
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.cluster import Move
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError

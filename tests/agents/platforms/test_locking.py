@@ -19,16 +19,16 @@ from tests.agents.platforms.sandbox import FOREIGN, process, restoring, sandbox
 from tests.support import require, require_namespaces, wait_until
 from trogdor_bus.actions import BlockPorts
 from trogdor_bus.agents.platforms.linux import locking
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.locking import hold
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import boot_id
 
 HOLDS = """
 import subprocess, sys, time
 from trogdor_bus.agents.platforms.linux.locking import hold
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.host import boot_id
 with hold([NamespaceIdentity(boot_id(), sys.argv[1], "")]):
     child = subprocess.Popen(["sleep", "600"], close_fds=False, stdout=subprocess.DEVNULL)
@@ -38,7 +38,7 @@ with hold([NamespaceIdentity(boot_id(), sys.argv[1], "")]):
 COUNTS = """
 import pathlib, sys
 from trogdor_bus.agents.platforms.linux.locking import hold
-from trogdor_bus.agents.platforms.linux.operations import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.host import boot_id
 count = pathlib.Path(sys.argv[2])
 for _ in range(50):

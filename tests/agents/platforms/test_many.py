@@ -15,6 +15,7 @@ from tests.agents.stops import Table
 from trogdor_bus.actions import ProcessMatch, Suspend
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.platforms.linux import operations, platform, processes, signals
+from trogdor_bus.agents.platforms.linux.operations import freezes
 from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Surroundings
@@ -54,7 +55,7 @@ def work(many: int) -> int:
         table.start("many")
     table.start("other")
     with table.installed(), pytest.MonkeyPatch.context() as patch:
-        for module in (operations, platform):
+        for module in (operations, freezes, platform):
             patch.setattr(module, "read", counted(operations.read))
         for module in (processes, signals):
             patch.setattr(module, "thread_states", counted(module.thread_states))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from trogdor_bus.agents.platforms.linux.operations import Freeze, Stops, Thaw, read, step
+from trogdor_bus.agents.platforms.linux.operations import read, step
+from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Stops, Thaw
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity, Step
 

@@ -35,7 +35,8 @@ with Namespace("/proc/self/ns/net") as own:
 """Another agent of this machine, as far as it looks for whom a fault would hit; it touches nobody."""
 HOLDER = """
 import json, sys, time
-from trogdor_bus.agents.platforms.linux.operations import Command, NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
+from trogdor_bus.agents.platforms.linux.starter import Command
 from trogdor_bus.agents.platforms.linux.starter import waiting
 from trogdor_bus.supervisor.children import Child
 given = json.loads(sys.argv[1])

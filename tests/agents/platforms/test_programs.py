@@ -19,7 +19,8 @@ from tests.support import wait_until
 from trogdor_bus.actions import RunCommand
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
-from trogdor_bus.agents.platforms.linux.operations import End, Hold, read
+from trogdor_bus.agents.platforms.linux.operations import read
+from trogdor_bus.agents.platforms.linux.operations.programs import End, Hold
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError, NotYetError, RefusedError
 from trogdor_bus.host import identity

@@ -17,8 +17,9 @@ import pytest
 from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known, undone
 from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch, Restart
-from trogdor_bus.agents.platforms.linux import processes, restart
+from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.operations import restarts
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
 from trogdor_bus.platform import Operation, ProcessIdentity, Step, Surroundings
@@ -264,7 +265,7 @@ def test_what_never_comes_alive_is_loud_and_started_again_later(
         with pytest.raises(CannotHealError, match=said):
             undone(service.platform, Step(step.do, undos[-1]), undos.append)
     assert len(service.starts()) == len(undos) - 1 == 1
-    monkeypatch.setattr(restart, "REST_S", 0)
+    monkeypatch.setattr(restarts, "REST_S", 0)
     for starts in (2, 3):  # another life, and later in the same
         service.platform = service.another_life() if starts == 2 else service.platform
         with pytest.raises(CannotHealError, match=said):

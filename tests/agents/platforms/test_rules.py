@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trogdor_bus.actions import BlockPorts, Peer
 from trogdor_bus.agents.platforms.linux import rules
-from trogdor_bus.agents.platforms.linux.operations import Chain, Rule, Table
+from trogdor_bus.agents.platforms.linux.chains import Chain, Rule, Table
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Endpoint
 

@@ -22,7 +22,7 @@ from tests.effort import examples
 from tests.support import require, require_namespaces
 from trogdor_bus.actions import BlockPorts, Peer
 from trogdor_bus.agents.platforms.linux import commands, rules
-from trogdor_bus.agents.platforms.linux.operations import Chain, Hook
+from trogdor_bus.agents.platforms.linux.chains import Chain, Hook
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Endpoint
 

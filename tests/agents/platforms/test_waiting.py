@@ -24,7 +24,8 @@ from trogdor_bus.agents import service
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.platforms.linux import endings, leaders, processes, signals
-from trogdor_bus.agents.platforms.linux.operations import Lead, LeadBack, step
+from trogdor_bus.agents.platforms.linux.operations import step
+from trogdor_bus.agents.platforms.linux.operations.leads import Lead, LeadBack
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.cluster import Move
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError

@@ -1,0 +1,199 @@
+"""What the Linux platform does, as classes: each is one half of a step, the `do` or the `undo`.
+
+Operations are found, not listed: whatever class stands in a module of this folder, or in one that a package names as an
+entry point of the group "trogdor_bus.operations". The journal holds them as JSON, by their tag; what it hands back is
+converted to its class first, strictly, so that nothing else can reach the kernel.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import msgspec
+
+from trogdor_bus.actions import Action
+from trogdor_bus.errors import HostError
+from trogdor_bus.names import shown
+from trogdor_bus.platform import Operation as Plain
+from trogdor_bus.platform import Prepared, Seen, Step, Surroundings
+
+if TYPE_CHECKING:
+    from trogdor_bus.agents.platforms.linux.node import Node
+
+ENTRY_POINT_GROUP = "trogdor_bus.operations"
+FIREWALL = "firewall"
+PROCESSES = "processes"
+SEARCH = "search"
+"""Looking for processes: that reads of each what it may not tell."""
+START = "start"
+"""Starting again what was killed; the words after it say what."""
+Note = Callable[[Plain], None]
+
+
+class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="op"):
+    """One half of a step. A subclass has a tag of its own and says what it can; the rest is refused, or nothing.
+
+    `on` is the node, `undo` and `do` are the other half. Every method may block, but for those about lanes.
+    """
+
+    performs: ClassVar[tuple[type[Action], ...]] = ()
+    """The actions that become steps by `prepare`; no other class has them."""
+    searches: ClassVar[bool] = False
+    """Whether `holds` and `again` look for processes, and so wait for others that do."""
+
+    # --- from actions to steps ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def prepares_in(cls, action: Any) -> str:
+        """Return the lane in which an action is prepared."""
+        raise NotImplementedError
+
+    @classmethod
+    def prepare(cls, on: Node, worker: int, action: Any, around: Surroundings, held: Sequence[Step]) -> Prepared:
+        """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
+        raise NotImplementedError
+
+    # --- as the do of a step ------------------------------------------------------------------------------------------
+
+    def do(self, on: Node, undo: Operation) -> Operation | None:
+        """Perform it, and read back that it took; returns what is the undo from then on, None if that stays."""
+        raise HostError(f"a {type(self).__name__} operation cannot be a do")
+
+    def holds(self, on: Node) -> Seen:
+        """Return whether it still holds, and what it met."""
+        return Seen()
+
+    def missed(self) -> str:
+        """Return "", or how it has not done what it is for, when its time is over."""
+        return ""
+
+    def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
+        """Return the steps that make it hold again where it does not; nothing is changed."""
+        return ()
+
+    # --- as the undo of a step ----------------------------------------------------------------------------------------
+
+    def undo(self, on: Node, do: Operation, held: Sequence[Step], note: Note) -> str:
+        """Take it back; see `trogdor_bus.platform.Platform.undo`."""
+        raise HostError(f"a {type(self).__name__} operation cannot be an undo")
+
+    def leftovers(self, on: Node, held: Sequence[Step]) -> tuple[str, ...]:
+        """Return what is left after the undo; () is what everybody wants."""
+        return ()
+
+    def manual(self, on: Node, do: Operation) -> str:
+        """Return what a person would type to undo it, "" for nothing."""
+        return ""
+
+    # --- lanes and batches --------------------------------------------------------------------------------------------
+
+    def resource(self) -> str:
+        """Return what it touches: its lane, and by its first word its lock. "" for nothing of its own."""
+        return ""
+
+    def batch(self) -> Hashable:
+        """Return what those have in common that are done at once by the three methods below; None: each by itself."""
+        return None
+
+    @classmethod
+    def undo_together(cls, on: Node, many: Sequence[Self]) -> Sequence[str | Exception]:
+        """Do what `undo` does for each of a batch."""
+        raise NotImplementedError
+
+    @classmethod
+    def left_together(cls, on: Node, many: Sequence[Self]) -> Sequence[tuple[str, ...] | Exception]:
+        """Do what `leftovers` does for each of a batch."""
+        raise NotImplementedError
+
+    @classmethod
+    def hold_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen | Exception]:
+        """Do what `holds` does for each of a batch."""
+        raise NotImplementedError
+
+
+class Nothing(Operation, frozen=True, tag="nothing"):
+    """There is nothing to take back."""
+
+    def undo(self, on: Node, do: Operation, held: Sequence[Step], note: Note) -> str:
+        """Do nothing."""
+        return ""
+
+
+def step(do: Operation, undo: Operation) -> Step:
+    """Return the step exactly as the journal gives it back."""
+    return Step(do=plain(do), undo=plain(undo))
+
+
+def plain(operation: Operation) -> Plain:
+    """Return the operation as JSON has it."""
+    return msgspec.json.decode(msgspec.json.encode(operation), type=Plain)
+
+
+def read(operation: Plain) -> Operation:
+    """Return the typed operation; HostError if it is none that is known here."""
+    tag = operation.get("op") if isinstance(operation, dict) else operation
+    kind = by_tag().get(tag) if isinstance(tag, str) else None
+    if kind is None:
+        raise HostError(f"not an operation of the Linux platform: {shown(str(tag))}")
+    try:
+        return msgspec.convert(operation, kind)
+    except msgspec.ValidationError as error:
+        raise HostError(f"not an operation of the Linux platform: {shown(str(error))}") from None
+
+
+def performing(action: Action) -> type[Operation]:
+    """Return the class that prepares an action; HostError if nobody can."""
+    kind = _by_action().get(type(action))
+    if kind is None:
+        raise HostError(f"this agent cannot perform {type(action).__name__}")
+    return kind
+
+
+@functools.cache
+def by_tag() -> Mapping[str, type[Operation]]:
+    """Return every class by its tag, read once."""
+    found: dict[str, type[Operation]] = {}
+    for kind in _all():
+        tag = str(kind.__struct_config__.tag)
+        if found.setdefault(tag, kind) is not kind:
+            raise HostError(f"{kind.__name__} and {found[tag].__name__} both claim the operation {tag!r}")
+    return MappingProxyType(found)
+
+
+@functools.cache
+def _by_action() -> Mapping[type[Action], type[Operation]]:
+    found: dict[type[Action], type[Operation]] = {}
+    for kind in by_tag().values():
+        for action in kind.performs:
+            if found.setdefault(action, kind) is not kind:
+                raise HostError(f"{kind.__name__} and {found[action].__name__} both perform {action.__name__}")
+    return MappingProxyType(found)
+
+
+def _all() -> Iterator[type[Operation]]:
+    from importlib.metadata import entry_points  # late: a healer must start fast
+
+    yield Nothing
+    for info in pkgutil.iter_modules(__path__):
+        yield from _in(importlib.import_module(f"{__name__}.{info.name}"))
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            found = entry.load()
+        except Exception as error:
+            why = f"cannot be loaded: {error!r}; mend its package, or uninstall it"
+            raise HostError(f"the entry point {entry.name} = {entry.value} {why}") from error
+        if not isinstance(found, ModuleType):
+            raise HostError(f"the entry point {entry.name} = {entry.value} is no module of operations")
+        yield from _in(found)
+
+
+def _in(module: ModuleType) -> Iterator[type[Operation]]:
+    for _, value in sorted(vars(module).items()):
+        ours = isinstance(value, type) and issubclass(value, Operation) and value.__module__ == module.__name__
+        if ours and not value.__name__.startswith("_"):
+            yield value
