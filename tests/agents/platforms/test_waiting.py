@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sys
+import time
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,6 +215,9 @@ def test_a_signal_that_is_pending_on_a_frozen_process_has_killed_nobody(
         (prepared,) = slow.platform.prepare(1, slow.kill(number), Surroundings(), []).steps
         done = prepared
         if number == "SIGKILL":
+            with pytest.raises(NotYetError, match="was killed, and is not gone yet"):
+                slow.platform.do(prepared)
+            time.sleep(signals.KILL_S)
             with pytest.raises(HostError, match=r"is still there 0\.3 s after SIGKILL"):
                 slow.platform.do(prepared)
         else:
