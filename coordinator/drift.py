@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.actions import Peer
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.states import WorkerRow, WorkerState
 from trogdor_bus.topology import LeftOut, Topology, canonical
@@ -62,8 +62,8 @@ class Drift:
             return False
         before, left_out = self.of(worker_id), row.left_out
         for action in ledger.actions(worker_id) or ():
-            if isinstance(action, BlockFrom):
-                for peer in (one for one in action.peers if one.node in changed and one.node in now.nodes):
+            for peer in action.impact().deaf_to:
+                if peer.node in changed and peer.node in now.nodes:
                     left = [one for one in now.left_out(row.node, peer.node) if not _told(row, one)]
                     left_out += tuple(str(one) for one in left if str(one) not in left_out)
                     fresh = tuple(_fresh(row, peer, now))

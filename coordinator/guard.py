@@ -12,7 +12,6 @@ from typing import get_args
 
 import msgspec
 
-from trogdor_bus.actions import BlockFrom
 from trogdor_bus.cluster import ClusterView, SeenPartition
 from trogdor_bus.coordinator.silence import Moment, Scene, Spot, Station, Strike, blow_of, listed
 from trogdor_bus.errors import RefusedError, SpecError
@@ -144,8 +143,8 @@ class _State:
         """Return the nodes in the strikes that have no broker."""
         nodes: set[str] = set()
         for strike in strikes:
-            if isinstance(strike.action, BlockFrom):
-                nodes |= {strike.node, *(peer.node for peer in strike.action.peers)}
+            if peers := strike.action.impact().deaf_to:
+                nodes |= {strike.node, *(peer.node for peer in peers)}
         return [Spot(frozenset({node})) for node in sorted(nodes.difference(self.places.brokers.values()))]
 
 

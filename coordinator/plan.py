@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockPorts
+from trogdor_bus.actions import AnyAction
 from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec
 from trogdor_bus.messages import NodePlan, Plan
@@ -97,13 +97,12 @@ def _spare_coordinator(plan: WorkerPlan, topology: Topology) -> None:
     if here.isdisjoint(map(canonical, topology.coordinator_addresses)):
         return
     for action in plan.actions:
-        if isinstance(action, BlockPorts) and action.protocol == "tcp" and action.direction in ("in", "both"):
-            cut = sorted(set(action.ports).intersection(topology.coordinator_ports))
-            if cut:
-                raise RefusedError(
-                    f"node {plan.node} is where the coordinator listens: blocking TCP port "
-                    f"{', '.join(map(str, cut))} there would cut it off; `--force` allows it"
-                )
+        cut = sorted(set(action.impact().shut_in).intersection(topology.coordinator_ports))
+        if cut:
+            raise RefusedError(
+                f"node {plan.node} is where the coordinator listens: blocking TCP port "
+                f"{', '.join(map(str, cut))} there would cut it off; `--force` allows it"
+            )
 
 
 def _warnings(spec: TaskSpec, nodes: tuple[NodePlan, ...]) -> Iterator[str]:

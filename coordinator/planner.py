@@ -7,7 +7,6 @@ from itertools import chain
 
 import msgspec
 
-from trogdor_bus.actions import MoveLeader
 from trogdor_bus.coordinator import latches
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Meta
@@ -111,13 +110,14 @@ class Planner:
 
     def _check_moves(self, workers: Sequence[WorkerPlan]) -> None:
         """Raise RefusedError if another task moves the leader of the same partition: each restores what it found."""
-        new = {(one.topic, one.partition) for plan in workers for one in plan.actions if isinstance(one, MoveLeader)}
+        new = {one.impact().leads for plan in workers for one in plan.actions} - {None}
         running = chain.from_iterable(node.open.items() for node in self._fleet.nodes.values()) if new else ()
         for worker_id, task_id in running:
             for one in self._ledger.actions(worker_id) or ():
-                if isinstance(one, MoveLeader) and (one.topic, one.partition) in new:
+                if (leads := one.impact().leads) in new and leads is not None:
+                    topic, partition = leads
                     raise RefusedError(
-                        f"task {task_id} moves the leader of {one.topic}-{one.partition} already: wait for its end, or "
+                        f"task {task_id} moves the leader of {topic}-{partition} already: wait for its end, or "
                         f"`trogdor-bus stop {task_id}`"
                     )
 

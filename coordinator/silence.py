@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, ProcessMatch, Suspend
+from trogdor_bus.actions import Action, ProcessMatch
 from trogdor_bus.topology import canonical
 
 FOR_EVER_MS = 2**62
@@ -29,8 +29,6 @@ OTHER_DAEMONS = (
     "SchemaRegistryMain",
 )
 """Main classes that stand in no broker's command line: who names one does not mean a broker."""
-HARMLESS_SIGNALS = ("SIGQUIT",)
-"""What a JVM answers with a thread dump, and runs on."""
 
 
 class Spot(msgspec.Struct, frozen=True):
@@ -66,7 +64,7 @@ class Strike(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     node: str
-    action: AnyAction
+    action: Action
     start_ms: int
     end_ms: int
 
@@ -83,15 +81,15 @@ class Silence(msgspec.Struct, frozen=True):
     company: tuple[str, ...] = ()
 
 
-def strikes(task: str, node: str, actions: Iterable[AnyAction], start_ms: int, end_ms: int) -> tuple[Strike, ...]:
-    """Return the actions of a node with their times: a kill without restart is not undone."""
+def strikes(task: str, node: str, actions: Iterable[Action], start_ms: int, end_ms: int) -> tuple[Strike, ...]:
+    """Return the actions of a node with their times."""
     return tuple(
         Strike(
             task=task,
             node=node,
             action=action,
             start_ms=start_ms,
-            end_ms=FOR_EVER_MS if isinstance(action, Kill) and action.restart is None else end_ms,
+            end_ms=FOR_EVER_MS if action.impact().lasts else end_ms,
         )
         for action in actions
     )
@@ -201,25 +199,22 @@ class Moment:
 
 def blow_of(scene: Scene, strike: Strike) -> Blow:
     """Return a strike as far as it matters to the brokers of the scene."""
-    blow = Blow(task=strike.task, node=strike.node, start_ms=strike.start_ms, end_ms=strike.end_ms)
-    match strike.action:
-        case BlockFrom(peers=peers):
-            named = {canonical(address) for peer in peers for address in peer.addresses}
-            named.update(peer.node for peer in peers)
-            spots = [station.spot for station in scene.stations.values()]
-            if not any(strike.node in spot.nodes for spot in spots):  # then only who is a broker counts
-                named &= {one for spot in spots for one in (*spot.nodes, *spot.addresses)}
-            return msgspec.structs.replace(blow, deaf_to=frozenset(named))
-        case BlockPorts(ports=ports, protocol="tcp", direction=direction):
-            shut, none = frozenset(ports), frozenset[int]()
-            return msgspec.structs.replace(
-                blow, shut_in=none if direction == "out" else shut, shut_out=none if direction == "in" else shut
-            )
-        case Suspend(match=match):
-            return msgspec.structs.replace(blow, match=match)
-        case Kill(match=match, signal=signal) if signal not in HARMLESS_SIGNALS:
-            return msgspec.structs.replace(blow, match=match)
-    return blow
+    impact = strike.action.impact()
+    named = {canonical(address) for peer in impact.deaf_to for address in peer.addresses}
+    named.update(peer.node for peer in impact.deaf_to)
+    spots = [station.spot for station in scene.stations.values()]
+    if not any(strike.node in spot.nodes for spot in spots):  # then only who is a broker counts
+        named &= {one for spot in spots for one in (*spot.nodes, *spot.addresses)}
+    return Blow(
+        task=strike.task,
+        node=strike.node,
+        start_ms=strike.start_ms,
+        end_ms=strike.end_ms,
+        deaf_to=frozenset(named),
+        shut_in=frozenset(impact.shut_in),
+        shut_out=frozenset(impact.shut_out),
+        match=impact.hits,
+    )
 
 
 def _longest(scene: Scene, blows: Sequence[Blow]) -> dict[str, Silence]:

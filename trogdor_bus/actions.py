@@ -22,8 +22,34 @@ MOST_GRACE_MS = 60_000
 DEFAULT_GRACE_MS = 5_000
 """How long a program that ran for a task may take to end, as Trogdor has it."""
 
+HARMLESS_SIGNALS = ("SIGQUIT",)
+"""What a JVM answers with a thread dump, and runs on."""
+
 Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Another node, with the addresses (IPv4 and IPv6, as text) by which its packets are known."""
+
+    node: str
+    addresses: tuple[str, ...]
+
+
+class Impact(msgspec.Struct, frozen=True, kw_only=True):
+    """What an action takes from its node: all that a coordinator must know to keep the cluster and the bus alive.
+
+    `deaf_to`: whose packets do not come in any more. `shut_in`, `shut_out`: TCP ports that nobody reaches there, or
+    from there. `hits`: the processes that do not answer. `leads`: a partition whose leader changes. `lasts`: it is
+    not taken back at the end.
+    """
+
+    deaf_to: tuple[Peer, ...] = ()
+    shut_in: tuple[int, ...] = ()
+    shut_out: tuple[int, ...] = ()
+    hits: ProcessMatch | None = None
+    leads: tuple[str, int] | None = None
+    lasts: bool = False
 
 
 class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", omit_defaults=True):
@@ -33,12 +59,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", omit
         """Return what is done and how it is undone, one line each, for people."""
         raise NotImplementedError
 
-
-class Peer(msgspec.Struct, frozen=True):
-    """Another node, with the addresses (IPv4 and IPv6, as text) by which its packets are known."""
-
-    node: str
-    addresses: tuple[str, ...]
+    def impact(self) -> Impact:
+        """Return what it takes from the node; nothing, unless a subclass says so."""
+        return Impact()
 
 
 class BlockFrom(Action, frozen=True, tag="block-from"):
@@ -50,6 +73,10 @@ class BlockFrom(Action, frozen=True, tag="block-from"):
         """Return do and undo as text."""
         who = ", ".join(f"{peer.node} ({' '.join(peer.addresses)})" for peer in self.peers)
         return f"drop everything that comes in from {who}", "remove exactly these rules"
+
+    def impact(self) -> Impact:
+        """Return the peers."""
+        return Impact(deaf_to=self.peers)
 
 
 class BlockPorts(Action, frozen=True, tag="block-ports"):
@@ -64,6 +91,11 @@ class BlockPorts(Action, frozen=True, tag="block-ports"):
         ports = ", ".join(map(str, self.ports))
         how = {"in": "coming in to", "out": "going out to", "both": "coming in or going out to"}[self.direction]
         return f"drop {self.protocol} packets {how} port {ports}", "remove exactly these rules"
+
+    def impact(self) -> Impact:
+        """Return the ports, if they are of TCP."""
+        shut = self.ports if self.protocol == "tcp" else ()
+        return Impact(shut_in=shut if self.direction != "out" else (), shut_out=shut if self.direction != "in" else ())
 
 
 class ProcessMatch(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -98,6 +130,10 @@ class Suspend(Action, frozen=True, tag="suspend"):
     def describe(self) -> tuple[str, str]:
         """Return do and undo as text."""
         return f"freeze {self.match.describe()}", "let the same processes run again"
+
+    def impact(self) -> Impact:
+        """Return the processes."""
+        return Impact(hits=self.match)
 
 
 class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,6 +182,10 @@ class Kill(Action, frozen=True, tag="kill"):
         rest = f", and SIGKILL to those that still live {self.grace_ms} ms later" if self.grace_ms else ""
         return f"send {self.signal} to {self.match.describe()}{rest}", undo
 
+    def impact(self) -> Impact:
+        """Return the processes, unless they live on."""
+        return Impact(hits=None if self.signal in HARMLESS_SIGNALS else self.match, lasts=self.restart is None)
+
 
 class MoveLeader(Action, frozen=True, tag="move-leader"):
     """Make the broker `to` the preferred leader of a partition, and elect it; -1: the next replica in sync.
@@ -164,6 +204,10 @@ class MoveLeader(Action, frozen=True, tag="move-leader"):
         who = f"broker {self.to}" if self.to != NOBODY else "the next replica in sync"
         name = f"{self.topic}-{self.partition}"
         return f"make {who} lead {name}, asking {self.bootstrap}", f"restore the order of the replicas of {name}"
+
+    def impact(self) -> Impact:
+        """Return the partition."""
+        return Impact(leads=(self.topic, self.partition))
 
 
 class RunCommand(Action, frozen=True, tag="run-command"):
