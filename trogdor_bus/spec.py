@@ -125,6 +125,22 @@ class FaultSpec(TaskSpec, frozen=True, kw_only=True):
         raise NotImplementedError
 
 
+class NodeFaultSpec(FaultSpec, frozen=True, kw_only=True):
+    """The base of faults that do something on each of some nodes."""
+
+    nodes: tuple[str, ...] = ()
+
+    node_fields = ("nodes",)
+
+    def check(self) -> None:
+        """Raise SpecError if there is no node, or one is named twice; a subclass that checks more calls this first."""
+        require_nodes(self.nodes, "$.nodes")
+
+    def targets(self, topology: Topology) -> frozenset[str]:
+        """Return the nodes."""
+        return frozenset(self.nodes)
+
+
 def _named(spec: TaskSpec) -> Iterator[tuple[str, str]]:
     """Yield each text that stands where a node's name stands, with its path."""
     for field in spec.node_fields:

@@ -8,7 +8,7 @@ import msgspec
 
 from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Direction
 from trogdor_bus.errors import SpecError
-from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
+from trogdor_bus.spec import FaultSpec, NodeFaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
 
@@ -106,33 +106,27 @@ class DirectedPartitionFaultSpec(
         return Texts(f"creating {what}", f"created {what}", f"removing {what}", f"removed {what}")
 
 
-class PortBlockFaultSpec(FaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.network.PortBlockFaultSpec"):
+class PortBlockFaultSpec(NodeFaultSpec, frozen=True, kw_only=True, tag="trogdor_bus.faults.network.PortBlockFaultSpec"):
     """Drop packets to some ports: coming `in` to the nodes, going `out` of them, or both; loopback is left alone.
 
     Where the kernel tracks connections, also those to ports that it rewrites (REDIRECT, DNAT): a port is meant as the
     client names it, and as it is in the end.
     """
 
-    nodes: tuple[str, ...] = ()
     ports: tuple[Port, ...] = ()
     protocol: Literal["tcp", "udp"] = "tcp"
     direction: Direction = "in"
 
     aliases = ("port-block",)
     proven_by = ("cut-off",)
-    node_fields = ("nodes",)
     summary = "Drop packets to some ports of some nodes."
     example = {"class": "port-block", "durationMs": 30000, "nodes": ["node1"], "ports": [9092], "direction": "in"}
 
     def check(self) -> None:
         """Raise SpecError if there is no node or no port."""
-        require_nodes(self.nodes, "$.nodes")
+        super().check()
         if not self.ports:
             raise SpecError("names no port", path="$.ports", remedy="list at least one, 1 to 65535")
-
-    def targets(self, topology: Topology) -> frozenset[str]:
-        """Return the nodes."""
-        return frozenset(self.nodes)
 
     def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
         """Return one block of the ports."""

@@ -10,7 +10,7 @@ import msgspec
 
 from trogdor_bus.actions import DEFAULT_ALIVE_MS, MOST_GRACE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.errors import SpecError
-from trogdor_bus.spec import FaultSpec, Port, Texts, require_nodes
+from trogdor_bus.spec import FaultSpec, NodeFaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
 
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
@@ -71,23 +71,17 @@ class TrogdorProcessStopFaultSpec(
         return Texts(f"stopping {name}", f"stopped {name}", f"resuming {name}", f"resumed {name}")
 
 
-class _ProcessFaultSpec(FaultSpec, frozen=True, kw_only=True):
-    nodes: tuple[str, ...] = ()
+class _ProcessFaultSpec(NodeFaultSpec, frozen=True, kw_only=True):
     match: str = ""
     pid_file: str = ""
     port: Port | None = None
 
-    node_fields = ("nodes",)
     proven_by = ("process-stopped",)
 
     def check(self) -> None:
         """Raise SpecError unless there are nodes and exactly one way to find the process."""
-        require_nodes(self.nodes, "$.nodes")
+        super().check()
         _check_process(self, "$")
-
-    def targets(self, topology: Topology) -> frozenset[str]:
-        """Return the nodes."""
-        return frozenset(self.nodes)
 
     def process(self) -> ProcessMatch:
         """Return which process is meant."""
