@@ -390,7 +390,16 @@ class Performer:
         except Exception as unforeseen:  # it must not keep others from being undone, in no life
             log.exception("internal error in the undo of task %s", entry.task)
             undoing = _Undoing(failures=[f"internal error: {in_words(unforeseen)}"], left=entry.steps)
+            undoing.residue = self._seen_left(entry)
             raise self._stuck(entry, undoing, cause) from unforeseen
+
+    def _seen_left(self, entry: Entry) -> list[str]:
+        """Return what can be seen of a worker that may not be undone; never raises."""
+        held, seen = self.journal.held(excluding=entry.worker), list[str]()
+        for step in entry.steps:
+            with contextlib.suppress(Exception):
+                seen += self.platform.residue(step, held)
+        return seen
 
     def _heal_steps(
         self, entry: Entry, outcome: Outcome, error: str, cause: str, barred: str
