@@ -317,8 +317,7 @@ class Performer:
             what = f"cannot be looked at again: {in_words(error)}"
         if what:
             yield f"worker {worker} of task {entry.task} {what}; undoing again"
-            unknown = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
-            self.journal.entries[worker] = unknown
+            self.journal.entries[worker] = msgspec.structs.replace(entry, state=JournalState.UNKNOWN)
             try:
                 trouble = self._heal_to_the_end(worker, barred)
             except CannotHealError as error:
@@ -450,8 +449,7 @@ class Performer:
 
     def _undo_all(self, entry: Entry, held: Sequence[Step]) -> _Undoing:
         undoing = _Undoing()
-        left: set[int] = set()
-        going_on: set[int] = set()
+        left, going_on = set[int](), set[int]()
         steps = list(entry.steps)
 
         def note(index: int, operation: Operation) -> None:
