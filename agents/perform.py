@@ -394,9 +394,16 @@ class Performer:
         except Exception as unforeseen:  # it must not keep others from being undone, in no life
             log.exception("internal error in the undo of task %s", entry.task)
             undoing = Undoing(failures=[f"internal error: {in_words(unforeseen)}"], left=entry.steps)
+            undoing.residue = await self._seen_left(entry)
             raise await self._stuck(entry, undoing, cause) from unforeseen
         finally:
             self._undoing.discard(entry.worker)
+
+    async def _seen_left(self, entry: Entry) -> list[str]:
+        """Return what can be seen of a worker that may not be undone; never raises."""
+        held = functools.partial(self._held, entry.worker)
+        found = await All([self._hands.residue(step, held, first(0)) for step in entry.steps])
+        return [text for one in found if not isinstance(one, Exception) for text in one]
 
     async def _heal_steps(
         self, entry: Entry, outcome: Outcome, error: str, cause: str, due_ms: int

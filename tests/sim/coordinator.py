@@ -98,9 +98,11 @@ class SimCoordinator:
         self._life += 1
         self.clock = self._new_clock()
         self.fuse.start(world.now)
-        before = dict(self.store.tasks)
+        before = {name: (task, dict(self.store.workers[name])) for name, task in self.store.tasks.items()}
         loaded = load(self.store, self.fuse, self.clock.now_ms())
-        world.set_aside |= {name for name, task in self.store.tasks.items() if before.get(name, task) != task}
+        now = {name: (task, self.store.workers[name]) for name, task in self.store.tasks.items()}
+        world.set_aside |= {name for name, kept in before.items() if now.get(name, kept) != kept}
+        world.bare |= self.fuse.bare
         self.machine = CoordinatorMachine(
             loaded,
             Fleet(self.configured, self.limits.beat_ms),

@@ -383,6 +383,8 @@ class Troubles:
             world.after(random.randint(500, 15_000), second.start)
 
         def follow(first: SimCoordinator, second: SimCoordinator, until: int) -> None:
+            if world.is_calm:
+                return  # it has started none in all the time
             if first.retired or world.now > until:
                 retire(first)
                 second.start()

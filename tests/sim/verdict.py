@@ -159,8 +159,10 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
         if row.outcome not in (Outcome.UNKNOWN, Outcome.DONE) and row.journal:
             world.fail(ids, f"worker {row.id} never ended, but {leader.name} says {row.outcome}: {row.error}")
     elif (row.outcome, row.error) not in truth:
-        unwritten = any(error.startswith("nothing was done") for _, error in truth)  # and forgotten by a restart
-        unknown = row.outcome is Outcome.UNKNOWN and (unwritten or not (there and told))
+        unwritten = any(  # and forgotten by a restart
+            outcome is Outcome.EXPIRED or error.startswith("nothing was done") for outcome, error in truth
+        )
+        unknown = row.outcome is Outcome.UNKNOWN and (unwritten or world.bare or not (there and told))
         others = not told or len(world.coordinators) > 1  # told another one how it ended, before it told this one
         unneeded = row.outcome is Outcome.DONE and (others or unwritten)
         ended = [error for outcome, error in truth if outcome is row.outcome]

@@ -71,6 +71,8 @@ class World:
         self.keeper: MemoryKeeper | None = None
         self.rivals = False
         self.poisoned, self.poison_stays, self.set_aside = "", False, set[str]()
+        self.bare = False
+        """Whether a coordinator lived without its tasks: what agents told it of them nobody else heard."""
         self.wrong_clocks = False
         self.ordered: set[int] = set()
         self.acknowledged: dict[int, tuple[SimStore, int]] = {}
@@ -80,7 +82,7 @@ class World:
         self._order = self._steps = 0
         self._performed: Counter[int] = Counter()
         self._stepped: Counter[tuple[int, str]] = Counter()
-        self._calm = False
+        self.is_calm = False
         self.network = _Network(
             self.tally.counts,
             random,
@@ -146,7 +148,7 @@ class World:
     def lag(self) -> None:
         """Decide how long the next frame will take: mostly ms, sometimes minutes."""
         luck = self.random.random()
-        if self._calm or luck < 0.85:
+        if self.is_calm or luck < 0.85:
             self.network.delay_ms = (1, 30)
         elif luck < 0.985:
             self.network.delay_ms = (30, 4_000)
@@ -179,7 +181,7 @@ class World:
     def calm(self) -> None:
         """Heal everything and start everything."""
         self.tell((), "--- everything heals ---")
-        self._calm, self.crash_chance = True, 0.0
+        self.is_calm, self.crash_chance = True, 0.0
         self.network.loss = self.network.duplication = 0.0
         for src, dst in list(self.cut_ways):
             self.network.heal(src, dst)
