@@ -12,6 +12,8 @@ from typing import Literal
 import msgspec
 
 from trogdor_bus.cluster import NOBODY
+from trogdor_bus.errors import BusError
+from trogdor_bus.names import shown
 
 DEFAULT_ALIVE_MS = 10_000
 """How long a restarted process may take until it is found."""
@@ -26,15 +28,20 @@ Protocol = Literal["all", "tcp", "udp", "icmp"]
 Direction = Literal["in", "out", "both"]
 
 
-class Action(msgspec.Struct, frozen=True, kw_only=True, tag_field="action", omit_defaults=True):
-    """One thing that a node is asked to do, and to take back later."""
+class Action(
+    msgspec.Struct, frozen=True, kw_only=True, tag_field="action", omit_defaults=True, forbid_unknown_fields=True
+):
+    """One thing that a node is asked to do, and to take back later.
+
+    Defaults do not travel, so a field that is not known means another thing, and the action is not known.
+    """
 
     def describe(self) -> tuple[str, str]:
         """Return what is done and how it is undone, one line each, for people."""
         raise NotImplementedError
 
 
-class Peer(msgspec.Struct, frozen=True):
+class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Another node, with the addresses (IPv4 and IPv6, as text) by which its packets are known."""
 
     node: str
@@ -66,7 +73,7 @@ class BlockPorts(Action, frozen=True, tag="block-ports"):
         return f"drop {self.protocol} packets {how} port {ports}", "remove exactly these rules"
 
 
-class ProcessMatch(msgspec.Struct, frozen=True, omit_defaults=True):
+class ProcessMatch(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """Which processes are meant: exactly one of the fields is set.
 
     `java`: substring of the line that jcmd prints (pid, main class or jar, arguments). `command`: substring of the
@@ -100,7 +107,7 @@ class Suspend(Action, frozen=True, tag="suspend"):
         return f"freeze {self.match.describe()}", "let the same processes run again"
 
 
-class Restart(msgspec.Struct, frozen=True, omit_defaults=True):
+class Restart(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How a killed process is started again: exactly one of `unit`, `container`, `command` and `found` is set.
 
     `unit`: full name of a systemd service. `container`: its name. `command`: program and arguments. `found`: the
@@ -184,3 +191,30 @@ class RunCommand(Action, frozen=True, tag="run-command"):
 
 
 AnyAction = BlockFrom | BlockPorts | Suspend | Kill | MoveLeader | RunCommand
+
+_ACTION = msgspec.json.Decoder(AnyAction)
+
+
+class _Named(msgspec.Struct):
+    action: str = ""
+
+
+def decode_action(raw: bytes | msgspec.Raw) -> AnyAction:
+    """Return the action in a JSON object; BusError says which action, or what of it, is not known here."""
+    try:
+        return _ACTION.decode(raw)  # type: ignore[no-any-return]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BusError(_unknown(raw, str(error))) from None
+
+
+def _unknown(raw: bytes | msgspec.Raw, error: str) -> str:
+    try:
+        name = msgspec.json.decode(raw, type=_Named).action
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return f"not an action: {shown(error)}"
+    if name not in _NAMES:
+        return f"the action {shown(repr(name))}"
+    return f"the action {name} ({shown(error)})"
+
+
+_NAMES = frozenset(str(kind.__struct_config__.tag) for kind in AnyAction.__args__)
