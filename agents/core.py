@@ -23,9 +23,10 @@ from trogdor_bus.agents.events import (
 from trogdor_bus.agents.lanes import Lanes
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.neighbours import Refusal
+from trogdor_bus.agents.strangers import Strangers
 from trogdor_bus.agents.work import Chore, Work
 from trogdor_bus.bus import AgentBus
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, VersionError
 from trogdor_bus.messages import MAX_EPOCH, Beat, Snapshot, decode, encode
 from trogdor_bus.shell import Machine, Shell
 
@@ -52,7 +53,7 @@ class AgentCore:
         watched: Machine[Event, Effect] | None = None,
     ) -> None:
         self.machine, self.ended = machine, False
-        self.refusal = Refusal(machine.node, machine.journal)
+        self.refusal, self.strangers = Refusal(machine.node, machine.journal), Strangers()
         self._bus, self._work, self._lanes, self._now_ms, self._broken = bus, work, lanes, now_ms, broken
         self._epoch = 0
         self.shell: Shell[Event, Effect] = Shell(
@@ -63,12 +64,16 @@ class AgentCore:
         """Take in a frame of the control channel."""
         try:
             snapshot = decode(frame, Snapshot)
+        except VersionError as error:
+            self.strangers.refuse(error, self._now_ms())
+            return
         except BusError as error:
             log.warning("a frame of the control channel was dropped: %s", error)
             return
         if not 0 <= snapshot.stamp.epoch <= MAX_EPOCH:
             log.warning("a word of epoch %d was refused: no coordinator starts that often", snapshot.stamp.epoch)
             return
+        self.strangers.heed(snapshot)
         self.feed(SnapshotHeard(snapshot))
         machine = self.machine
         self.refusal.heed(machine.refused_by(self._now_ms()))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.agents.lanes import SOON, Call, Rank
 from trogdor_bus.errors import HostError, TrogdorBusError
 from trogdor_bus.platform import (
@@ -51,11 +51,11 @@ class Hands:
         self._platform = platform
         self._batch = platform if isinstance(platform, BatchPlatform) else None
 
-    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+    def lane(self, verb: Verb, what: Step | Action | None) -> str:
         """Return in which lane that is done; a platform that knows no lanes has one."""
         return self._platform.lane(verb, what) if isinstance(self._platform, LanedPlatform) else ""
 
-    def prepare(self, worker: int, action: AnyAction, around: Surroundings, held: Held) -> Call[Prepared]:
+    def prepare(self, worker: int, action: Action, around: Surroundings, held: Held) -> Call[Prepared]:
         """Read the machine and return the steps."""
         lane = self.lane("prepare", action)
         return Call(lane, lambda: self._platform.prepare(worker, action, around, held()))

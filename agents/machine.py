@@ -40,7 +40,7 @@ from trogdor_bus.agents.events import (
 from trogdor_bus.agents.moves import ASKED, LIVE, TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp
+from trogdor_bus.messages import MAX_EPOCH, UNTOLD, Beat, Order, Report, Snapshot, Stamp, UnreadOrder
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Outcome, WorkerState, ended, undone_late
 
@@ -304,7 +304,7 @@ class AgentMachine:
         self.workers[worker.id] = worker
         worker.story.append(f"{now_ms}: ordered by {self.stamp}, ends {ends_ms}")
         refusal = self._refusal(order)
-        if ends_ms <= now_ms:
+        if ends_ms <= now_ms and not isinstance(order, UnreadOrder):
             self._move(worker, "not-injected", now_ms)
             worker.outcome, worker.error = Outcome.EXPIRED, "worker expired"
         elif refusal:
@@ -315,6 +315,8 @@ class AgentMachine:
             effects.append(worker.inject)
 
     def _refusal(self, order: Order) -> str:
+        if isinstance(order, UnreadOrder):
+            return f"the agent of node {self.node} does not know what it was ordered: {order.why}; upgrade the agent"
         if self._barred:
             return f"nothing starts on node {self.node} until its agent is ended and started anew: {self._barred}"
         if self.latch:

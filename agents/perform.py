@@ -9,7 +9,8 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
-from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom
 from trogdor_bus.agents import looks
 from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack

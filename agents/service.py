@@ -373,7 +373,9 @@ class Service:
             self._core.refusal.heed(self._core.machine.refused_by(self._clock.now_ms()), again=True)
             if not self._core.refusal.by and self._core.machine.lonely(self._clock.now_ms()):
                 trouble = (
-                    self._bus.trouble() or "connected, but no word yet (is it still starting? are the keys its own?)"
+                    self._core.strangers.refused(self._clock.now_ms())
+                    or self._bus.trouble()
+                    or "connected, but no word yet (is it still starting? are the keys its own?)"
                 )
                 log.warning(
                     "no word from the coordinator at %s: %s. %s, do the keys match (`trogdor-bus keys export` there)? "

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from benchmarks.results import Aim, Result, Skipped, Table, median, ms, ratio
-from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom
 from trogdor_bus.agents.platforms.linux.commands import require_tool
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.lab import namespaces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.messages import AnyEvent
 from trogdor_bus.states import TaskRow, WorkerRow
 
@@ -13,7 +13,7 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker, and what its node was asked to do (None: no longer known, it may be kept but never started)."""
 
     row: WorkerRow
-    actions: tuple[AnyAction, ...] | None
+    actions: tuple[Action, ...] | None
 
 
 class Owes(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,11 +17,12 @@ from trogdor_bus.coordinator.events import (
     LookAtCluster,
     Publish,
     StartExperiment,
+    StrangerHeard,
     Ticked,
 )
 from trogdor_bus.coordinator.machine import CoordinatorMachine
-from trogdor_bus.errors import BusError, HostError, TrogdorBusError
-from trogdor_bus.messages import EVENT_TOPIC, Beat, WorkerChanged, decode, encode
+from trogdor_bus.errors import BusError, HostError, TrogdorBusError, VersionError
+from trogdor_bus.messages import EVENT_TOPIC, Beat, WorkerChanged, decode, encode, stranger
 from trogdor_bus.shell import Machine, Shell
 from trogdor_bus.states import WorkerState
 
@@ -94,6 +95,7 @@ class CoordinatorCore:
         self._store, self._bus = store, bus
         self._soon, self._follow, self._look, self._ended = soon, follow, look, ended
         self._pending: dict[tuple[str, str], Beat] = {}
+        self._strangers: dict[str, StrangerHeard] = {}
         self._gathering, self._garbage = False, 0
         self._over = ""
         self.shell: Shell[Event, Effect] = Shell(
@@ -106,15 +108,19 @@ class CoordinatorCore:
         if self._over:
             return
         try:
-            beat = decode(frame, Beat)
+            beat: Beat = decode(frame, Beat)
+        except VersionError as error:
+            who = stranger(frame)
+            self._strangers[who.node] = StrangerHeard(who.node, who.journal, who.version, str(error))
         except BusError as error:
             self._garbage += 1
             if self._garbage <= MOST_GARBAGE:
                 log.warning("a frame on the status channel was dropped: %s", error)
             return
-        known = self._pending.get((beat.node, beat.journal))
-        if known is None or known.counter < beat.counter:  # a beat is whole: the newest says everything
-            self._pending[beat.node, beat.journal] = beat
+        else:
+            known = self._pending.get((beat.node, beat.journal))
+            if known is None or known.counter < beat.counter:  # a beat is whole: the newest says everything
+                self._pending[beat.node, beat.journal] = beat
         if not self._gathering:
             self._gathering = True
             self._soon(self.flush)
@@ -122,14 +128,16 @@ class CoordinatorCore:
     def flush(self) -> None:
         """Handle what was heard until now."""
         self._gathering = False
-        beats, self._pending = self._pending, {}
-        for beat in beats.values() if not self._over else ():
+        heard: list[BeatHeard | StrangerHeard] = [*map(BeatHeard, self._pending.values()), *self._strangers.values()]
+        self._pending, self._strangers = {}, {}
+        for event in heard if not self._over else ():
             try:
-                self.shell.feed(BeatHeard(beat))
+                self.shell.feed(event)
             except HostError:  # said already, and the end of this coordinator
                 return
             except TrogdorBusError as error:  # one agent's nonsense must not cost the others' words
-                log.error("a beat of node %s could not be taken in: %s", beat.node, error)
+                node = event.beat.node if isinstance(event, BeatHeard) else event.node
+                log.error("a beat of node %s could not be taken in: %s", node, error)
 
     def feed(self, event: Event) -> None:
         """Let something happen, after all that was heard before; raise the TrogdorBusError by which it is refused."""

@@ -107,7 +107,7 @@ def proofs(nodes: Iterable[NodeState], latch: str) -> tuple[NodeProof, ...]:
 
     def each() -> Iterator[NodeProof]:
         for node in nodes:
-            if node.heard_ms >= 0 or node.row.unproven:
+            if node.heard_ms >= 0 or node.stranger_ms >= 0 or node.row.unproven:
                 one = proof(node, latch)
                 yield NodeProof(
                     node=one.node,

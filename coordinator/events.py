@@ -68,6 +68,15 @@ class BeatHeard(msgspec.Struct, frozen=True):
     beat: Beat
 
 
+class StrangerHeard(msgspec.Struct, frozen=True):
+    """A beat of another version of the protocol arrived; `version` is that of its agent, `why` says who must change."""
+
+    node: str
+    journal: str
+    version: str
+    why: str
+
+
 class HostsResolved(msgspec.Struct, frozen=True):
     """The configured host names as IP addresses, by node name."""
 
@@ -126,6 +135,7 @@ Event = (
     | ResumeRequested
     | ForgetRequested
     | BeatHeard
+    | StrangerHeard
     | HostsResolved
     | BrokersSeen
     | ClusterSeen

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from trogdor_bus.coordinator import unread
 from trogdor_bus.coordinator.brokers import Seat
-from trogdor_bus.coordinator.events import HostsResolved, LinksSeen
+from trogdor_bus.coordinator.events import HostsResolved, LinksSeen, StrangerHeard
 from trogdor_bus.coordinator.notes import Notes
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
@@ -29,6 +30,7 @@ KEEP_FORGOTTEN = 1_000
 """And those of so many nodes that were forgotten."""
 TELL_REFUSED = 4
 """So many refused journals of one node are told so."""
+SILENT = "its agent is silent"
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its agent has done all it could for."""
 
@@ -54,10 +56,14 @@ class NodeState(msgspec.Struct, kw_only=True):
     refused: dict[str, int] = {}
     stamp: Stamp | None = None
     heard_ms: int = -1
+    stranger_ms: int = -1
+    """When an agent of another version of the protocol was heard last under this name, -1 if none is known of."""
     revision: int = 0
     published_ms: int = -1
     open: dict[int, str] = {}
     """Worker id to task id of every worker here that has not ended."""
+    blind: dict[int, str] = {}
+    """Those of them whose state could not be read when its agent told it last, and why."""
 
     @property
     def counter(self) -> int:
@@ -162,19 +168,14 @@ class Fleet:
             node
             for node in self.nodes.values()
             if not (node.row.alive or node.row.configured or node.open or node.row.unproven)
-            and now_ms - max(node.heard_ms, 0) >= KEEP_SILENT_MS
-            and node.heard_ms >= 0
+            and now_ms - max(node.heard_ms, node.stranger_ms) >= KEEP_SILENT_MS
+            and max(node.heard_ms, node.stranger_ms) >= 0
         ]
 
     def hear(self, beat: Beat, now_ms: int) -> Heard:
         """Take a beat in: a copied name, an unconfigured name or an old frame changes nothing."""
-        self._now_ms = max(self._now_ms, now_ms)
-        try:
-            check_heard_name(beat.node, "node name")
-        except SpecError as error:
-            return Heard(False, self.once(f"a beat was refused: {error}"))
-        if beat.node not in self.nodes and not self._open:
-            return Heard(False, self.once(f"node {beat.node} is not in the configuration, its agent is ignored"))
+        if refusal := self._unnamed(beat.node, now_ms):
+            return Heard(False, self.once(refusal))
         self.touched.add(beat.node)
         node = self.ensure(beat.node)
         if beat.counter <= node.counters.get(beat.journal, -1):
@@ -194,13 +195,14 @@ class Fleet:
         node.counters.pop(beat.journal, None)  # the newest is the last to be forgotten
         node.counters[beat.journal] = beat.counter
         _trim(node.counters, KEEP_JOURNALS)
-        node.stamp, node.heard_ms = beat.stamp, now_ms
+        node.stamp, node.heard_ms, node.blind = beat.stamp, now_ms, unread.blind(beat, node.blind, node.open)
         node.announced, node.attached = beat.addresses, beat.attached
         node.announced_broker = beat.broker if beat.broker is not None and beat.broker >= 0 else None
         node.announced_controller = beat.controller if beat.controller is not None and beat.controller >= 0 else None
-        note = ""
+        unreadable = unread.note(beat)
+        notes = [self.once(f"node {beat.node}: {unreadable}")] if unreadable else []
         if known and new_journal:
-            note = f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})"
+            notes.append(f"node {beat.node} has another state directory than before (journal {beat.journal[:8]})")
         node.row = msgspec.structs.replace(
             node.row,
             alive=not beat.leaving,
@@ -208,7 +210,7 @@ class Fleet:
             heard_ms=now_ms,
             version=beat.version,
             addresses=_together(node.resolved, node.announced),
-            note="its agent ended" if beat.leaving else beat.trouble,
+            note="its agent ended" if beat.leaving else "; ".join(filter(None, (beat.trouble, unreadable))),
             left=beat.leaving,
             broker=node.row.broker if node.claim is None else node.claim,
             controller=node.controller_seat().claim,
@@ -217,10 +219,46 @@ class Fleet:
             dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
             strays=beat.strays,
         )
-        return Heard(True, note, new_journal)
+        return Heard(True, "; ".join(filter(None, notes)), new_journal)
 
-    def see(self, event: HostsResolved | LinksSeen, now_ms: int) -> list[tuple[NodeState, str]]:
-        """Take over what the shell has found out; return the nodes that changed, each with what people should know."""
+    def hear_stranger(self, event: StrangerHeard, now_ms: int) -> tuple[NodeState | None, str]:
+        """Take in a beat of another version: nothing of it is believed, but the node's row says so.
+
+        Return the node, if its row changed, and what people should know.
+        """
+        if refusal := self._unnamed(event.node, now_ms):
+            return None, self.once(f"{refusal} ({event.why})")
+        node = self.ensure(event.node)
+        if node.row.alive and now_ms - node.heard_ms < self._silent_ms:
+            return None, self.once(f"a second agent that calls itself {event.node} is refused: {event.why}")
+        node.stranger_ms, note = now_ms, f"its agent is refused: {event.why}"
+        before = node.row
+        told = {"note": note, "version": event.version}
+        node.row = msgspec.structs.replace(before, alive=False, left=False, at_rest=False, **told)
+        self.touched.add(event.node)
+        return (node, f"node {event.node}: {note}") if node.row != before else (None, "")
+
+    def _unnamed(self, name: str, now_ms: int) -> str:
+        """Return why nobody of that name is heard, "" if somebody may be."""
+        self._now_ms = max(self._now_ms, now_ms)
+        try:
+            check_heard_name(name, "node name")
+        except SpecError as error:
+            return f"a beat was refused: {error}"
+        if name not in self.nodes and not self._open:
+            return f"node {name} is not in the configuration, its agent is ignored"
+        return ""
+
+    def see(
+        self, event: HostsResolved | LinksSeen | StrangerHeard, now_ms: int
+    ) -> Sequence[tuple[NodeState | None, str]]:
+        """Take over what the shell has found out; return the nodes that changed, each with what people should know.
+
+        None in place of a node: only what people should know.
+        """
+        if isinstance(event, StrangerHeard):
+            node, text = self.hear_stranger(event, now_ms)
+            return [(node, text)] if node or text else []
         if isinstance(event, HostsResolved):
             return [(node, "") for node in self.resolve(event.addresses)]
         return self.see_links(event.links, now_ms)
@@ -259,9 +297,15 @@ class Fleet:
     def fall_silent(self, now_ms: int) -> list[NodeState]:
         """Mark the nodes that have missed their beats; return them."""
         self._now_ms = max(self._now_ms, now_ms)
-        silent = [node for node in self.nodes.values() if node.row.alive and now_ms - node.heard_ms >= self._silent_ms]
+        silent = [
+            node
+            for node in self.nodes.values()
+            if (node.row.alive or node.stranger_ms > node.heard_ms)
+            and node.row.note != SILENT
+            and now_ms - max(node.heard_ms, node.stranger_ms) >= self._silent_ms
+        ]
         for node in silent:
-            node.row = msgspec.structs.replace(node.row, alive=False, note="its agent is silent")
+            node.row = msgspec.structs.replace(node.row, alive=False, note=SILENT)
             self.touched.add(node.row.name)
         return silent
 
@@ -274,7 +318,8 @@ class Fleet:
         if not row.journal:
             text = f"no agent of node {row.node} was heard before the task's end; nothing was done there"
             return (Outcome.FAILED, text) if now_ms > task.end_ms else None
-        known = row.journal == node.row.journal and row.state is not WorkerState.RECEIVING
+        blind = node.blind.get(row.id, "")
+        known = row.journal == node.row.journal and row.state is not WorkerState.RECEIVING and not blind
         last_ms = task.end_ms
         if task.state is TaskState.STOPPING:
             last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
@@ -282,6 +327,8 @@ class Fleet:
             return None
         if node.row.journal not in ("", row.journal):
             return Outcome.UNKNOWN, came_back(row.node)
+        if blind:
+            return Outcome.UNKNOWN, unread.unknown(row.node, blind)
         text = f"node {row.node} was not heard again; an agent that runs there ends the fault by its own clock"
         return Outcome.UNKNOWN, f"outcome unknown: {text}"
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
+from trogdor_bus.coordinator import unread
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     DropTask,
@@ -37,6 +38,7 @@ from trogdor_bus.messages import (
     Report,
     TaskChanged,
     TaskGone,
+    UnreadReport,
     WorkerChanged,
 )
 from trogdor_bus.registry import registry
@@ -64,7 +66,7 @@ class Ledger:
         self.view, self._turn = View(), turn
         self.drift = Drift(fleet)
         self._fleet = fleet
-        self._actions: dict[int, tuple[AnyAction, ...] | None] = {}
+        self._actions: dict[int, tuple[Action, ...] | None] = {}
         self._task_of: dict[int, str] = {}
         self._counts: dict[str, Counter[WorkerState]] = defaultdict(Counter)
         self._sizes: dict[str, int] = {}
@@ -95,7 +97,7 @@ class Ledger:
         """Return a worker, None if nobody here knows it."""
         return self.row(worker_id) if worker_id in self._task_of else None
 
-    def actions(self, worker_id: int) -> tuple[AnyAction, ...] | None:
+    def actions(self, worker_id: int) -> tuple[Action, ...] | None:
         """Return what a worker was ordered to do, None if that is no longer known (it was adopted)."""
         return self._actions.get(worker_id)
 
@@ -128,7 +130,7 @@ class Ledger:
         )
         self.put(task, "")
 
-    def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
+    def add_worker(self, task_id: str, row: WorkerRow, actions: tuple[Action, ...] | None) -> None:
         """Keep a new worker of a task."""
         self._turn.changes.append(PutWorker(task_id, StoredWorker(row=row, actions=actions)))
         self._counts[task_id][row.state] += 1
@@ -145,14 +147,19 @@ class Ledger:
             nodes.append(plan.node)
         return nodes
 
-    def forgotten(self, row: WorkerRow) -> tuple[Outcome, str] | None:
-        """Return how a worker ended of which its agent, with our latest word, knows nothing; None if it may start."""
+    def forgotten(self, row: WorkerRow, blind: str) -> tuple[Outcome, str] | None:
+        """Return how a worker ended of which its agent, with our latest word, knows nothing; None if it may start.
+
+        `blind` is why what its agent said last of it could not be read, "" if it could.
+        """
         if row.state is WorkerState.STUCK:
             return row.outcome, f"undone late, and nothing is left: node {row.node} has no record of it any more"
+        if blind:
+            return Outcome.UNKNOWN, unread.unknown(row.node, blind)
         if not row.wanted:
             return Outcome.DONE, ""
         if row.state is not WorkerState.RECEIVING or self.actions(row.id) is None:
-            return Outcome.UNKNOWN, f"outcome unknown: node {row.node} has no record of it"
+            return Outcome.UNKNOWN, f"outcome unknown: {row.error or f'node {row.node} has no record of it'}"
         return None
 
     def describe(self, task_id: str, report: Report) -> None:
@@ -238,6 +245,13 @@ class Ledger:
         """Record a node, new or changed."""
         self.record(NodeChanged(seq=0, at_ms=0, node=node.row, text=text))
 
+    def tell(self, node: NodeState | None, text: str) -> None:
+        """Record a node, new or changed, or (None) only what people should know."""
+        if node is not None:
+            self.put_node(node, text)
+        else:
+            self.note(text)
+
     def node_gone(self, name: str, text: str) -> None:
         """Record that a node was forgotten."""
         self.record(NodeGone(seq=0, at_ms=0, name=name, text=text))
@@ -265,7 +279,7 @@ class Ledger:
         text = f"task {task_id} on {row.node}: {row.error or row.status}{by_hand}"
         self.record(WorkerChanged(seq=0, at_ms=0, task_id=task_id, worker=row, text=text))
 
-    def _index(self, task_id: str, row: WorkerRow, actions: tuple[AnyAction, ...] | None) -> None:
+    def _index(self, task_id: str, row: WorkerRow, actions: tuple[Action, ...] | None) -> None:
         self._task_of[row.id] = task_id
         self._actions[row.id] = actions
         self._fleet.touched.add(row.node)
@@ -311,7 +325,9 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
     """Return the row of a worker as its agent reports it."""
     error = report.error if report.state in ENDED else ""
     outcome = report.outcome
-    if outcome is Outcome.DONE:  # so says an agent of an older version, whatever it saw
+    if isinstance(report, UnreadReport) and report.state in ENDED:
+        outcome, error = unread.ended(row.node, report)
+    elif outcome is Outcome.DONE:  # so says an agent of an older version, whatever it saw
         outcome, error = ended(outcome, error, report.disturbed)
     return msgspec.structs.replace(
         row,
@@ -320,7 +336,7 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
         progress=_sound(report.progress, row.progress),
         error=error,
         outcome=outcome,
-        warnings=report.warnings,
+        warnings=unread.warned(row.node, report),
         disturbed=report.disturbed,
         residue=report.residue,
         by_hand=report.by_hand,

@@ -34,7 +34,7 @@ from trogdor_bus.errors import (
     SpecError,
     TrogdorBusError,
 )
-from trogdor_bus.messages import Beat, Report, Stamp
+from trogdor_bus.messages import Beat, Report, Stamp, UnreadReport
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
@@ -106,9 +106,9 @@ class CoordinatorMachine:
                 self._forget_node(node)
             case events.BeatHeard(beat=beat):
                 self._beat(beat)
-            case events.HostsResolved() | events.LinksSeen():
+            case events.HostsResolved() | events.LinksSeen() | events.StrangerHeard():
                 for seen, text in self.fleet.see(event, self._now):
-                    self._ledger.put_node(seen, text)
+                    self._ledger.tell(seen, text)
             case events.BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
             case events.ExperimentEnded():
@@ -315,6 +315,8 @@ class CoordinatorMachine:
         final = row.state is WorkerState.DONE and row.outcome is not Outcome.UNKNOWN
         if row.journal != (journal or node.row.journal) or row.node != node.row.name or final:
             return
+        if isinstance(report, UnreadReport) and (report.blind or report.state is row.state is WorkerState.DONE):
+            return  # it stays as it was: its node says why
         new = reported(row, report, self._now)
         with self._at(task_id):
             self._ledger.describe(task_id, report)
@@ -328,7 +330,9 @@ class CoordinatorMachine:
         """End the workers that an agent which holds our latest word does not have, and can never start any more."""
         for worker_id in set(node.open) - reported:
             row = self._ledger.row(worker_id)
-            if row.journal == node.row.journal and (ended := self._ledger.forgotten(row)):
+            if row.journal == node.row.journal and (
+                ended := self._ledger.forgotten(row, node.blind.get(worker_id, ""))
+            ):
                 self._end_worker(row, *ended)
 
     # --- time -------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec
 from trogdor_bus.messages import NodePlan, Plan
@@ -21,7 +21,7 @@ class WorkerPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What one node is asked to do, and which addresses no rule there will name, with the reasons."""
 
     node: str
-    actions: tuple[AnyAction, ...]
+    actions: tuple[Action, ...]
     left_out: tuple[str, ...]
 
 

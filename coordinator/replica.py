@@ -15,14 +15,16 @@ a coordinator that is about to take over.
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus import late
 from trogdor_bus.bus import StateLog
+from trogdor_bus.coordinator import rows as stored
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     Change,
@@ -36,9 +38,9 @@ from trogdor_bus.coordinator.changes import (
     StoredWorker,
 )
 from trogdor_bus.coordinator.epochs import beyond, is_plausible
-from trogdor_bus.errors import HostError
+from trogdor_bus.errors import BusError, HostError
 from trogdor_bus.names import shown
-from trogdor_bus.states import TaskRow, WorkerRow
+from trogdor_bus.states import WorkerRow
 
 VERSION = 1
 CLAIM = "claim"
@@ -214,33 +216,46 @@ def read(log: StateLog, timeout_s: float) -> Found:
 
 
 def _loaded(owner: str, rows: Mapping[str, bytes]) -> Loaded:
-    tasks: dict[str, TaskRow] = {}
-    for name, body in rows.items():
-        if name.startswith("task/"):
-            task: TaskRow = _decoded(f"{owner}/{name}", body, TaskRow)
-            tasks[task.id] = task
-    workers: dict[str, list[StoredWorker]] = {task_id: [] for task_id in tasks}
+    names = {name.removeprefix("task/") for name in rows if name.startswith("task/")}
+    workers: dict[str, list[StoredWorker]] = {task_id: [] for task_id in names}
     for name, body in rows.items():
         if name.startswith("worker/"):
-            found: WorkerOf = _decoded(f"{owner}/{name}", body, WorkerOf)
-            if found.task not in tasks:
+            with _readable(f"{owner}/{name}"):
+                found = _worker_of(body)
+            if found.task not in names:
                 raise _unreadable(f"{owner}/{name}", f"it is of task {shown(found.task)}, which is not there")
             told = _actions(found.row.id)
-            kinds = tuple[AnyAction, ...]
-            actions = _decoded(f"{owner}/{told}", rows[told], kinds) if told in rows else None
-            workers[found.task].append(StoredWorker(row=found.row, actions=actions))
+            with _readable(f"{owner}/{told}"):
+                workers[found.task].append(stored.worker(found.row, rows.get(told)))
+    tasks: dict[str, stored.StoredTask] = {}
+    for task_id in sorted(names):
+        with _readable(f"{owner}/{_task(task_id)}"):
+            ordered = sorted(workers[task_id], key=lambda kept: kept.row.id)
+            tasks[task_id] = stored.task(rows[_task(task_id)], ordered)
+            if tasks[task_id].row.id != task_id:
+                raise BusError(f"it is of task {shown(tasks[task_id].row.id)}")
     return Loaded(
         meta=_decoded(f"{owner}/meta", rows["meta"], Meta),
         fresh=False,
-        tasks=tuple(task for _, task in sorted(tasks.items())),
-        workers={name: tuple(sorted(rows, key=lambda kept: kept.row.id)) for name, rows in workers.items()},
+        tasks=tuple(task.row for task in tasks.values()),
+        workers={task_id: task.workers for task_id, task in tasks.items()},
     )
 
 
+def _worker_of(body: bytes) -> WorkerOf:
+    return WorkerOf(**late.read(body, WorkerOf, (), {"row": stored.worker_row}).known)
+
+
 def _decoded(key: str, body: bytes, kind: Any) -> Any:
-    try:
+    with _readable(key):
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+
+
+@contextlib.contextmanager
+def _readable(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (BusError, *late.UNREADABLE) as error:
         raise _unreadable(key, str(error)) from None
 
 
@@ -251,7 +266,8 @@ def _check_epoch(key: str, epoch: int) -> None:
 
 def _unreadable(key: str, why: str) -> HostError:
     return HostError(
-        f"the state in the log cannot be read: {shown(key)}: {why}; remove that key, or choose another --topic-prefix"
+        f"the state in the log cannot be read: {shown(key)}: {why}; if a newer trogdor-bus has written it, upgrade "
+        "this one; else remove that key, or choose another --topic-prefix"
     )
 
 

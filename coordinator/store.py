@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.coordinator import rows
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     Change,
@@ -31,11 +31,9 @@ from trogdor_bus.coordinator.changes import (
     StoredWorker,
 )
 from trogdor_bus.coordinator.epochs import beyond, is_plausible
-from trogdor_bus.errors import ConflictError, HostError
-from trogdor_bus.states import TaskRow, WorkerRow
+from trogdor_bus.errors import BusError, ConflictError, HostError
 
 SCHEMA_VERSION = 1
-_ACTIONS = tuple[AnyAction, ...] | None
 SLACK_BYTES = 4 << 20
 """How much of the file may be unused, and how long the write-ahead log may stay; both can be longer for a moment."""
 _INCREMENTAL = 2
@@ -106,13 +104,17 @@ class Store:
             what = f"worker {worker}"
             if task not in kept:
                 raise HostError(f"{self._path}: {what} is of no task; {_REMEDIES['SQLITE_CORRUPT']}")
-            stored = StoredWorker(row=self._read(row, WorkerRow, what), actions=self._read(actions, _ACTIONS, what))
-            kept[task].append(stored)
+            with self._readable(what):
+                kept[task].append(rows.worker(rows.worker_row(row or b""), actions or b""))
+        found_tasks: dict[str, rows.StoredTask] = {}
+        for name, body in bodies:
+            with self._readable(f"task {name!r}"):
+                found_tasks[name] = rows.task(body or b"", kept[name])
         return Loaded(
             meta=msgspec.structs.replace(meta, next_seq=max(meta.next_seq, last + 1)),
             fresh=meta.epoch == 0,
-            tasks=tuple(self._read(body, TaskRow, f"task {name!r}") for name, body in bodies),
-            workers={name: tuple(rows) for name, rows in kept.items()},
+            tasks=tuple(task.row for task in found_tasks.values()),
+            workers={name: task.workers for name, task in found_tasks.items()},
         )
 
     def commit(self, changes: Collection[Change], *, durable: bool) -> None:
@@ -215,10 +217,18 @@ class Store:
                 run("DELETE FROM events WHERE seq < ?", (event.seq,))
 
     def _read(self, body: bytes | None, kind: Any, what: str) -> Any:
-        try:
+        with self._readable(what):
             return msgspec.json.decode(body or b"", type=kind)
-        except (msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
-            raise HostError(f"{self._path}: {what} cannot be read: {error}; {_REMEDIES['SQLITE_CORRUPT']}") from None
+
+    @contextlib.contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (BusError, msgspec.DecodeError, TypeError, UnicodeDecodeError, RecursionError) as error:
+            raise HostError(
+                f"{self._path}: {what} cannot be read: {error}; if a newer trogdor-bus has written it, upgrade this "
+                f"one; else {_REMEDIES['SQLITE_CORRUPT']}"
+            ) from None
 
     @contextlib.contextmanager
     def _host_errors(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import RunCommand
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.errors import SpecError
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import MoveLeader
+from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.errors import NotNowError, RefusedError, SpecError
 from trogdor_bus.registry import registry

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.cluster import ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.errors import SpecError
 from trogdor_bus.registry import Registry, registry

@@ -43,6 +43,7 @@ from trogdor_bus.messages import (
     ValidateSpec,
     decode,
     encode,
+    read_rows,
 )
 from trogdor_bus.states import TaskState
 
@@ -65,6 +66,7 @@ _PLAIN_ERRORS: dict[str, type[TrogdorBusError]] = {
         errors.RefusedError,
         errors.NotNowError,
         errors.BusError,
+        errors.VersionError,
         errors.HostError,
         errors.CannotHealError,
         errors.FencedError,
@@ -221,7 +223,10 @@ class Client:
         try:
             return msgspec.json.decode(reply.result, type=kind)
         except msgspec.DecodeError as error:
-            raise BusError(f"cannot read the answer of {self._where}: {error}; is it another version?") from None
+            try:
+                return read_rows(reply.result, kind)  # type: ignore[no-any-return]
+            except BusError:
+                raise BusError(f"cannot read the answer of {self._where}: {error}; upgrade this trogdor-bus") from None
 
     async def _answer(self, request: Request, timeout_s: float | None = None) -> Reply:
         frame = await self._bus.request(encode(request), timeout_s or self._timeout_s)

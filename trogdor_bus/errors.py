@@ -8,6 +8,7 @@ TrogdorBusError
 │   └── NotNowError          a role that nobody holds at this moment
 ├── BusError             the bus cannot carry the frame
 │   ├── NoCoordinatorError   nobody answered
+│   ├── VersionError         the peer speaks another version of the protocol: says who is to be upgraded
 │   └── TakenError           another coordinator has the place
 ├── HostError            the machine under test refused or failed
 │   ├── GoneError            what is acted on is not there any more
@@ -61,6 +62,10 @@ class BusError(TrogdorBusError):
 
 class NoCoordinatorError(BusError):
     """No coordinator answered in time."""
+
+
+class VersionError(BusError):
+    """A peer speaks another version of the protocol; the text says who is to be upgraded."""
 
 
 class TakenError(BusError):

@@ -1,6 +1,7 @@
 """What travels on the bus, and what clients ask: msgspec Structs, encoded as JSON.
 
-Peers are read leniently (unknown fields are ignored) and carry a version. Durations are ms; ends travel as
+Peers are read leniently: unknown fields are ignored, and of what cannot be read whatever is one worker's fails alone
+(see `trogdor_bus.late`). Every frame carries the version of the protocol. Durations are ms; ends travel as
 `remaining_ms`, counted from the moment the echoed beat was sent, so that nobody compares wall clocks.
 """
 
@@ -11,14 +12,16 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, Peer
-from trogdor_bus.errors import BusError
+from trogdor_bus import late
+from trogdor_bus.actions import Action, Peer, decode_action
+from trogdor_bus.errors import BusError, VersionError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
-VERSION = 1
+VERSION = 2
+"""Whoever speaks another one is refused in words. From this one on, old and new read each other."""
 Number = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]
 """What every implementation can hold, add one to, and write."""
 MAX_EPOCH = 2**53
@@ -60,11 +63,20 @@ class Order(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     remaining_ms: Number
     duration_ms: Number = 0
     spec: msgspec.Raw = msgspec.Raw(b"null")
-    actions: tuple[AnyAction, ...] | None = None
+    actions: tuple[Action, ...] | None = None
     texts: Texts = Texts("starting", "active", "stopping", "done")
     force: bool = False
     reapply: bool = False
     drift: tuple[Peer, ...] = ()
+
+
+class UnreadOrder(Order, frozen=True, kw_only=True, omit_defaults=True):
+    """An order of another version, as far as it can be read; `why` says of what it cannot, never "".
+
+    The worker is kept if it is there, and fails if it was to start. `actions` are () in place of any that were ordered.
+    """
+
+    why: str
 
 
 class Snapshot(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -112,6 +124,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     late_ms: Number = 0
     remaining_ms: Number = 0
     spec: msgspec.Raw = UNTOLD
+
+
+class UnreadReport(Report, frozen=True, kw_only=True, omit_defaults=True):
+    """A report of another version, as far as it can be read; `why` says of what it cannot, never "".
+
+    `blind`: not even the state can be read. It is RUNNING then, since something may be in force.
+    """
+
+    why: str
+    blind: bool
 
 
 class Beat(Message, frozen=True, kw_only=True, omit_defaults=True):
@@ -531,14 +553,143 @@ def encode(message: Any) -> bytes:
 
 
 def decode(frame: bytes, kind: Any) -> Any:
-    """Return the message in `frame`; BusError if it is no such message or of a newer version."""
+    """Return the message in `frame`; BusError if it is no such message, VersionError if of another version.
+
+    Of a worker's part that cannot be read there is an UnreadOrder, an UnreadReport, or a row that says so; of an event
+    its text, as a Noted.
+    """
     try:
-        message = _decoder(kind).decode(frame)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        message = _read(frame, kind)
+    except (BusError, *late.UNREADABLE) as error:
+        _check_version(stranger(frame).v, kind)
         raise BusError(f"not a frame of ours: {shown(str(error))}") from None
-    if message.v > VERSION:
-        raise BusError(f"the peer speaks version {message.v} of the protocol, we speak {VERSION}: upgrade this side")
+    _check_version(message.v, kind)
     return message
+
+
+def _read(frame: bytes, kind: Any) -> Any:
+    if kind is Snapshot:
+        return _snapshot(frame)
+    try:
+        return _decoder(kind).decode(frame)
+    except late.UNREADABLE:
+        if kind not in _LATE or stranger(frame).v != VERSION:
+            raise
+        return _LATE[kind](frame)
+
+
+def read_rows(raw: bytes | msgspec.Raw, kind: Any) -> Any:
+    """Return what a coordinator answered: a TaskInfo, or a tuple of them or of NodeRow; BusError if it is none."""
+    if kind is TaskInfo:
+        return _task_info(msgspec.Raw(raw))
+    if kind in (tuple[TaskInfo, ...], tuple[NodeRow, ...]):
+        one = _task_info if kind == tuple[TaskInfo, ...] else _node_row
+        try:
+            return tuple(map(one, late.parts(msgspec.Raw(raw))))
+        except late.UNREADABLE as error:
+            raise BusError(shown(str(error))) from None
+    raise BusError("it is none that this version knows")
+
+
+class Stranger(msgspec.Struct, frozen=True):
+    """What is read of a frame whatever its version: that one, and of a beat whose it is."""
+
+    v: int = VERSION
+    node: str = ""
+    journal: str = ""
+    version: str = ""
+
+
+def stranger(frame: bytes) -> Stranger:
+    """Return who sent a frame of another version, as far as it tells."""
+    try:
+        return _decoder(Stranger).decode(frame)  # type: ignore[no-any-return]
+    except late.UNREADABLE:
+        return Stranger()
+
+
+_UPGRADE = "upgrade this trogdor-bus"
+_SPEAKERS = {
+    Snapshot: ("the coordinator", "this agent"),
+    Beat: ("the agent", "this coordinator"),
+    AnyRequest: ("the client", "this coordinator"),
+}
+_IN_ORDERS = frozenset(Order.__struct_fields__) - {"worker", "task", "journal"}
+_IN_REPORTS = frozenset(Report.__struct_fields__) - {"worker", "task"}
+
+
+def _check_version(version: int, kind: Any) -> None:
+    if version != VERSION:
+        peer, reader = _SPEAKERS.get(kind, ("the coordinator", "this trogdor-bus"))
+        raise VersionError(
+            f"{peer} speaks version {version} of the protocol, {reader} version {VERSION}: "
+            f"upgrade {peer if version < VERSION else reader}"
+        )
+
+
+def _snapshot(frame: bytes) -> Snapshot:
+    found = late.read(frame, Snapshot, (), {"orders": lambda raw: tuple(map(_order, late.parts(raw)))})
+    return Snapshot(**found.known)
+
+
+def _order(raw: msgspec.Raw) -> Order:
+    try:
+        found = late.read(raw, Order, _IN_ORDERS, {"actions": _actions})
+    except BusError as error:
+        return UnreadOrder(worker=0, task="", journal="", remaining_ms=0, why=str(error))
+    if not found.unread:
+        return Order(**found.known)
+    unread: dict[str, Any] = {"remaining_ms": 0, **({"actions": ()} if "actions" in found.unread else {})}
+    return UnreadOrder(**{**unread, **found.known}, why=found.words())
+
+
+def _actions(raw: msgspec.Raw) -> tuple[Action, ...] | None:
+    return None if bytes(raw) == b"null" else tuple(map(decode_action, late.parts(raw)))
+
+
+def _beat(frame: bytes) -> Beat:
+    found = late.read(frame, Beat, (), {"reports": lambda raw: tuple(map(_report, late.parts(raw)))})
+    return Beat(**found.known)
+
+
+def _report(raw: msgspec.Raw) -> Report:
+    try:
+        found = late.read(raw, Report, _IN_REPORTS)
+    except BusError as error:
+        return UnreadReport(worker=-1, task="?", state=WorkerState.RUNNING, why=str(error), blind=True)
+    if not found.unread:
+        return Report(**found.known)
+    known = {"state": WorkerState.RUNNING, **found.known}
+    return UnreadReport(**known, why=found.words(), blind="state" in found.unread)
+
+
+def _world(frame: bytes) -> WorldView:
+    readers = {"nodes": lambda raw: read_rows(raw, tuple[NodeRow, ...])}
+    readers["tasks"] = lambda raw: read_rows(raw, tuple[TaskInfo, ...])
+    return WorldView(**late.read(frame, WorldView, (), readers).known)
+
+
+def _event(frame: bytes) -> Noted:
+    return Noted(**late.read(frame, Noted, ()).known)
+
+
+def _task_info(raw: msgspec.Raw) -> TaskInfo:
+    def workers(raw: msgspec.Raw) -> tuple[WorkerRow, ...]:
+        return tuple(late.worker_row(one, _UPGRADE) for one in late.parts(raw))
+
+    found = late.read(raw, TaskInfo, (), {"task": lambda raw: late.task_row(raw, _UPGRADE)[0], "workers": workers})
+    return TaskInfo(**found.known)
+
+
+def _node_row(raw: msgspec.Raw) -> NodeRow:
+    found = late.read(raw, NodeRow, frozenset(NodeRow.__struct_fields__) - {"name"})
+    why = f"cannot be read: {found.words()}; {_UPGRADE}" if found.unread else ""
+    row = NodeRow(**found.known)
+    return msgspec.structs.replace(row, note="; ".join(filter(None, (row.note, why))))
+
+
+_LATE: dict[Any, Any] = {Beat: _beat, WorldView: _world, AnyEvent: _event}
+"""How a frame is read that cannot be read at once."""
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 
 Operation = dict[str, Any]
 Verb = Literal["prepare", "do", "undo", "look", "missed", "again", "residue", "by-hand", "strays"]
@@ -78,7 +78,7 @@ class Platform(Protocol):
         """
         ...
 
-    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+    def prepare(self, worker: int, action: Action, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Read the machine and return the steps; nothing is changed. HostError or RefusedError if it cannot be done."""
         ...
 
@@ -125,7 +125,7 @@ class Platform(Protocol):
 class LanedPlatform(Protocol):
     """What a Platform may offer beside: what of it may be called at the same time."""
 
-    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+    def lane(self, verb: Verb, what: Step | Action | None) -> str:
         """Return the lane of a call: those of one lane come one at a time, those of two do not wait for each other.
 
         `what` is the step, or the action to prepare. It is called often, and neither blocks nor raises.

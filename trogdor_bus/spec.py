@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.errors import SpecError
 from trogdor_bus.roles import Chosen, Scene, Wanted, is_role, parse, resolve, wanted
 from trogdor_bus.topology import Topology
@@ -99,7 +99,7 @@ class TaskSpec(
         """Return the names of the nodes that get a worker; they may be unknown, the coordinator checks."""
         raise NotImplementedError
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return what `node` is asked to do; SpecError if that is impossible in this topology."""
         return ()
 
@@ -120,7 +120,7 @@ class FaultSpec(TaskSpec, frozen=True, kw_only=True):
 
     on_disturbed: Literal["", "reapply"] = ""
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return what `node` is asked to do; SpecError if that is impossible in this topology."""
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.clock import ManualClock
 from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
 
@@ -26,7 +26,7 @@ class RecordingPlatform:
     """
 
     def __init__(self, addresses: tuple[str, ...] = (), boot_id: str = "boot-1") -> None:
-        self.asked: list[AnyAction] = []
+        self.asked: list[Action] = []
         self.calls: list[tuple[str, int]] = []
         self.in_force: list[Step] = []
         self._addresses, self._boot_id = addresses, boot_id
@@ -43,7 +43,7 @@ class RecordingPlatform:
         """Hold nothing: there is nobody else."""
         return nullcontext()
 
-    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+    def prepare(self, worker: int, action: Action, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         """Record the action and return one step for it, numbered from 1; its `do` holds the action as JSON would."""
         self.asked.append(action)
         number = {"step": len(self.asked), "worker": worker}

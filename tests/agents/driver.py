@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -75,8 +76,19 @@ class Agent:
         self.revision += 1
         stamp = stamp or Stamp(1, "c1", self.revision)
         echo = echo or Echo("j1", self.beats[-1].counter)
-        snapshot = Snapshot(node="n1", stamp=stamp, echo=echo, orders=orders, **fields)
-        return self.give(SnapshotHeard(decode(encode(snapshot), Snapshot)))
+        return self.take(Snapshot(node="n1", stamp=stamp, echo=echo, orders=orders, **fields))
+
+    def hear_skewed(self, skew: Callable[[Any], None], *orders: Order, **fields: Any) -> list[Effect]:
+        """Hear a new word whose JSON a coordinator of another version wrote, which `skew` stands in for."""
+        self.revision += 1
+        stamp, echo = Stamp(1, "c1", self.revision), Echo("j1", self.beats[-1].counter)
+        return self.take(Snapshot(node="n1", stamp=stamp, echo=echo, orders=orders, **fields), skew)
+
+    def take(self, snapshot: Snapshot, skew: Callable[[Any], None] = lambda frame: None) -> list[Effect]:
+        """Take in a frame."""
+        frame = msgspec.json.decode(encode(snapshot))
+        skew(frame)
+        return self.give(SnapshotHeard(decode(msgspec.json.encode(frame), Snapshot)))
 
     def run(self, worker: int = 1, **fields: Any) -> Worker:
         """Order a worker, and let it be injected."""

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, ProcessMatch, Suspend
+from trogdor_bus.actions import Action, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import Order
 from trogdor_bus.platform import Operation, Prepared, Step, Surroundings
@@ -19,7 +21,7 @@ FOREIGN = frozenset({"foreign-rule", "stopped-9"})
 def order(worker: int) -> Order:
     """Return an order: a rule of its own, a process (7) that all orders stop, and one (9) that stood still before."""
     suspended = tuple(Suspend(match=ProcessMatch(port=port)) for port in (7, 9))
-    actions: tuple[AnyAction, ...] = (BlockPorts(ports=(1000 + worker,)), *suspended)
+    actions: tuple[Action, ...] = (BlockPorts(ports=(1000 + worker,)), *suspended)
     return Order(worker=worker, task=f"task-{worker}", journal="j", remaining_ms=1000, actions=actions)
 
 
@@ -53,7 +55,7 @@ class Machine:
         finally:
             self.held = False
 
-    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+    def prepare(self, worker: int, action: Action, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         name = action.__struct_config__.tag
         self.points.visit(f"before prepare {name}")
         self._may_fail("prepare")

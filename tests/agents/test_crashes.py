@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tests.agents.inline import Inline
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.simdisk import Crash, CrashPoints, NeverSyncs, NeverSyncsDirectory, SimDisk
-from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError, Performer

@@ -9,7 +9,7 @@ from tests.agents.inline import Inline
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.performing import AROUND, Agent
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.perform import MAX_STEPS, RESTARTED, NotInjectedError

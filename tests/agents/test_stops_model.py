@@ -16,7 +16,8 @@ from tests.agents.simdisk import Crash, CrashPoints, SimDisk
 from tests.agents.stops import Place, RealPlace, Table
 from tests.effort import examples
 from tests.support import require_namespaces
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.perform import NotInjectedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -55,6 +55,8 @@ class Cluster:
         self.store = SimStore(100, lambda: self.now)
         self.reports: dict[str, dict[int, Report]] = {name: {} for name in self.nodes}
         self.counters: dict[str, int] = {}
+        self.skew: Callable[[Any], None] = lambda frame: None
+        """What agents of another version write otherwise into the JSON of their beats."""
         self.start(orphans)
         if lead:
             self.lead()
@@ -177,8 +179,9 @@ class Cluster:
             "addresses": (f"10.0.0.{1 + list(self.nodes).index(name)}",) if name in self.nodes else (),
             **fields,
         }
-        beat = Beat(node=name, journal=journal, counter=counter, stamp=stamp, **given)
-        return self.give(BeatHeard(decode(encode(beat), Beat)))
+        frame = msgspec.json.decode(encode(Beat(node=name, journal=journal, counter=counter, stamp=stamp, **given)))
+        self.skew(frame)
+        return self.give(BeatHeard(decode(msgspec.json.encode(frame), Beat)))
 
     def say(self, node: str, state: WorkerState, task: str = "t", **fields: Any) -> list[str]:
         """Let a node report one worker, now and in every later beat."""

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import Action, Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Kill, Suspend
 from trogdor_bus.cluster import NOBODY, ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.coordinator.guard import Loss, check_allowed, permit, weigh
 from trogdor_bus.coordinator.silence import Strike, strikes
@@ -41,7 +43,7 @@ def places(view: ClusterView) -> Places:
     return Places(brokers, {one.id: f"c{one.id % 100}" if one.id > 100 else f"b{one.id}" for one in voters})
 
 
-def on(nodes: str, action: AnyAction) -> list[Strike]:
+def on(nodes: str, action: Action) -> list[Strike]:
     return [strike for node in nodes.split() for strike in strikes("t", node, (action,), 0, 1000)]
 
 

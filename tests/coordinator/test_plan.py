@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from trogdor_bus.actions import BlockFrom, BlockPorts, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.coordinator.plan import WorkerPlan, assign, describe, left_out_warning
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.registry import Registry, registry

@@ -22,7 +22,7 @@ from trogdor_bus.coordinator.replica import Found, Replica
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import NoCoordinatorError, RefusedError, SpecError
 from trogdor_bus.fuse import Fuse
-from trogdor_bus.messages import CoordinatorStatus
+from trogdor_bus.messages import VERSION, CoordinatorStatus
 from trogdor_bus.transports import open_log, transport
 from trogdor_bus.transports.memory_log import KEEPERS, MemoryKeeper
 
@@ -290,7 +290,7 @@ def test_a_standby_that_led_and_is_fenced_stands_by_again(place: Place) -> None:
             agent = transport(place.url).open_agent(place.url, "node1", None)
             agent.receive(lambda frame: None)
             stamp = {"epoch": first.epoch + 5, "coordinator": "other", "revision": 1}
-            beat = {"v": 1, "node": "node1", "journal": "j", "counter": 1, "stamp": stamp}
+            beat = {"v": VERSION, "node": "node1", "journal": "j", "counter": 1, "stamp": stamp}
             agent.send(msgspec.json.encode(beat))
             agent.close()
             again = await place.until(lambda found: found.coordinator != first.coordinator, "it leads again")

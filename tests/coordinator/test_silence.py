@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import Action, Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.coordinator.silence import FOR_EVER_MS, Scene, Silence, Spot, Station, Strike, silenced, strikes, told
 
 LEASE_MS = 30_000
@@ -41,7 +43,7 @@ def scene(
     return Scene(**(given | more))
 
 
-def on(node: str, action: AnyAction, ms: int = 60_000, *, task: str = "t", start_ms: int = 0) -> tuple[Strike, ...]:
+def on(node: str, action: Action, ms: int = 60_000, *, task: str = "t", start_ms: int = 0) -> tuple[Strike, ...]:
     return strikes(task, node, (action,), start_ms, start_ms + ms)
 
 
@@ -72,7 +74,7 @@ def subsets(names: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("brokers", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("action", [Suspend(match=BROKER), Kill(match=BROKER)])
-def test_lost_brokers(brokers: int, action: AnyAction) -> None:
+def test_lost_brokers(brokers: int, action: Action) -> None:
     replication = min(3, brokers)
     needed = 2 if replication == 3 else 1
     where = scene(brokers, min_in_sync=needed)

@@ -17,7 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Kill, MoveLeader, Peer, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import Action, Peer, ProcessMatch
+from trogdor_bus.actions.kafka import MoveLeader
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     DropTask,
@@ -33,7 +36,7 @@ from trogdor_bus.errors import ConflictError, HostError
 from trogdor_bus.messages import NodeChanged, NodeRow, Noted, TaskChanged, TaskGone, WorkerChanged
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
-ACTIONS: tuple[AnyAction, ...] = (
+ACTIONS: tuple[Action, ...] = (
     BlockFrom(peers=(Peer("b", ("10.0.0.2", "fd00::2")),)),
     BlockPorts(ports=(9092, 9093), direction="both"),
     Suspend(match=ProcessMatch(port=9092), required=False),

@@ -14,7 +14,8 @@ from types import ModuleType
 import pytest
 
 from tests.house.test_docs import blocks
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.registry import Registry
 from trogdor_bus.spec import wire

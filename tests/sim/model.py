@@ -8,7 +8,10 @@ from random import Random
 from typing import Any
 
 from tests.agents.simdisk import CrashPoints
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, RunCommand, Suspend
+from trogdor_bus.actions import Action
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Suspend
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError, RefusedError
 from trogdor_bus.platform import Operation, Prepared, Seen, Step, Surroundings, Verb
 
@@ -105,7 +108,7 @@ class Machine:
     def boot_id(self) -> str:
         return f"boot-{self._boots}"
 
-    def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+    def lane(self, verb: Verb, what: Step | Action | None) -> str:
         match what:
             case Step(do={"effect": str(effect)}):
                 return "processes" if effect.startswith("stopped") or effect.endswith("program") else "rules"
@@ -116,7 +119,7 @@ class Machine:
     def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def prepare(self, worker: int, action: AnyAction, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
+    def prepare(self, worker: int, action: Action, surroundings: Surroundings, held: Sequence[Step]) -> Prepared:
         self._fail("prepare")
         match action:
             case BlockFrom(peers=peers):

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import DEFAULT_GRACE_MS, MOST_GRACE_MS, AnyAction, RunCommand
+from trogdor_bus.actions import Action
+from trogdor_bus.actions.process import MOST_GRACE_MS
+from trogdor_bus.actions.program import DEFAULT_GRACE_MS, RunCommand
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import TaskSpec, Texts, require_nodes
 from trogdor_bus.topology import Topology
@@ -54,7 +56,7 @@ class CommandTaskSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.faul
         """Return the nodes."""
         return frozenset(self.nodes)
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one program to run."""
         return (_run(self.command, self.workload, self.grace_ms),)
 
@@ -97,7 +99,7 @@ class ExternalCommandSpec(
         """Return the node."""
         return frozenset({self.command_node})
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one program to run."""
         given_ms = self.shutdown_grace_period_ms
         grace_ms = DEFAULT_GRACE_MS if given_ms is None else min(max(0, given_ms), MOST_GRACE_MS)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, MoveLeader
+from trogdor_bus.actions import Action
+from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.cluster import NOBODY
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec, PortBlockFaultSpec
@@ -35,7 +36,7 @@ class _KafkaFaultSpec(FaultSpec, frozen=True, kw_only=True):
         """Return nobody, as long as the cluster was not looked at."""
         return frozenset()
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Raise SpecError: nobody knows before the cluster was looked at."""
         raise SpecError("whom this hits is known only when it fires", remedy="ask a coordinator that knows the cluster")
 
@@ -305,7 +306,7 @@ class KafkaMoveLeaderFaultSpec(
         """Return the node that was chosen."""
         return frozenset({self.node}) if self.node else frozenset()
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return the move; SpecError unless the cluster was looked at."""
         if not self.node:
             return super().actions(node, topology)

@@ -6,7 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Direction
+from trogdor_bus.actions import Action
+from trogdor_bus.actions.network import BlockFrom, BlockPorts, Direction
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import FaultSpec, NodeFaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
@@ -52,7 +53,7 @@ class NetworkPartitionFaultSpec(
         """Return the nodes of the other groups, sorted."""
         return tuple(sorted(name for group in self.partitions if node not in group for name in group))
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one block of everything that comes in from the other groups."""
         peers = tuple(topology.peer(node, name) for name in self.peers_of(node))
         return (BlockFrom(peers=peers),) if peers else ()
@@ -95,7 +96,7 @@ class DirectedPartitionFaultSpec(
         """Return the senders, on a receiver."""
         return tuple(sorted(self.from_)) if node in self.to else ()
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one block of everything that comes in from the senders, on a receiver."""
         peers = tuple(topology.peer(node, name) for name in self.peers_of(node))
         return (BlockFrom(peers=peers),) if peers else ()
@@ -128,7 +129,7 @@ class PortBlockFaultSpec(NodeFaultSpec, frozen=True, kw_only=True, tag="trogdor_
         if not self.ports:
             raise SpecError("names no port", path="$.ports", remedy="list at least one, 1 to 65535")
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one block of the ports."""
         ports = tuple(sorted(set(self.ports)))
         return (BlockPorts(ports=ports, protocol=self.protocol, direction=self.direction),)

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from trogdor_bus.actions import DEFAULT_ALIVE_MS, MOST_GRACE_MS, AnyAction, Kill, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import Action, ProcessMatch
+from trogdor_bus.actions.process import DEFAULT_ALIVE_MS, MOST_GRACE_MS, Kill, Restart, Suspend
 from trogdor_bus.errors import SpecError
 from trogdor_bus.spec import FaultSpec, NodeFaultSpec, Port, Texts, require_nodes
 from trogdor_bus.topology import Topology
@@ -61,7 +62,7 @@ class TrogdorProcessStopFaultSpec(
         """Return the nodes."""
         return frozenset(self.node_names)
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one suspension."""
         return (Suspend(match=ProcessMatch(java=self.java_process_name), required=False),)
 
@@ -97,7 +98,7 @@ class ProcessStopFaultSpec(
     summary = "Freeze processes found by command line, pid file or port."
     example = {"class": "process-stop", "durationMs": 10000, "nodes": ["node1"], "port": 9092}
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one suspension."""
         return (Suspend(match=self.process()),)
 
@@ -205,7 +206,7 @@ class ProcessKillFaultSpec(
         else:
             _check_command(self.restart, "$.restart")
 
-    def actions(self, node: str, topology: Topology) -> tuple[AnyAction, ...]:
+    def actions(self, node: str, topology: Topology) -> tuple[Action, ...]:
         """Return one kill."""
         if isinstance(self.restart, RestartSpec):
             restart: Restart | None = self.restart.action()

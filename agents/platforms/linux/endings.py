@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from signal import Signals
 from typing import NamedTuple
 
-from trogdor_bus.actions import MOST_GRACE_MS
+from trogdor_bus.actions.process import MOST_GRACE_MS
 from trogdor_bus.agents.platforms.linux import signals
 from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import signal_mask, status, thread_states

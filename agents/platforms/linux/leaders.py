@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from trogdor_bus.actions import MoveLeader
+from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.agents.platforms.linux.commands import ToolFailedError, run
 from trogdor_bus.cluster import Move
 from trogdor_bus.errors import CannotHealError, HostError, NotYetError

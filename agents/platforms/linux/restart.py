@@ -11,7 +11,7 @@ from typing import Annotated, assert_never
 
 import msgspec
 
-from trogdor_bus.actions import Restart
+from trogdor_bus.actions.process import Restart
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, find_container

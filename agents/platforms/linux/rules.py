@@ -13,7 +13,8 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.actions import BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux.chains import Chain, Hook, Rule
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Endpoint

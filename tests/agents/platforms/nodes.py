@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 
 from tests.support import wait_until
-from trogdor_bus.actions import AnyAction, BlockFrom, Peer, ProcessMatch
+from trogdor_bus.actions import Action, Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
@@ -201,9 +202,7 @@ def from_journal(prepared: Prepared) -> list[Step]:
     return msgspec.json.decode(msgspec.json.encode(prepared.steps), type=list[Step])
 
 
-def prepare(
-    node: Node, action: AnyAction, held: list[Step] | None = None, worker: int = 1, **around: Any
-) -> list[Step]:
+def prepare(node: Node, action: Action, held: list[Step] | None = None, worker: int = 1, **around: Any) -> list[Step]:
     return from_journal(node.platform.prepare(worker, action, Surroundings(**around), held or []))
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import NoReturn
 
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.lanes import run
@@ -64,7 +64,7 @@ class Running:
         self._orders: dict[int, Order] = {}
         self._revision = 0
 
-    def order(self, worker: int, action: AnyAction, lasts_ms: int) -> None:
+    def order(self, worker: int, action: Action, lasts_ms: int) -> None:
         self._orders[worker] = Order(
             worker=worker,
             journal=self.performer.journal.id,

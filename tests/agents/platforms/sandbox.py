@@ -20,7 +20,8 @@ import psutil
 
 from tests.agents.inline import Inline
 from tests.support import require
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Peer
+from trogdor_bus.actions import Action, Peer
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.heal import heal
 from trogdor_bus.agents.journal import Journal
@@ -111,7 +112,7 @@ def _main(verb: str, directory: str, lock_wait_s: str = str(firewall.LOCK_WAIT_S
     if verb == "by-hand":
         return [platform.by_hand(step) for entry in Journal.read_only(FileDisk(state)).live() for step in entry.steps]
     ports, peer = BlockPorts(ports=(9092,)), BlockFrom(peers=(Peer("peer", ("10.77.0.2", "fd77::2")),))
-    actions: tuple[AnyAction, ...] = (ports if verb == "inject" else peer,)
+    actions: tuple[Action, ...] = (ports if verb == "inject" else peer,)
     order = Order(worker=1, task="t", journal="j", remaining_ms=60_000, actions=actions)
     try:
         return Inline(Journal(FileDisk(state)), platform).inject(order, 60_000, Surroundings())

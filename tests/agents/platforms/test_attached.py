@@ -11,7 +11,8 @@ import pytest
 
 from tests.agents.platforms.nodes import Node, prepare
 from tests.support import require_namespaces
-from trogdor_bus.actions import BlockFrom, BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
 from trogdor_bus.agents.platforms.linux import holders
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, parse_attachment, pinned
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
@@ -23,7 +24,7 @@ from trogdor_bus.testing import unnoted
 REUSED = """
 import subprocess, time
 from pathlib import Path
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux.namespace import pinned
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import GoneError

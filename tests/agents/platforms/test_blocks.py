@@ -11,7 +11,8 @@ import pytest
 
 from tests.agents.platforms.nodes import Node, cut, prepare
 from tests.support import require
-from trogdor_bus.actions import BlockFrom, BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
 from trogdor_bus.agents.platforms.linux import commands, firewall
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import CannotHealError, HostError
@@ -196,7 +197,8 @@ def test_a_fault_of_an_agent_inside_is_healed_by_a_later_life_outside(pair: Pair
     here, there = pair
     program = f"""
 import msgspec
-from trogdor_bus.actions import BlockFrom, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.platform import Endpoint, Surroundings
 platform = open_platform("basic", {{}})

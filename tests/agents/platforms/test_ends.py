@@ -9,7 +9,9 @@ import pytest
 
 from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node, end, known
-from trogdor_bus.actions import AnyAction, BlockPorts, ProcessMatch, Suspend
+from trogdor_bus.actions import Action, ProcessMatch
+from trogdor_bus.actions.network import BlockPorts
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import Journal
@@ -27,7 +29,7 @@ class Agent:
     def __init__(self, node: Node, directory: Path) -> None:
         self.performer = Inline(Journal(FileDisk(directory)), node.platform)
 
-    def inject(self, *actions: AnyAction) -> None:
+    def inject(self, *actions: Action) -> None:
         order = Order(worker=1, task="t", journal="j", remaining_ms=60_000, actions=actions)
         self.performer.inject(order, 60_000, Surroundings())
 

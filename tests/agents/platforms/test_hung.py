@@ -10,7 +10,8 @@ from tests.agents.platforms.hungfs import hung, hung_process
 from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running
 from tests.support import wait_until
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.platform import Surroundings

@@ -9,7 +9,8 @@ import pytest
 
 from tests.agents.platforms.nodes import SLEEP, Node, from_journal, inside, known, prepare, undone
 from tests.support import wait_until
-from trogdor_bus.actions import Kill, ProcessMatch
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Kill
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings

@@ -13,8 +13,11 @@ import pytest
 
 from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running, until
-from trogdor_bus.actions import BlockPorts, Kill, MoveLeader, ProcessMatch, Suspend
-from trogdor_bus.actions import Restart as RestartAction
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.kafka import MoveLeader
+from trogdor_bus.actions.network import BlockPorts
+from trogdor_bus.actions.process import Kill, Suspend
+from trogdor_bus.actions.process import Restart as RestartAction
 from trogdor_bus.agents.platforms.linux.lanes import lane, lock_of
 from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, step
 from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Thaw

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.agents.platforms.nodes import from_journal, undone
-from trogdor_bus.actions import MoveLeader
+from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.agents.platforms.linux import leaders
 from trogdor_bus.agents.platforms.linux.operations import read
 from trogdor_bus.agents.platforms.linux.operations.leads import LeadBack

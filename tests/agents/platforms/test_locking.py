@@ -17,7 +17,7 @@ import pytest
 from tests.agents.platforms.nodes import Node, prepare
 from tests.agents.platforms.sandbox import FOREIGN, process, restoring, sandbox
 from tests.support import require, require_namespaces, wait_until
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux import locking
 from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.locking import hold

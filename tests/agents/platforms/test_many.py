@@ -12,7 +12,8 @@ import pytest
 from tests.agents.inline import Inline
 from tests.agents.simdisk import SimDisk
 from tests.agents.stops import Table
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.platforms.linux import operations, platform, processes, signals
 from trogdor_bus.agents.platforms.linux.operations import freezes

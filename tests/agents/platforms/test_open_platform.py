@@ -4,7 +4,7 @@ import importlib.metadata
 
 import pytest
 
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents import platforms
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform

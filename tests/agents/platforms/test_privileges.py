@@ -15,7 +15,9 @@ from trogdor_bus.agents.platforms.linux import privileges
 
 PREPARE = """
 import sys
-from trogdor_bus.actions import BlockPorts, ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.network import BlockPorts
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Surroundings

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, inside, known, one_node, prepare
 from tests.support import require_namespaces, wait_until
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform

@@ -16,7 +16,7 @@ from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import from_journal, undone
 from tests.agents.platforms.running import Running, running, until
 from tests.support import wait_until
-from trogdor_bus.actions import RunCommand
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
 from trogdor_bus.agents.platforms.linux.operations import read

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents.platforms.nodes import Node, cut, prepare
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux import commands, firewall
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.errors import HostError

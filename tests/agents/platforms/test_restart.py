@@ -16,7 +16,8 @@ import pytest
 
 from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known, undone
 from tests.support import wait_until
-from trogdor_bus.actions import Kill, ProcessMatch, Restart
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Kill, Restart
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.operations import restarts

@@ -15,7 +15,8 @@ import pytest
 
 from tests.agents.platforms.nodes import SLEEP, Node, from_journal, undone
 from tests.support import require
-from trogdor_bus.actions import Kill, ProcessMatch, Restart
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Kill, Restart
 from trogdor_bus.agents.platforms.linux import commands, processes
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform

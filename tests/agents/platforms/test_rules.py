@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trogdor_bus.actions import BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux import rules
 from trogdor_bus.agents.platforms.linux.chains import Chain, Rule, Table
 from trogdor_bus.errors import HostError

@@ -20,7 +20,8 @@ from tests.agents.platforms.chains import BUILT_IN, Chains, KernelChains
 from tests.agents.platforms.nodes import Node, one_node
 from tests.effort import examples
 from tests.support import require, require_namespaces
-from trogdor_bus.actions import BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.platforms.linux import commands, rules
 from trogdor_bus.agents.platforms.linux.chains import Chain, Hook
 from trogdor_bus.errors import HostError

@@ -10,7 +10,7 @@ import pytest
 
 from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node
-from trogdor_bus.actions import BlockPorts
+from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.agents.disk import FileDisk, Lock, lock
 from trogdor_bus.agents.journal import Journal
 from trogdor_bus.agents.platforms.linux import owners

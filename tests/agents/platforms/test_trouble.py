@@ -19,7 +19,9 @@ from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import Node, prepare
 from tests.agents.platforms.sandbox import FOREIGN, Sandbox, process, restoring, sandbox
 from tests.support import require, require_namespaces, wait_until
-from trogdor_bus.actions import AnyAction, BlockFrom, BlockPorts, Peer, ProcessMatch, Suspend
+from trogdor_bus.actions import Action, Peer, ProcessMatch
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.__main__ import Start
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Journal, JournalState
@@ -69,7 +71,7 @@ def performer(node: Node, directory: Path) -> Inline:
     return Inline(Journal(FileDisk(directory)), node.platform)
 
 
-def inject(who: Inline, worker: int, *actions: AnyAction) -> None:
+def inject(who: Inline, worker: int, *actions: Action) -> None:
     order = Order(worker=worker, task=f"t{worker}", journal="j", remaining_ms=60_000, actions=actions)
     who.inject(order, 60_000, Surroundings())
 

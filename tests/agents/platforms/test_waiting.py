@@ -20,7 +20,9 @@ import pytest
 from tests.agents.platforms.nodes import Node, end, known, undone
 from tests.agents.platforms.running import TEXTS, running, until
 from tests.support import require, wait_until
-from trogdor_bus.actions import Kill, MoveLeader, ProcessMatch, Restart, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.kafka import MoveLeader
+from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.agents import service
 from trogdor_bus.agents.disk import FileDisk
 from trogdor_bus.agents.journal import Entry, Journal, JournalState

@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Self
 
-from trogdor_bus.actions import BlockFrom, BlockPorts, Peer
+from trogdor_bus.actions import Peer
+from trogdor_bus.actions.network import BlockFrom, BlockPorts
 from trogdor_bus.agents.platforms.linux import firewall, rules
 from trogdor_bus.agents.platforms.linux.chains import Chain, Hook, OwnedChains, Rule, Table
 from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity

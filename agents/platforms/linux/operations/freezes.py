@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trogdor_bus.actions import Suspend
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.newcomers import Watch
 from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Note, Operation, read, step

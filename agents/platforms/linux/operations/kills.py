@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 
-from trogdor_bus.actions import MOST_GRACE_MS, Kill
+from trogdor_bus.actions.process import MOST_GRACE_MS, Kill
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.endings import Endings, outlived
 from trogdor_bus.agents.platforms.linux.newcomers import Watch

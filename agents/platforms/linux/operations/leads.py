@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trogdor_bus.actions import MoveLeader
+from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.agents.platforms.linux.leaders import Leaders, Moving, typed
 from trogdor_bus.agents.platforms.linux.operations import Note, Operation, step
 from trogdor_bus.cluster import Move

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from trogdor_bus.actions import MOST_GRACE_MS, RunCommand
+from trogdor_bus.actions.process import MOST_GRACE_MS
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux import endings, signals
 from trogdor_bus.agents.platforms.linux.commands import find_tool
 from trogdor_bus.agents.platforms.linux.namespace import open_again

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from trogdor_bus.actions import Kill, ProcessMatch
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Kill
 from trogdor_bus.agents.platforms.linux import endings, processes
 from trogdor_bus.agents.platforms.linux.commands import run
 from trogdor_bus.agents.platforms.linux.endings import Endings
