@@ -207,14 +207,19 @@ def decode_action(raw: bytes | msgspec.Raw) -> AnyAction:
         raise BusError(_unknown(raw, str(error))) from None
 
 
-def _unknown(raw: bytes | msgspec.Raw, error: str) -> str:
+def name_of(raw: bytes | msgspec.Raw) -> str:
+    """Return the name of the action in a JSON object, known or not; "" if there is none."""
     try:
-        name = msgspec.json.decode(raw, type=_Named).action
+        return msgspec.json.decode(raw, type=_Named).action
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+
+
+def _unknown(raw: bytes | msgspec.Raw, error: str) -> str:
+    name = name_of(raw)
+    if not name:
         return f"not an action: {shown(error)}"
-    if name not in _NAMES:
-        return f"the action {shown(repr(name))}"
-    return f"the action {name} ({shown(error)})"
+    return f"the action {name} ({shown(error)})" if name in _NAMES else f"the action {shown(repr(name))}"
 
 
 _NAMES = frozenset(str(kind.__struct_config__.tag) for kind in AnyAction.__args__)
