@@ -16,8 +16,9 @@ from typing import Annotated
 
 import msgspec
 
+from trogdor_bus import late
 from trogdor_bus.agents.disk import Disk
-from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.errors import BusError, HostError, NotFoundError
 from trogdor_bus.platform import Step
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome
@@ -31,7 +32,7 @@ _ENTRY = re.compile(r"worker-.*\.json")
 _NUMBERED = re.compile(r"worker-([1-9][0-9]{0,18})\.json")
 _TEMPORARY = re.compile(r"(journal|latch|worker-.*)\.json\.tmp")
 _SET_ASIDE = re.compile(r"journal\.json\..*\.broken")
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_UNREADABLE = (BusError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UNWRITABLE = (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError)
 
 
@@ -69,6 +70,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     trouble: str = ""
     late_ms: int = 0
+
+
+_TOLD = frozenset(Entry.__struct_fields__) - {"v", "worker", "task", "boot_id", "ends_ms", "spec", "steps"}
+"""What only tells of a worker: without it, it can still be undone."""
 
 
 class _OnlyTask(msgspec.Struct, frozen=True):
@@ -156,7 +161,7 @@ class Journal:
         """Write an entry and return it as another life would read it, so that both undo the same; `keep` is to come."""
         try:
             data = msgspec.json.format(msgspec.json.encode(entry), indent=2)
-            kept = _decode(data)
+            kept = _compact(msgspec.json.decode(data, type=Entry))
         except _UNWRITABLE as error:
             raise HostError(f"worker {entry.worker} cannot be written as JSON: {error}") from None
         self._write(_name(entry.worker), data)
@@ -301,6 +306,17 @@ def _number(name: str) -> int:
 
 
 def _decode(data: bytes) -> Entry:
-    entry = msgspec.json.decode(data, type=Entry)
-    compact = msgspec.Raw(msgspec.json.format(bytes(entry.spec), indent=-1))
-    return msgspec.structs.replace(entry, spec=compact)
+    """Return an entry, if what it takes to undo it can be read; of a state that is not known that is not known."""
+    try:
+        return _compact(msgspec.json.decode(data, type=Entry))
+    except late.UNREADABLE:
+        found = late.read(data, Entry, _TOLD)
+    stand_ins = {"state": JournalState.UNKNOWN, "texts": Texts("starting", "active", "stopping", "done")}
+    outcome = {"outcome": Outcome.UNKNOWN} if "outcome" in found.unread else {}
+    entry = Entry(**{**stand_ins, **outcome, **found.known})
+    why = f"of its entry in the journal cannot be read: {found.words()}; a newer agent has written it"
+    return _compact(msgspec.structs.replace(entry, warnings=(*entry.warnings, why)))
+
+
+def _compact(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, spec=msgspec.Raw(msgspec.json.format(bytes(entry.spec), indent=-1)))

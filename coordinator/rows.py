@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from trogdor_bus import late
-from trogdor_bus.actions import decode_action
+from trogdor_bus.actions import decode_action, name_of
 from trogdor_bus.coordinator.changes import StoredWorker
 from trogdor_bus.errors import BusError
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
@@ -59,7 +59,7 @@ def worker(row: WorkerRow, actions: bytes | None) -> StoredWorker:
     try:
         return StoredWorker(row=row, actions=tuple(map(decode_action, parts)))
     except BusError as error:
-        if any(_is_no_object(part) for part in parts):
+        if not all(map(name_of, parts)):
             raise
         why = f"cannot be read: {error}; {REMEDY}"
     told: dict[str, Any] = {} if row.state is WorkerState.DONE else {"error": row.error or why}
@@ -68,7 +68,3 @@ def worker(row: WorkerRow, actions: bytes | None) -> StoredWorker:
 
 def _ending(stored: StoredWorker) -> StoredWorker:
     return msgspec.structs.replace(stored, row=msgspec.structs.replace(stored.row, wanted=False))
-
-
-def _is_no_object(part: msgspec.Raw) -> bool:
-    return not bytes(part).startswith(b"{")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from tests.agents.test_perform import Agent
+from tests.agents.test_perform import FOREIGN, Agent
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.platform import Step
@@ -47,3 +48,21 @@ def test_what_to_type_is_told_of_an_operation_that_cannot_be_read_as_well(
     assert all(
         line.startswith("# not an operation of this platform; look what it left and undo it: {") for line in typed
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("state", "exploded"), ("outcome", "weird"), ("texts", 7), ("warnings", 7)]
+)
+def test_what_a_newer_agent_wrote_of_a_worker_does_not_keep_it_from_being_undone(
+    agent: Agent, field: str, value: object
+) -> None:
+    agent.inject()
+    was = msgspec.json.decode(agent.disk.read("worker-1.json"))
+    agent.disk.create("worker-1.json", msgspec.json.encode({**was, field: value, "news": 1}))
+    agent.start()
+    assert agent.journal.broken == ()
+    (entry,) = agent.journal.live()
+    assert any(field in line and "a newer agent has written it" in line for line in entry.warnings)
+    agent.performer.recover()
+    assert agent.machine.effects == FOREIGN
+    assert agent.on_disk().state is JournalState.UNDONE
