@@ -27,7 +27,8 @@ PAGE = "docs/how-to/add-a-fault.md"
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
     """Return a directory with the page's package, installed as a package manager would."""
-    fault, test = blocks(PAGE, "python")
+    shortest, fault, test = blocks(PAGE, "python")
+    (tmp_path / "my_pause.py").write_text(shortest)
     (tmp_path / "my_faults.py").write_text(fault)
     (tmp_path / "test_my_faults.py").write_text(test)
     (project,) = (tomllib.loads(text) for text in blocks(PAGE, "toml"))
@@ -52,6 +53,13 @@ def my_faults(package: Path) -> ModuleType:
 
 def test_it_is_as_short_as_promised(package: Path) -> None:
     assert 20 <= len((package / "my_faults.py").read_text().splitlines()) <= 60
+    assert len((package / "my_pause.py").read_text().splitlines()) <= 20
+
+
+def test_the_shortest_is_a_whole_fault(package: Path) -> None:
+    decoded = "import sys, my_pause; from trogdor_bus.registry import Registry; cls = my_pause.PauseFaultSpec\n"
+    decoded += "spec = Registry([cls]).decode(cls.example); print(spec.nodes, spec.actions('node1', None))"
+    assert python(package, "-c", decoded).startswith("('node1',) (Suspend(")
 
 
 def test_its_actions_equal_a_literal(my_faults: ModuleType) -> None:

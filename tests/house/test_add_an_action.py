@@ -1,0 +1,92 @@
+"""docs/how-to/add-an-action.md is true: its action, its operations, its test and its entry points work as they stand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.house.test_docs import blocks
+
+PAGE = "docs/how-to/add-an-action.md"
+FILES = ("my_files.py", "my_file_operations.py", "test_my_files.py")
+AGENT = """
+import sys
+from pathlib import Path
+from tests.agents.inline import Inline
+from trogdor_bus.actions import decode_action
+from trogdor_bus.agents.disk import FileDisk
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.messages import Order
+from trogdor_bus.platform import Surroundings
+file, state = map(Path, sys.argv[1:])
+action = decode_action(b'{"action": "my-take-away", "path": "%s"}' % str(file).encode())
+order = Order(worker=1, journal="", task="t", actions=(action,), duration_ms=60_000, remaining_ms=60_000)
+first = Inline(Journal(FileDisk(state)), LinuxPlatform())
+first.inject(order, 10**15, Surroundings())
+assert not file.exists()
+second = Inline(Journal(FileDisk(state)), LinuxPlatform())
+print(*second.recover())
+"""
+"""An agent that dies while the file is away, and its next life."""
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a directory with the page's package, installed as a package manager would."""
+    for name, text in zip(FILES, blocks(PAGE, "python"), strict=True):
+        (tmp_path / name).write_text(text)
+    (project,) = (tomllib.loads(text) for text in blocks(PAGE, "toml"))
+    lines = []
+    for group, entries in project["project"]["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
+    info = tmp_path / "my_files-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-files\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def python(package: Path, *words: str) -> str:
+    paths = os.pathsep.join([str(package), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=package,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_its_own_test_passes(package: Path) -> None:
+    assert "1 passed" in python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", FILES[2])
+
+
+def test_the_command_line_knows_the_fault(package: Path) -> None:
+    told = json.loads(python(package, "-m", "trogdor_bus", "faults", "missing-file", "--json"))
+    assert told["class"] == "my_files.MissingFileFaultSpec"
+    assert python(package, "-m", "trogdor_bus", "validate", json.dumps(told["example"])).startswith("Valid: my_files.")
+
+
+def test_an_agent_that_dies_brings_the_file_back(package: Path) -> None:
+    file = package / "server.properties"
+    file.write_text("broker.id=1")
+    assert "undone" in python(package, "-c", AGENT, str(file), str(package / "state"))
+    assert file.read_text() == "broker.id=1"
+
+
+def test_an_agent_without_the_package_says_what_it_does_not_know() -> None:
+    from trogdor_bus.actions import decode_action
+    from trogdor_bus.errors import BusError
+
+    with pytest.raises(BusError, match="the action 'my-take-away'"):
+        decode_action(b'{"action": "my-take-away", "path": "/etc/passwd"}')
