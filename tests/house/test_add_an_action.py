@@ -1,4 +1,4 @@
-"""docs/how-to/add-an-action.md is true: its action, its operations, its test and its entry points work as they stand."""
+"""docs/how-to/add-an-action.md is true: its action, operations, test and entry points work as they stand there."""
 
 from __future__ import annotations
 
