@@ -78,8 +78,10 @@ def _measured(nodes: int, tasks: int, rounds: int, *, hangs: bool) -> dict[str, 
     with _hanging_systemctl(), Lab(nodes, f"late{os.getpid()}", daemons=False) as lab:
         lab.start_coordinator()
         lab.wait_keys()
+        config = lab.directory / "agents.yaml"
+        config.write_text(json.dumps({"agent": {"allowCommands": [["systemctl", "start", UNIT]]}}))
         for node in lab.nodes:
-            lab.start_agent(node, "--allow-command", f"systemctl start {UNIT}")
+            lab.start_agent(node, "--config", str(config))
         lab.wait_ready()
         sleepers = [
             lab.start_process(f"victim{number}", node, ["sleep", f"{3600 + number}"])
