@@ -57,8 +57,6 @@ def _lane_of(verb: Verb, step: Step) -> str:
     resource = _resource(undo, do)
     if verb == "by-hand":
         return verb
-    if verb == "missed":
-        return PROCESSES
     if verb in ("look", "again") and resource.partition(" ")[0] in (PROCESSES, START):
         return SEARCH
     return resource

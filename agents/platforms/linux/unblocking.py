@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from trogdor_bus.agents.platforms.linux import firewall
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
@@ -27,8 +29,8 @@ def unblock(reach: Reach, operations: Sequence[Unblock]) -> list[str | Exception
     namespace = reach(identity)
     if namespace is None:
         return [LOST] * len(operations)
-    with namespace:
-        failures = [failure for table in _joined(operations) if (failure := _remove(namespace, table))]
+    with namespace, ThreadPoolExecutor() as families:  # each waits for the kernel to let go of the rules
+        failures = list(filter(None, families.map(partial(_remove, namespace), _joined(operations))))
     if failures and len(operations) > 1:  # one of them may be the reason
         return [unblock(reach, [operation])[0] for operation in operations]
     if failures:
