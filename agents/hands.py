@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 from trogdor_bus.actions import Action
-from trogdor_bus.agents.lanes import SOON, Call, Rank
+from trogdor_bus.agents.lanes import SOON, Call, Rank, caught
 from trogdor_bus.errors import HostError, TrogdorBusError
 from trogdor_bus.platform import (
     BatchPlatform,
@@ -81,14 +81,14 @@ class Hands:
         many = self._look_many if self._batch is not None else None
         return Call(self.lane("look", step), lambda: self._look(step), rank, many, step)
 
-    def missed(self, steps: Sequence[Step], rank: Rank) -> Sequence[Call[Sequence[str]]]:
-        """Return how applied steps whose time is over have missed what they were meant for: a call for each lane."""
+    def missed(self, steps: Sequence[Step], rank: Rank) -> Sequence[Call[str]]:
+        """Return "" for each applied step whose time is over, or how it has missed what it was meant for."""
         if not isinstance(judge := self._platform, JudgingPlatform):
             return ()
-        lanes: dict[str, list[Step]] = {}
-        for step in steps:
-            lanes.setdefault(self.lane("missed", step), []).append(step)
-        return [Call(lane, partial(_each, judge.missed, some), rank) for lane, some in lanes.items()]
+        return [
+            Call(self.lane("missed", step), partial(judge.missed, step), rank, self._missed_many, step)
+            for step in steps
+        ]
 
     def again(self, step: Step, around: Surroundings, held: Held) -> Call[tuple[Step, ...]]:
         """Return the steps that make a disturbed step hold again."""
@@ -105,6 +105,10 @@ class Hands:
         if isinstance(self._platform, CountingPlatform):
             return self._platform.look(step)
         return Seen(self._platform.disturbance(step))
+
+    def _missed_many(self, steps: Sequence[Step]) -> Sequence[str | Exception]:
+        assert isinstance(self._platform, JudgingPlatform)
+        return [caught(partial(self._platform.missed, step)) for step in steps]
 
     def _undo_many(self, many: Sequence[_Undo]) -> Sequence[str | Exception]:
         assert self._batch is not None
@@ -129,10 +133,6 @@ class Hands:
             return work()
         finally:
             lock.__exit__(None, None, None)
-
-
-def _each(work: Callable[[Step], T], steps: Sequence[Step]) -> Sequence[T]:
-    return [work(step) for step in steps]
 
 
 _Asked = TypeVar("_Asked", _Undo, _Residue)

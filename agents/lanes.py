@@ -207,6 +207,14 @@ def carry_out(calls: Sequence[Call[Any]]) -> Sequence[object]:
         return [error] * len(calls)
 
 
+def caught(work: Callable[[], T]) -> T | Exception:
+    """Return what it returns, or the Exception that it raises."""
+    try:
+        return work()
+    except Exception as error:
+        return error
+
+
 def run(job: Job[T], sleep: Callable[[float], None]) -> T:
     """Run a job here and now, one call after the other, and return what it returns."""
     outcome: object = None
@@ -225,14 +233,11 @@ def _here(wanted: object, sleep: Callable[[float], None]) -> object:
         sleep(wanted.seconds)
         return None
     if isinstance(wanted, All):
-        return [_caught(part, sleep) for part in wanted.parts]
+        return [_outcome(part, sleep) for part in wanted.parts]
     raise TypeError(f"a job waits for {wanted!r}")
 
 
-def _caught(part: Call[Any] | Callable[[], Job[Any]], sleep: Callable[[float], None]) -> object:
+def _outcome(part: Call[Any] | Callable[[], Job[Any]], sleep: Callable[[float], None]) -> object:
     if isinstance(part, Call):
         return _here(part, sleep)
-    try:
-        return run(part(), sleep)
-    except Exception as error:
-        return error
+    return caught(lambda: run(part(), sleep))

@@ -44,5 +44,5 @@ async def missed(hands: Hands, steps: Sequence[Step], rank: Rank) -> tuple[str, 
     for told in await All(hands.missed(steps, rank)):
         if isinstance(told, Exception):  # a judgement must not keep a fault
             return (f"cannot look whether it did what it was for: {in_words(told)}",)
-        found += filter(None, told)
+        found += [told] if told else []
     return tuple(found)

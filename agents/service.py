@@ -37,7 +37,7 @@ from trogdor_bus.errors import (
     NotFoundError,
     TrogdorBusError,
 )
-from trogdor_bus.fuse import Fuse
+from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.names import check_name
 from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, StirringPlatform
 from trogdor_bus.spec import Texts
@@ -121,7 +121,7 @@ async def _run(
     for number in logs.ending_signals():
         loop.add_signal_handler(number, end, logs.terminating(number))
     held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
-    held.add_done_callback(fuse.heed)
+    heed(held, fuse.blow)
     bus = await _open_bus(settings, ending)
     if bus is None:
         return 0
@@ -214,7 +214,7 @@ class Service:
             for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
         ]
         for chore in chores:
-            chore.add_done_callback(self._fuse.heed)
+            heed(chore, self._fuse.blow)
         try:
             while not self._core.ended:
                 delay_ms = max(0, self._core.shell.due() - self._clock.now_ms())

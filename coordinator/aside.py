@@ -36,11 +36,6 @@ def set_aside(loaded: Loaded, names: Collection[str], error: str, now_ms: int) -
     return msgspec.structs.replace(loaded, meta=meta, tasks=tuple(tasks.values()), workers=workers), tuple(changes)
 
 
-def without_tasks(loaded: Loaded) -> Loaded:
-    """Return what was stored but for the tasks."""
-    return msgspec.structs.replace(loaded, tasks=(), workers={})
-
-
 def _closed(stored: StoredWorker, why: str, now_ms: int) -> StoredWorker:
     row = msgspec.structs.replace(
         stored.row, state=WorkerState.DONE, wanted=False, outcome=Outcome.FAILED, error=why, done_ms=now_ms

@@ -12,7 +12,6 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from io import FileIO
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from trogdor_bus.experiment.pipe import (
     pack,
     unpack,
 )
+from trogdor_bus.fuse import heed
 from trogdor_bus.messages import ExperimentInfo, ExperimentProgress, GetExperiment, ToldLine
 from trogdor_bus.printable import escape
 from trogdor_bus.spec import wire
@@ -122,7 +122,7 @@ class Experiments:
             program = self._programs[effect.id] = Program(begin, self._answer, self._now_ms)
             before = self._running.get(effect.id)  # of an experiment that was destroyed
             task = asyncio.create_task(self._run(effect.id, program, before[1] if before else None))
-            task.add_done_callback(partial(self._heed, effect.id))
+            heed(task, lambda error: self._broken(error, effect.id))
             self._running[effect.id] = (program, task)
         elif effect.id in self._running:
             self._running[effect.id][0].end(effect.why)
@@ -178,10 +178,6 @@ class Experiments:
         else:
             with contextlib.suppress(HostError):  # said already, and the end of this coordinator
                 self._handle(ExperimentEnded(task_id, ended.outcome, ended.error))
-
-    def _heed(self, task_id: str, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._broken(error, task_id)
 
     def _done(self, task_id: str, program: Program) -> None:
         if self._running[task_id][0] is program:

@@ -29,11 +29,7 @@ from trogdor_bus.coordinator.scout import Scout
 from trogdor_bus.coordinator.trials import RESTARTED, Trials
 from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.coordinator.weighing import weigh
-from trogdor_bus.errors import (
-    InvalidTransitionError,
-    SpecError,
-    TrogdorBusError,
-)
+from trogdor_bus.errors import InvalidTransitionError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp, UnreadReport
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState

@@ -19,7 +19,7 @@ from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
-from trogdor_bus.coordinator.aside import set_aside, without_tasks
+from trogdor_bus.coordinator.aside import set_aside
 from trogdor_bus.coordinator.changes import Loaded
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
@@ -40,7 +40,7 @@ from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, check_start, take_over
 from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
-from trogdor_bus.fuse import Fuse
+from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import VIEW_TOPIC, Reply, encode
 from trogdor_bus.roles import Wanted
@@ -233,7 +233,7 @@ class Service:
         if self._replication:
             beside.append(asyncio.create_task(self._replication.run()))
         for task in beside:
-            task.add_done_callback(self._heed)
+            heed(task, self._fuse.blow)
         announced_ms = 0
         try:
             while self._exit is None:
@@ -274,11 +274,6 @@ class Service:
         except Exception as error:
             self._fuse.blow(error, self._machine.about)
 
-    def _heed(self, task: asyncio.Task[None]) -> None:
-        """Blow if something that goes on beside has ended by what nobody foresaw."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._fuse.blow(error)
-
     def _take_request(self, frame: bytes, answer: Answer) -> None:
         if wanted := self.api.look(frame):
             self._beside(self._answer_seen(frame, wanted, answer))
@@ -297,7 +292,7 @@ class Service:
         waiting = asyncio.create_task(work)
         self._waiting.add(waiting)
         waiting.add_done_callback(self._waiting.discard)
-        waiting.add_done_callback(self._heed)
+        heed(waiting, self._fuse.blow)
 
     async def _answer_seen(self, frame: bytes, wanted: Wanted, answer: Answer) -> None:
         answer(encode(self.api.reply(frame, await self._lookout.look(wanted))[0]))
@@ -371,7 +366,7 @@ def load(store: Store, fuse: Breaker, now_ms: int) -> Loaded:
             everything = store.load()
             _, changes = set_aside(everything, [task.id for task in everything.tasks], fuse.said(), now_ms)
             store.commit(changes, durable=True)
-        return without_tasks(store.load(tasks=False))
+        return store.load(tasks=False)
     loaded, changes = set_aside(store.load(), fuse.aside, fuse.said(), now_ms)
     if changes:
         store.commit(changes, durable=True)

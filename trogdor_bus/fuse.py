@@ -13,6 +13,7 @@ import logging
 import os
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -111,11 +112,6 @@ class Fuse:
             handler.flush()
         os._exit(CRASHED)
 
-    def heed(self, task: asyncio.Task[None]) -> None:
-        """Blow if something that goes on beside has ended by what nobody foresaw."""
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self.blow(error)
-
     def ended(self) -> None:
         """Let the next life be as any other: this one ends as it was told to."""
         with contextlib.suppress(OSError):
@@ -132,6 +128,16 @@ class Fuse:
             new = self._path.with_suffix(".new")
             new.write_bytes(msgspec.json.encode(record))
             new.replace(self._path)
+
+
+def heed(task: asyncio.Task[None], broken: Callable[[BaseException], object]) -> None:
+    """Have `broken` called when something that goes on beside ends by what nobody foresaw."""
+
+    def ended(task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            broken(error)
+
+    task.add_done_callback(ended)
 
 
 def place(error: BaseException) -> str:

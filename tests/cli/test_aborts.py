@@ -54,8 +54,12 @@ class Site:
                 [sys.executable, "-m", "trogdor_bus", *command, *self.trust],
                 stdout=log,
                 stderr=log,
-                env=clean_environment(),
+                env=clean_environment(**self.environment()),
             )
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that daemons have beside."""
+        return {}
 
     def up(self, *nodes: str) -> None:
         self.start("coordinator")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.cli.command import clean_environment
 from tests.cli.test_aborts import Site, runs
 from tests.cli.test_verbs import NOOP
 from tests.support import wait_until
@@ -69,16 +66,6 @@ class Planted(Site):
     """A site whose daemons meet what nobody foresaw while `planted`."""
 
     planted = ""
-
-    def start(self, name: str) -> None:
-        command = [*self.command(name), "--state-dir", str(self.directory / name)]
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.daemons[name] = subprocess.Popen(
-                [sys.executable, "-m", "trogdor_bus", *command, *self.trust],
-                stdout=log,
-                stderr=log,
-                env=clean_environment(**self.environment()),
-            )
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a program meets what is planted."""

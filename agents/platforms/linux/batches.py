@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import TypeVar
 
+from trogdor_bus.agents.lanes import caught
 from trogdor_bus.agents.platforms.linux.operations import Operation, read
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Operation as Plain
@@ -38,12 +40,5 @@ def done(
         outcomes.update(zip((index for index, _ in group), found, strict=True))
     for index in range(len(operations)):
         if index not in outcomes:
-            outcomes[index] = _caught(alone, index)
+            outcomes[index] = caught(partial(alone, index))
     return [outcomes[index] for index in range(len(operations))]
-
-
-def _caught(work: Callable[[int], T], index: int) -> T | Exception:
-    try:
-        return work(index)
-    except Exception as error:
-        return error

@@ -110,13 +110,8 @@ def install(namespace: Namespace, table: Table) -> None:
 
 
 def remove(namespace: Namespace, table: OwnedChains) -> None:
-    """Take out what is left of our chains, and nothing else; HostError if something stays."""
+    """Take our chains out, and nothing else; HostError if that cannot be done. `residue` tells what stays."""
     _change(namespace, table.tool, lambda before: render_remove(table.chains, before))
-    now = _read(namespace, table.tool)
-    for chain in table.chains:
-        if chain in now.chains:
-            rules = now.other_references(chain) or now.jumps(chain)
-            raise HostError(f"chain {chain} is empty but stays, because a rule of somebody else leads to it: {rules}")
 
 
 def look(namespace: Namespace, tables: Sequence[Table]) -> list[Seen]:
@@ -144,12 +139,18 @@ def _disturbance(table: Table, now: Ruleset) -> str:
 
 
 def residue(namespace: Namespace, tables: Sequence[OwnedChains]) -> list[tuple[str, ...]]:
-    """Return of each table what is left of our chains."""
+    """Return of each table what is left of our chains, and why it is if a rule of somebody else keeps it."""
     now = {tool: _read(namespace, tool) for tool in dict.fromkeys(table.tool for table in tables)}
     return [
-        tuple(f"chain {chain} in {Path(table.tool).name}" for chain in table.chains if chain in now[table.tool].chains)
+        tuple(_left(chain, table.tool, now[table.tool]) for chain in table.chains if chain in now[table.tool].chains)
         for table in tables
     ]
+
+
+def _left(chain: str, tool: str, now: Ruleset) -> str:
+    kept = now.other_references(chain)
+    why = f": it is empty but stays, because a rule of somebody else leads to it: {'; '.join(kept)}" if kept else ""
+    return f"chain {chain} in {Path(tool).name}{why}"
 
 
 def rulesets(namespace: Namespace) -> Iterator[tuple[str, Ruleset]]:

@@ -23,8 +23,6 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
             return OTHERS
     if verb == "by-hand":
         return verb
-    if verb == "missed":
-        return PROCESSES
     do = _read(what.do)
     if verb in ("look", "again") and do is not None and do.searches:
         return SEARCH

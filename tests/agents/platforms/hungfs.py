@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support import wait_until
+from tests.support import require, wait_until
 
 IN, OUT = struct.Struct("<IIQQIIIHH"), struct.Struct("<IiQ")
 ATTR = struct.Struct("<QQQQQQIIIIIIIIII")
@@ -38,6 +38,9 @@ class HungFs:
 
     def __init__(self, path: Path) -> None:
         self.path, self.reads, self._opened = path, 0, 0
+        require(
+            os.access("/dev/fuse", os.R_OK | os.W_OK), "/dev/fuse cannot be used", "modprobe fuse, and run it as root"
+        )
         self._fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % self._fd
         if _libc.mount(b"hung", os.fsencode(path), b"fuse", 6, options):

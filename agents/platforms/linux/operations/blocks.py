@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from trogdor_bus.actions import Peer
@@ -147,8 +149,8 @@ def _unblocked(reach: Reach, operations: Sequence[Unblock]) -> list[str | Except
     namespace = reach(identity)
     if namespace is None:
         return [LOST] * len(operations)
-    with namespace:
-        failures = [failure for table in _joined(operations) if (failure := _remove(namespace, table))]
+    with namespace, ThreadPoolExecutor() as families:  # each waits for the kernel to let go of the rules
+        failures = list(filter(None, families.map(partial(_remove, namespace), _joined(operations))))
     if failures and len(operations) > 1:  # one of them may be the reason
         return [_unblocked(reach, [operation])[0] for operation in operations]
     if failures:
