@@ -22,7 +22,7 @@ from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.coordinator import core as coordinator_core
 from trogdor_bus.coordinator import ledger as coordinator_ledger
-from trogdor_bus.coordinator import owed, service, takeover, unread
+from trogdor_bus.coordinator import owed, service, takeover
 from trogdor_bus.coordinator.changes import PutRow
 from trogdor_bus.coordinator.drift import Drift
 from trogdor_bus.coordinator.ledger import Ledger
@@ -301,6 +301,5 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("an unknown outcome costs the beat", (_constant(coordinator_core, "decode", _read_whole_or_not),)),
     Mutant("an unknown action costs the word", (_constant(agent_core, "decode", _read_whole_or_not),)),
     Mutant("an order that is not known is a stop", (_constant(agent_core, "decode", _what_is_strange_is_left_out),)),
-    Mutant("what cannot be read is called done", (_constant(unread, "ended", lambda *_: (Outcome.DONE, "")),)),
     Mutant("a store that the log has overtaken may lead", (_constant(takeover, "_is_newer", lambda *_: False),)),
 )
