@@ -375,7 +375,7 @@ class Service:
                 trouble = (
                     self._core.strangers.refused(self._clock.now_ms())
                     or self._bus.trouble()
-                    or "connected, but no word yet (is it still starting? are the keys its own?)"
+                    or "connected, but no word yet (is it still starting, or older? are the keys its own?)"
                 )
                 log.warning(
                     "no word from the coordinator at %s: %s. %s, do the keys match (`trogdor-bus keys export` there)? "

@@ -30,6 +30,8 @@ KEEP_FORGOTTEN = 1_000
 """And those of so many nodes that were forgotten."""
 TELL_REFUSED = 4
 """So many refused journals of one node are told so."""
+ANSWER_STRANGERS_MS = 10_000
+"""How often an agent of another version gets a word, which it cannot read and says so."""
 SILENT = "its agent is silent"
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its agent has done all it could for."""
@@ -130,6 +132,7 @@ class Fleet:
         self._forgotten: dict[str, NodeState] = {}
         self._revision = 0  # above those of the nodes that nobody remembers
         self._configured = dict(configured or {})
+        self._unanswered: set[str] = set()
         self.touched: set[str] = set()
         """The nodes of which something changed that may alter what they are thought to hold."""
         for name in self._configured:
@@ -231,12 +234,19 @@ class Fleet:
         node = self.ensure(event.node)
         if node.row.alive and now_ms - node.heard_ms < self._silent_ms:
             return None, self.once(f"a second agent that calls itself {event.node} is refused: {event.why}")
+        if now_ms - node.published_ms >= ANSWER_STRANGERS_MS:
+            self._unanswered.add(event.node)
         node.stranger_ms, note = now_ms, f"its agent is refused: {event.why}"
         before = node.row
         told = {"note": note, "version": event.version}
         node.row = msgspec.structs.replace(before, alive=False, left=False, at_rest=False, **told)
         self.touched.add(event.node)
         return (node, f"node {event.node}: {note}") if node.row != before else (None, "")
+
+    def unanswered(self) -> set[str]:
+        """Return once the nodes whose agents speak another version, and must have a word to say so themselves."""
+        found, self._unanswered = self._unanswered, set()
+        return found
 
     def _unnamed(self, name: str, now_ms: int) -> str:
         """Return why nobody of that name is heard, "" if somebody may be."""

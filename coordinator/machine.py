@@ -105,6 +105,7 @@ class CoordinatorMachine:
             case events.HostsResolved() | events.LinksSeen() | events.StrangerHeard():
                 for seen, text in self.fleet.see(event, self._now):
                     self._ledger.tell(seen, text)
+                self._turn.answer |= self.fleet.unanswered()
             case events.BrokersSeen(brokers=brokers):
                 self._carrier.see(brokers)
             case events.ExperimentEnded():
@@ -492,7 +493,7 @@ class CoordinatorMachine:
         for name in sorted((turn.answer | turn.changed) & self.fleet.nodes.keys()):
             node = self.fleet.nodes[name]
             node.revision += name in turn.changed
-            if not self.listening and not self.ended and node.counter >= 0:
+            if not self.listening and not self.ended and max(node.counter, node.stranger_ms) >= 0:
                 node.published_ms = self._now
                 told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
                 effects.append(Publish(told))

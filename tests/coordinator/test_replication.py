@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,7 +23,7 @@ from trogdor_bus.coordinator.replica import Found, Replica
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import NoCoordinatorError, RefusedError, SpecError
 from trogdor_bus.fuse import Fuse
-from trogdor_bus.messages import VERSION, CoordinatorStatus
+from trogdor_bus.messages import VERSION, VIEW_TOPIC, CoordinatorStatus
 from trogdor_bus.transports import open_log, transport
 from trogdor_bus.transports.memory_log import KEEPERS, MemoryKeeper
 
@@ -297,6 +298,26 @@ def test_a_standby_that_led_and_is_fenced_stands_by_again(place: Place) -> None:
             assert again.epoch > first.epoch
             assert await place.tasks() == {"t"}
             assert not standby.done()
+
+    play(scene)
+
+
+def test_a_leader_of_another_version_is_seen_and_nobody_takes_its_place(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scene() -> None:
+        old = transport(place.url).open_coordinator(place.url, None)
+        async with place.coordinator("b", standby_ms=STANDBY_MS) as standby:
+            with caplog.at_level(logging.INFO, "trogdor_bus.coordinator"):
+                for _ in range(4 * STANDBY_MS // BEAT_MS):
+                    old.announce(VIEW_TOPIC, msgspec.json.encode({"v": 1, "seq": 1, "nodes": "?"}))
+                    await asyncio.sleep(BEAT_MS / 1000)
+            assert not place.keeper.open().read(1.0), "nobody has claimed its place"
+            old.close()
+            await place.replicated()
+            assert not standby.done()
+        told = "the coordinator speaks version 1 of the protocol, this trogdor-bus version 2: upgrade the coordinator"
+        assert [one.message for one in caplog.records if "version 1" in one.message] == [f"standing by: {told}"]
 
     play(scene)
 

@@ -104,3 +104,24 @@ def test_a_node_that_was_never_heard_otherwise_is_forgotten_in_the_end() -> None
     assert cluster.now > START_MS
     with pytest.raises(NotFoundError):
         cluster.api.forget_node("x")
+
+
+def test_an_agent_of_another_version_gets_a_word_now_and_then_so_that_it_can_say_so() -> None:
+    one = Core()
+    one.said.clear()
+    for _ in range(25):
+        one.cluster.now += 1_000
+        one.core.hear(frame(1))
+        one.core.flush()
+    assert one.said.count("x") == 3
+
+
+def test_a_word_to_an_agent_of_another_version_is_what_any_agent_of_that_node_would_be_told() -> None:
+    cluster = Cluster("a")
+    cluster.create("t")
+    cluster.now += 20_000
+    cluster.give(Ticked())
+    cluster.give(StrangerHeard("a", "j-a", "0.1.0", OLD))
+    assert cluster.orders("a") == [("t", True)]
+    cluster.give(StrangerHeard("x", "j-x", "0.1.0", OLD))
+    assert (cluster.published["x"].orders, cluster.published["x"].echo) == ((), None)

@@ -10,6 +10,7 @@ from tests.sim.clock import DriftingClock, some_rate
 from tests.sim.fuse import PlantedError, SimFuse
 from tests.sim.model import Machine, program
 from tests.sim.promises import Promises
+from tests.sim.skew import Speech, newer_beat, older
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.events import (
     AddressesRead,
@@ -34,8 +35,8 @@ from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import remembered
 from trogdor_bus.agents.work import Chore, Work
-from trogdor_bus.errors import HostError
-from trogdor_bus.messages import Beat, Snapshot, decode
+from trogdor_bus.errors import HostError, VersionError
+from trogdor_bus.messages import Beat, Snapshot, decode, encode
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordinator
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class SimAgent:
         self.machine: AgentMachine | None = None
         self.journal: Journal | None = None
         self.frozen = self.retired = self.poisoned = False
+        self.speech: Speech = "ours"
         self.fuse = SimFuse()
         self.awake_since = self._life = 0
         self.promises = Promises(self)
@@ -315,7 +317,11 @@ class SimAgent:
             self._awake(lambda: self._frame(frame))
 
     def _frame(self, frame: bytes) -> None:
-        self._snapshot = snapshot = decode(frame, Snapshot)
+        try:
+            self._snapshot = snapshot = decode(frame, Snapshot)
+        except VersionError:
+            self._core.hear(frame)
+            return
         if not (self.poisoned and snapshot.orders):
             self.promises.listen(snapshot)
         assert self.machine is not None
@@ -332,6 +338,14 @@ class SimAgent:
             world.lag()
             on(beat)
         world.tally.counts["frames"] += 1
+
+    def say(self, frame: bytes) -> None:
+        """Send a frame in the words of the version that the process speaks."""
+        if self.speech == "newer":
+            frame, strange = newer_beat(frame, self.world.random)
+            self.world.strange |= strange
+            self.world.tally.counts["reports that cannot be read"] += len(strange)
+        self.bus.send(older(frame) if self.speech == "older" else frame)
 
     def _set_timer(self) -> None:
         at = max(self.world.now, self.clock.when(self._core.shell.due()))
@@ -428,7 +442,7 @@ class _Core(AgentCore):
         self._host = host
 
     def _send(self, beat: Beat) -> None:
-        self._host.send(beat, super()._send)
+        self._host.send(beat, lambda beat: self._host.say(encode(beat)))
 
     def _begin(self, chore: Chore) -> None:
         self._host.begin(chore)

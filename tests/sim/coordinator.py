@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
 
 from tests.agents.simdisk import Crash
 from tests.sim.clock import DriftingClock
@@ -12,6 +14,7 @@ from tests.sim.cluster import sighting
 from tests.sim.fuse import PlantedError, SimFuse
 from tests.sim.programs import SimPrograms
 from tests.sim.replica import SimReplica
+from tests.sim.skew import Speech, newer_snapshot, older
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
 from trogdor_bus.coordinator.core import CoordinatorCore
@@ -29,7 +32,7 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import load, without
 from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
-from trogdor_bus.messages import Beat, Noted
+from trogdor_bus.messages import VERSION, Beat, Noted
 from trogdor_bus.states import TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
@@ -59,6 +62,7 @@ class SimCoordinator:
         self.crash_at: Literal["", "commit", "publish", "replicate"] = ""
         self.orphans: Orphans = "refuse"
         self.retired = self.takes_over = False
+        self.speech: Speech = "ours"
         self.replica: SimReplica | None = None
         self.fuse = SimFuse()
         self.notes: list[str] = []
@@ -116,6 +120,7 @@ class SimCoordinator:
         world.leaders[self.machine.place.me] = self
         world.kept[self.machine.place.me] = self.store  # this one may be given a backup's later
         self.notes = []
+        self._due: dict[tuple[str, str], int] = {}
         self._live: dict[str, set[int]] = {}
         self._fenced = self._lived = False
         self._taken = self.machine.taken
@@ -219,7 +224,29 @@ class SimCoordinator:
         if self.cut_off:
             self.world.tally.counts["frames cut off"] += 1
         else:
-            self._awake(lambda: self._core.hear(frame))
+            self._awake(lambda: self._take_in(frame))
+
+    def _take_in(self, frame: bytes) -> None:
+        """Hear a beat, and see that it is taken in, whatever is in it."""
+        self._core.hear(frame)
+        beat = msgspec.json.decode(frame)
+        if beat["v"] == VERSION:
+            who = beat["node"], beat["journal"]
+            self._due[who] = max(beat["counter"], self._due.get(who, 0))
+        self.world.at(self.world.now, self._alive(lambda: self._awake(lambda: self._check_taken(beat))))
+
+    def _check_taken(self, beat: Any) -> None:
+        """Check that what was heard was taken in, or that the node says why it is refused."""
+        assert self.machine is not None
+        node, where = beat["node"], (self.name, beat["node"])
+        if beat["v"] == VERSION:
+            if (node, beat["journal"]) in self._due:
+                self.world.fail(where, f"{self.name} takes in no beat of {node}: {beat}")
+            return
+        self.world.tally.counts["beats of version 1"] += 1
+        known = self.machine.fleet.nodes.get(node)
+        if known is not None and not known.row.alive and "version 1" not in known.row.note:
+            self.world.fail(where, f"{self.name} refuses the beats of {node}, and says only {known.row.note!r}")
 
     def _soon(self, go_on: Callable[[], None]) -> None:
         self.world.at(self.world.now, self._alive(lambda: self._awake(go_on)))
@@ -244,6 +271,8 @@ class SimCoordinator:
             return ()  # it has ended at one of the beats that came in together
         if self.world.telling:
             self.world.tell_coordinator(self.name, event)
+        if isinstance(event, BeatHeard) and event.beat.counter >= self._due.get((who := _who(event.beat)), 0):
+            self._due.pop(who, None)
         listened, fenced, before = self.machine.listening, self._fenced, dict(self.machine.view.tasks)
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
@@ -292,7 +321,9 @@ class SimCoordinator:
             self.world.tally.counts["frames cut off"] += 1
         elif self.world.reaches(COORDINATOR, node) and self.world.network.listening(MemoryAgent, node):
             self.world.lag()
-            self._bus.publish(node, frame)
+            if self.speech == "newer":
+                frame = newer_snapshot(frame, self.world.random)
+            self._bus.publish(node, older(frame) if self.speech == "older" else frame)
         self.world.tally.counts["frames"] += 1
 
     def announce(self, topic: str, frame: bytes) -> None:
@@ -443,6 +474,10 @@ class SimCoordinator:
             ended = task.state is TaskState.DONE
             if ended != bool(task.outcome) or ended != (task.done_ms >= 0):
                 self.world.fail((self.name, task.id), f"task {task.id} is {task.state} with outcome {task.outcome!r}")
+
+
+def _who(beat: Beat) -> tuple[str, str]:
+    return beat.node, beat.journal
 
 
 class _Watched:

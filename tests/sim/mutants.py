@@ -13,6 +13,7 @@ from tests.agents.simdisk import NeverSyncs, NeverSyncsDirectory, SimDisk
 from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
+from trogdor_bus.agents import core as agent_core
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.hands import Hands
@@ -28,7 +29,8 @@ from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.coordinator.replica import Replica
-from trogdor_bus.messages import Beat, Snapshot, Stamp
+from trogdor_bus.errors import BusError
+from trogdor_bus.messages import Beat, Snapshot, Stamp, UnreadOrder, UnreadReport, decode
 from trogdor_bus.states import Outcome, WorkerState
 
 
@@ -216,6 +218,25 @@ def _dropped_tasks_stay(original: Any, replica: Replica, changes: Any) -> Any:
     return rows, actions, ()
 
 
+# --- frames of another version ----------------------------------------------------------------------------------------
+
+
+def _read_whole_or_not(frame: bytes, kind: Any) -> Any:
+    message = decode(frame, kind)
+    for part in (*getattr(message, "reports", ()), *getattr(message, "orders", ())):
+        if isinstance(part, UnreadOrder | UnreadReport):
+            raise BusError(part.why)
+    return message
+
+
+def _what_is_strange_is_left_out(frame: bytes, kind: Any) -> Any:
+    message = decode(frame, kind)
+    if isinstance(message, Snapshot):
+        known = tuple(order for order in message.orders if not isinstance(order, UnreadOrder))
+        return msgspec.structs.replace(message, orders=known)
+    return message
+
+
 def _not_barred(init: Callable[..., None], machine: Any, *arguments: Any, **named: Any) -> None:
     init(machine, *arguments, **{**named, "barred": ""})
 
@@ -277,5 +298,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("changed rows are not replicated", (_changed(Replica, "follow", _rows_are_not_replicated),)),
     Mutant("what is dropped stays in the log", (_changed(Replica, "_rows", _dropped_tasks_stay),)),
     Mutant("a take-over leaves out no epoch", (_constant(takeover, "STEP", 0),)),
+    Mutant("an unknown outcome costs the beat", (_constant(coordinator_core, "decode", _read_whole_or_not),)),
+    Mutant("an unknown action costs the word", (_constant(agent_core, "decode", _read_whole_or_not),)),
+    Mutant("an order that is not known is a stop", (_constant(agent_core, "decode", _what_is_strange_is_left_out),)),
     Mutant("a store that the log has overtaken may lead", (_constant(takeover, "_is_newer", lambda *_: False),)),
 )

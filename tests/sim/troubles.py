@@ -7,6 +7,7 @@ from random import Random
 
 from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
+from tests.sim.skew import Speech
 from tests.sim.store import SimStore
 from tests.sim.world import World
 from trogdor_bus.transports.memory import COORDINATOR
@@ -19,6 +20,7 @@ AT_LEAST = 5
 HOURS_MS = 3_600_000
 
 Trouble = Callable[[int], None]
+NOT_OURS: tuple[Speech, ...] = ("newer", "newer", "older")
 
 
 class Troubles:
@@ -67,6 +69,8 @@ class Troubles:
             (0.1, self._curse),
             (0.1, self._poison_task),
             (0.1, self._refuse),
+            (0.5, self._skew_agent),
+            (0.3, self._skew_coordinator),
         ]
         for chance, trouble in rare:
             if random.random() < chance:
@@ -210,6 +214,20 @@ class Troubles:
         self._at(at, lambda: curse(True), (agent.node,), "undos are poison")
         self._later(at, 3_000, 60_000, lambda: curse(False))
 
+    def _speech(self) -> tuple[Speech, str]:
+        speech = self._random.choice(NOT_OURS)
+        return speech, f"speaks {'a newer' if speech == 'newer' else 'an older'} version"
+
+    def _skew_agent(self, at: int) -> None:
+        """Let an agent speak another version for a while, as before all are upgraded."""
+        agent, (speech, text) = self._agent(), self._speech()
+
+        def speak(speech: Speech) -> None:
+            agent.speech = speech
+
+        self._at(at, lambda: speak(speech), (agent.node,), f"agent {text}")
+        self._later(at, 5_000, 90_000, lambda: speak("ours"))
+
     # --- the bus ----------------------------------------------------------------------------------------------------
 
     def _cut(self, at: int) -> None:
@@ -248,6 +266,20 @@ class Troubles:
 
         text = {"process": "crashes", "power": "loses power"}.get(kind, "is about to crash")
         self._at(at, crash, (), f"coordinator {text}")
+
+    def _skew_coordinator(self, at: int) -> None:
+        """Let a coordinator speak another version for a while, as before all are upgraded."""
+        speech, text = self._speech()
+
+        def speak() -> None:
+            coordinator = self._one()
+            coordinator.speech = speech
+            self._world.after(self._random.randint(5_000, 60_000), lambda: stop(coordinator))
+
+        def stop(coordinator: SimCoordinator) -> None:
+            coordinator.speech = "ours"
+
+        self._at(at, speak, (), f"coordinator {text}")
 
     def _freeze_coordinator(self, at: int) -> None:
         def freeze() -> None:

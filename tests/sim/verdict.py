@@ -153,6 +153,8 @@ def _check_worker(world: World, task_id: str, row: WorkerRow, leader: SimCoordin
         pass  # never performed: refused or expired, and the agent that knew it ended before it could say so
     elif row.outcome is Outcome.FAILED and task_id in world.set_aside and row.error.startswith("set aside"):
         pass  # it was closed before its agent could tell how it ended
+    elif row.outcome is Outcome.UNKNOWN and row.id in world.strange:
+        pass  # its agent has said how it ended, in words that nobody here knows
     elif leader.restored and not row.journal:
         pass  # a backup from before it was given to anybody
     elif not truth:

@@ -64,6 +64,7 @@ class World:
         self.story: list[tuple[int, tuple[str, ...], str]] = []
         self.tally = Tally()
         self.truth: dict[int, set[tuple[Outcome, str]]] = {}
+        self.strange: set[int] = set()
         self.journals: dict[str, SimAgent] = {}
         self.leaders: dict[str, SimCoordinator] = {}
         self.kept: dict[str, SimStore] = {}
@@ -191,6 +192,7 @@ class World:
             agent.platform.sticky = agent.platform.slippery = agent.platform.cursed = False
             agent.platform.hanging.clear()
             agent.disk.full = agent.poisoned = False
+            agent.speech = "ours"
             if agent.fuse.mend():
                 agent.crash()
             if agent in self.nodes.values():
@@ -204,6 +206,7 @@ class World:
         for coordinator in self.coordinators:
             coordinator.crash_at, coordinator.cut_off, coordinator.wrong_ms = "", False, 0
             coordinator.store.refuses = False
+            coordinator.speech = "ours"
             coordinator.thaw()
             if coordinator.fuse.mend() or coordinator.started_wrong_ms:
                 coordinator.crash()
