@@ -7,12 +7,12 @@ Peers are read leniently (unknown fields are ignored) and carry a version. Durat
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 
 from trogdor_bus.actions import AnyAction, Peer
-from trogdor_bus.errors import BusError
+from trogdor_bus.errors import BusError, SpecError, TrogdorBusError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
@@ -457,6 +457,13 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     path: str = "$"
     remedy: str = ""
     replicated: bool | None = None
+
+    @classmethod
+    def refusing(cls, error: TrogdorBusError) -> Self:
+        """Return the reply that is this error; `client` raises it again."""
+        if isinstance(error, SpecError):
+            return cls(error=SpecError.__name__, message=error.message, path=error.path, remedy=error.remedy)
+        return cls(error=type(error).__name__, message=str(error))
 
 
 # --- the monitor stream -----------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ def test_without_a_cluster_a_role_is_refused_with_the_remedy() -> None:
     assert "start it with `--cluster HOST:PORT`" in cluster.task().error
     body = {"class": "process-stop", "durationMs": 1, "nodes": ["controller"], "match": "x"}
     with pytest.raises(RefusedError, match="--cluster HOST:PORT"):
-        cluster.api.validate(raw(body))
+        cluster.ask(ValidateSpec(spec=raw(body)))
 
 
 # --- the guard --------------------------------------------------------------------------------------------------------
@@ -246,10 +246,12 @@ def test_what_belongs_to_a_cancelled_task_is_stopped(cluster: Cluster) -> None:
 # --- asking what would be ---------------------------------------------------------------------------------------------
 
 
-def ask(cluster: Cluster, role: str, sighting: Sighting | None = SEEN, **more: Any) -> tuple[Wanted | None, Reply]:
+def ask(cluster: Cluster, role: str, sighting: Sighting = SEEN, **more: Any) -> tuple[Wanted | None, Reply]:
     body = raw({"class": "process-stop", "durationMs": 1_000, "nodes": [role], "match": "kafka.Kafka"} | more)
-    frame = encode(ValidateSpec(spec=body))
-    return cluster.api.look(frame), cluster.api.reply(frame, sighting)[0]
+    cluster.sighting = sighting
+    cluster.wanted.clear()
+    reply = cluster.answer(encode(ValidateSpec(spec=body)))
+    return next(iter(cluster.wanted), None), reply
 
 
 def test_a_dry_run_says_who_it_is_now_and_what_kafka_would_lose(cluster: Cluster) -> None:
@@ -274,20 +276,25 @@ def test_a_dry_run_of_later_warns_of_what_would_be_refused_now(cluster: Cluster)
 
 
 def test_what_needs_no_look_is_answered_without(cluster: Cluster) -> None:
-    wanted, reply = ask(cluster, "b", None)
+    wanted, reply = ask(cluster, "b")
     assert (wanted, reply.error) == (None, "")
-    assert cluster.api.look(b"nonsense") is None
-    assert cluster.api.look(encode(CreateTask(id="t", spec=raw({})))) is None
-    assert ask(cluster, "leadr(x, 0)", None)[0] is None
-    assert ask(cluster, "leadr(x, 0)", None)[1].path == "$.nodes[0]"
-    assert ask(cluster, LEADER, BLIND)[1].error == "NotNowError"
+    wanted, reply = ask(cluster, "leadr(x, 0)")
+    assert (wanted, reply.path) == (None, "$.nodes[0]")
+    assert cluster.answer(b"nonsense").error == "BusError"
+    assert cluster.answer(encode(CreateTask(id="t", spec=raw({})))).error == "SpecError"
+    assert cluster.wanted == []
+
+
+def test_what_is_not_seen_is_no_plan(cluster: Cluster) -> None:
+    wanted, reply = ask(cluster, LEADER, BLIND)
+    assert (wanted, reply.error) == (Wanted(("orders",)), "NotNowError")
 
 
 def test_a_parent_comes_from_whoever_passes_the_request_on(cluster: Cluster) -> None:
     cluster.create("parent", "noop")
     body = raw({"class": "port-block", "durationMs": 1_000, "nodes": ["b"], "ports": [1]})
-    reply, changed = cluster.api.reply(encode(CreateTask(id="child", spec=body, own_topics=("x",))), parent="parent")
-    assert (reply.error, changed) == ("", True)
+    reply = cluster.answer(encode(CreateTask(id="child", spec=body, own_topics=("x",))), parent="parent")
+    assert reply.error == ""
     assert (cluster.task("child").parent, cluster.task("child").own_topics) == ("parent", ("x",))
 
 
@@ -339,8 +346,8 @@ def test_two_that_could_be_a_controller_are_an_error_that_names_both() -> None:
 
 def test_a_dry_run_says_who_is_asked_to_move_a_leader(cluster: Cluster) -> None:
     body = {"class": "kafka-move-leader", "durationMs": 1_000, "topic": "orders"}
-    reply = cluster.api.reply(encode(ValidateSpec(spec=raw(body))), SEEN)[0]
-    plan = msgspec.json.decode(reply.result, type=Plan)
+    cluster.sighting = SEEN
+    plan: Plan = cluster.ask(ValidateSpec(spec=raw(body)))
     ((do, undo),) = plan.nodes[0].steps
     assert do == "make broker 3 lead orders-0, asking kafka1:9092,kafka2:9092,kafka3:9092"
     assert undo == "restore the order of the replicas of orders-0"
