@@ -50,6 +50,7 @@ from trogdor_bus.messages import (
     WorldView,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES, registry
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import TaskRow, TaskState
@@ -205,7 +206,7 @@ class Api:
         """Return the task of an experiment; NotFoundError if there is none of that id."""
         task = self.show_task(task_id).task
         if not task.experiment:
-            raise NotFoundError(f"task {task_id} is no experiment; `trogdor-bus show {task_id}` shows it")
+            raise NotFoundError(f"task {task_id} is no experiment; `{Remedy('show', {'id': task_id})}` shows it")
         return task
 
     def tasks(self, query: ListTasks) -> list[TaskInfo]:

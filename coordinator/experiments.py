@@ -305,7 +305,7 @@ class Program:
         if ended is not None:
             return ended
         topic = self._progress.topic
-        left = f"; its topic {topic} is left, `trogdor-bus experiment gc` removes it" if topic else ""
+        left = f"; its topic {topic} is left, `‹remove-topics›` removes it" if topic else ""
         words = "".join(f"\n{line}" for line in self._last_words)
         said = f"; it said last:{words}" if words else ""
         raise HostError(f"its program {how} before it had a verdict{left}{said}")

@@ -22,6 +22,7 @@ from trogdor_bus.coordinator.plan import WorkerPlan, assign, left_out_warning
 from trogdor_bus.coordinator.scout import require_cluster
 from trogdor_bus.coordinator.silence import strikes
 from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places, Scene, Wanted
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.topology import Topology
@@ -118,7 +119,7 @@ class Planner:
                 if isinstance(one, MoveLeader) and (one.topic, one.partition) in new:
                     raise RefusedError(
                         f"task {task_id} moves the leader of {one.topic}-{one.partition} already: wait for its end, or "
-                        f"`trogdor-bus stop {task_id}`"
+                        f"`{Remedy('stop', {'id': task_id})}`"
                     )
 
 

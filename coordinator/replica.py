@@ -251,7 +251,7 @@ def _check_epoch(key: str, epoch: int) -> None:
 
 def _unreadable(key: str, why: str) -> HostError:
     return HostError(
-        f"the state in the log cannot be read: {shown(key)}: {why}; remove that key, or choose another --topic-prefix"
+        f"the state in the log cannot be read: {shown(key)}: {why}; remove that key, or choose another ‹topic-prefix›"
     )
 
 

@@ -42,6 +42,7 @@ from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.fuse import Fuse
 from trogdor_bus.host import local_addresses, own_identity
 from trogdor_bus.messages import VIEW_TOPIC, encode
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.transports import link_with_log, open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
@@ -74,7 +75,7 @@ async def _run(settings: CoordinatorSettings, fuse: Fuse) -> int:
         raise SpecError(
             "there is no log to take a coordinator's state over from",
             path="$.take-over" if settings.take_over else "$.standby",
-            remedy="use --transport kafka or kafka+zmq, on every coordinator",
+            remedy=f"use {Remedy('transport', {'kind': 'kafka'})} or kafka+zmq, on every coordinator",
         )
     with contextlib.ExitStack() as opened:
         store = opened.enter_context(contextlib.closing(Store(settings.state_dir)))

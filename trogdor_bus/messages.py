@@ -15,6 +15,7 @@ from trogdor_bus.actions import AnyAction, Peer
 from trogdor_bus.errors import BusError, SpecError, TrogdorBusError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
@@ -448,7 +449,8 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name).
 
-    `replicated` says of what changes something whether the log has it; None without a log, and for questions.
+    `remedies` are those that the text of an error names. `replicated` says of what changes something whether the log
+    has it; None without a log, and for questions.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -456,14 +458,17 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     path: str = "$"
     remedy: str = ""
+    remedies: tuple[Remedy, ...] = ()
     replicated: bool | None = None
 
     @classmethod
     def refusing(cls, error: TrogdorBusError) -> Self:
         """Return the reply that is this error; `client` raises it again."""
         if isinstance(error, SpecError):
-            return cls(error=SpecError.__name__, message=error.message, path=error.path, remedy=error.remedy)
-        return cls(error=type(error).__name__, message=str(error))
+            told = cls(error=SpecError.__name__, message=error.message, path=error.path, remedy=error.remedy)
+        else:
+            told = cls(error=type(error).__name__, message=str(error))
+        return msgspec.structs.replace(told, remedies=error.remedies)
 
 
 # --- the monitor stream -----------------------------------------------------------------------------------------------

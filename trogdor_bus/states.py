@@ -61,7 +61,7 @@ EXIT_CODES: dict[Outcome, int] = {
     Outcome.ABORTED: 1,
     Outcome.UNKNOWN: 3,
 }
-"""The exit code of `submit --wait` for each outcome."""
+"""The exit code of whoever waits for the end of a task, for each outcome."""
 
 
 class Disturbance(msgspec.Struct, frozen=True, rename="camel"):

@@ -105,8 +105,8 @@ def test_what_silences_the_bus_is_refused_with_what_to_do(cluster: Cluster) -> N
     reply = cluster.answer(encode(ValidateSpec(spec=raw(STOP_TWO))))
     assert (reply.error, reply.message) == (
         "RefusedError",
-        f"{SILENCED}; run coordinator, agents and clients with `--transport kafka+zmq`, or keep it shorter than the "
-        "lease; `--force` allows it",
+        f"{SILENCED}; run coordinator, agents and clients with `‹transport kind=kafka+zmq›`, or keep it shorter "
+        "than the lease; `‹force›` allows it",
     )
     cluster.create("t", "process-stop", **{k: v for k, v in STOP_TWO.items() if k != "class"})
     task = cluster.task()

@@ -271,7 +271,7 @@ def test_an_id_may_be_as_long_as_any(play: Callable[[Play], Site]) -> None:
 def test_tasks_that_are_no_experiments(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.create("t")
-    with pytest.raises(NotFoundError, match="task t is no experiment; `trogdor-bus show t` shows it"):
+    with pytest.raises(NotFoundError, match="task t is no experiment; `‹show id=t›` shows it"):
         cluster.ask(GetExperiment(id="t"))
     with pytest.raises(NotFoundError, match='No task with ID "u" exists'):
         cluster.ask(GetExperiment(id="u"))

@@ -166,9 +166,9 @@ def test_without_a_cluster_a_role_is_refused_with_the_remedy() -> None:
     cluster = Cluster()
     freeze(cluster)
     assert (cluster.task().state, cluster.looks) == (DONE, [])
-    assert "start it with `--cluster HOST:PORT`" in cluster.task().error
+    assert "start it with `‹cluster› HOST:PORT`" in cluster.task().error
     body = {"class": "process-stop", "durationMs": 1, "nodes": ["controller"], "match": "x"}
-    with pytest.raises(RefusedError, match="--cluster HOST:PORT"):
+    with pytest.raises(RefusedError, match="‹cluster› HOST:PORT"):
         cluster.ask(ValidateSpec(spec=raw(body)))
 
 
@@ -184,7 +184,7 @@ def test_a_second_loss_at_the_same_time_is_refused(cluster: Cluster) -> None:
     assert cluster.task("u").state is DONE
     assert "below-min-isr: broker 1 would be gone, and 1 partition would keep" in cluster.task("u").error
     assert "orders-0 (1 of 2)" in cluster.task("u").error
-    assert "`--allow below-min-isr --allow no-quorum` allows it" in cluster.task("u").error
+    assert "`‹allow rule=below-min-isr› ‹allow rule=no-quorum›` allows it" in cluster.task("u").error
     freeze(cluster, "broker(1)", "v", allow=("below-min-isr", "no-quorum"))
     cluster.show(SEEN)
     assert cluster.task("v").state is RUNNING
@@ -366,7 +366,7 @@ def test_a_leader_is_moved_by_one_task_at_a_time(cluster: Cluster) -> None:
     spec = json.loads(bytes(cluster.task().spec))
     assert (spec["node"], spec["to"]) == ("a", 3), "neither the old nor the new leader's"
     move("again")
-    why = "task t moves the leader of orders-0 already: wait for its end, or `trogdor-bus stop t`"
+    why = "task t moves the leader of orders-0 already: wait for its end, or `‹stop id=t›`"
     assert cluster.task("again").error == f"Unable to find nodes for task: {why}"
     move("other", 1)
     assert cluster.task("other").state is RUNNING

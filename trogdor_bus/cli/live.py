@@ -18,6 +18,7 @@ from rich.table import Table
 
 from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
+from trogdor_bus.cli.wording import said_json
 from trogdor_bus.errors import BusError
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
 from trogdor_bus.printable import escape_json
@@ -238,5 +239,5 @@ def _print_event(console: Console, event: AnyEvent) -> None:
 
 
 def _print_raw(line: bytes) -> None:
-    sys.stdout.buffer.write(escape_json(line.decode()).encode() + b"\n")
+    sys.stdout.buffer.write(escape_json(said_json(line.decode())).encode() + b"\n")
     sys.stdout.buffer.flush()

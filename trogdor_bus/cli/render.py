@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trogdor_bus.cli.wording import said, said_json
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
 from trogdor_bus.printable import escape_json, escape_lines
 from trogdor_bus.registry import registry
@@ -53,8 +54,8 @@ def console(stderr: bool = False) -> Console:
 
 
 def text(value: object, style: str = "") -> Text:
-    """Return `value` for showing: control characters escaped, coloured where its word has a colour."""
-    shown = str(value)
+    """Return `value` for showing: in our words, control characters escaped, coloured where its word has a colour."""
+    shown = said(value)
     return Text(escape_lines(shown), style=style or _COLOURS.get(shown, ""))
 
 
@@ -291,4 +292,4 @@ def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str,
 
 def print_json(value: Any) -> None:
     """Print Structs, or anything made of them, as one JSON document on standard output."""
-    print(escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+    print(escape_json(said_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())))

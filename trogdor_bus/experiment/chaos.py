@@ -13,6 +13,7 @@ from trogdor_bus.experiment.around import Around
 from trogdor_bus.experiment.evidence import NOTICED_MS, Hit, look, new_leader_ms, targets
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow
 from trogdor_bus.messages import TaskInfo
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places, is_role, parse, resolve
 from trogdor_bus.states import Outcome, TaskState
 
@@ -125,7 +126,9 @@ class Chaos:
         told = False
         while info.task.state is not TaskState.DONE:
             if around.clock.now_ms() > deadline_ms:
-                raise HostError(f"task {task_id} has not ended: it is {info.task.state}; `trogdor-bus show {task_id}`")
+                raise HostError(
+                    f"task {task_id} has not ended: it is {info.task.state}; `{Remedy('show', {'id': task_id})}`"
+                )
             if info.task.started_ms >= 0 and not told:
                 told = True
                 self._tell(info)

@@ -188,7 +188,7 @@ class Runner:
             raise SpecError(
                 "nobody knows where the cluster under test is",
                 path="$.bootstrap",
-                remedy="start the coordinator with --cluster HOST:PORT,..., or name it here",
+                remedy="start the coordinator with ‹cluster› HOST:PORT,..., or name it here",
             )
         if self._spec.bootstrap:
             self._begin.destinations.check_brokers(bootstrap)
