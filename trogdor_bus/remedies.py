@@ -11,8 +11,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-
-import msgspec
+from dataclasses import dataclass, field
 
 CODES: Mapping[str, str] = {
     "abort": "end everything",
@@ -60,11 +59,12 @@ Words = Mapping[str, str]
 """The words of one interface, by code; "{id}" stands for a field of that name."""
 
 
-class Remedy(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Remedy:
     """Something that can be done, or set: one of `CODES`, or of another version's, and what it is about."""
 
     code: str
-    fields: dict[str, str] = {}
+    fields: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         told = (f" {name}={_written(value)}" for name, value in self.fields.items())
