@@ -147,7 +147,9 @@ class Api:
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
         plan = describe(planned.spec, planned.topology, alive=alive, force=terms.force)
         warnings = (*plan.warnings, *planned.warnings)
-        return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
+        return msgspec.structs.replace(
+            plan, warnings=warnings, holders=planned.holders, seed=planned.seed, losses=planned.losses
+        )
 
     def _check_destinations(self, spec: TaskSpec) -> None:
         """Raise RefusedError for an address in an experiment that may not be reached; names are looked up later."""

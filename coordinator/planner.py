@@ -37,16 +37,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know.
+    """Who does what: `spec` with nodes in place of roles, and what people should know.
 
-    `topology` is what it was planned against.
+    `topology` is what it was planned against; `holders` and `seed` as in TaskRow.
     """
 
     spec: TaskSpec
     topology: Topology
     workers: tuple[WorkerPlan, ...]
     warnings: tuple[str, ...] = ()
-    chosen: tuple[str, ...] = ()
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     losses: tuple[str, ...] = ()
 
 
@@ -106,7 +107,8 @@ class Planner:
             topology=topology,
             workers=workers,
             warnings=tuple(filter(None, warnings)),
-            chosen=tuple(one.why for one in chosen),
+            holders=chosen,
+            seed=sighting.seed if sighting is not None else None,
             losses=loss.lines,
         )
 

@@ -16,6 +16,7 @@ from trogdor_bus.errors import BusError, SpecError, TrogdorBusError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.remedies import Remedy
+from trogdor_bus.roles import Chosen
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
@@ -365,14 +366,22 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a spec would do to the cluster; `spec` as it goes on the wire, with nodes in place of roles.
 
-    `chosen` says who holds the roles now, `losses` what the Kafka cluster would lose, a line each.
+    `holders` are those who hold the roles now, as in a TaskRow, with the `seed` of this answer; `losses` is what the
+    Kafka cluster would lose, a line each. `chosen` are lines that say who it is, of a version that told no `holders`.
     """
 
     spec: msgspec.Raw
     nodes: tuple[NodePlan, ...] = ()
     warnings: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     losses: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Return who holds the roles now, a line each for people."""
+        return tuple(one.why for one in self.holders) or self.chosen
 
 
 class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -16,7 +16,7 @@ from trogdor_bus.coordinator.places import places_of
 from trogdor_bus.coordinator.scout import AGAIN_MS, DEADLINE_MS
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import Beat, CreateTask, Plan, Reply, ValidateSpec, encode
-from trogdor_bus.roles import Wanted
+from trogdor_bus.roles import Chosen, Wanted
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 from trogdor_bus.topology import Node
 
@@ -33,7 +33,7 @@ VIEW = ClusterView(
     controller=1,
 )
 HOSTS = {f"kafka{one}": (f"10.0.0.{one}",) for one in (1, 2, 3)}
-SEEN = Sighting(view=VIEW, hosts=HOSTS)
+SEEN = Sighting(view=VIEW, hosts=HOSTS, seed=42)
 LEADERLESS = msgspec.structs.replace(
     SEEN, view=msgspec.structs.replace(VIEW, partitions=(msgspec.structs.replace(PARTITION, leader=NOBODY),))
 )
@@ -61,7 +61,8 @@ def test_a_role_is_resolved_when_the_task_fires_and_the_log_says_how(cluster: Cl
     assert json.loads(bytes(task.spec))["nodes"] == ["b"]
     assert json.loads(bytes(task.original))["nodes"] == [LEADER]
     line = "leader(orders, 0) is broker 2 on node b (leader epoch 5)"
-    assert task.chosen == (line,)
+    holder = Chosen(role=LEADER, id=2, node="b", epoch=5)
+    assert (task.why, task.holders, task.seed) == ((line,), (holder,), SEEN.seed)
     assert f"task t: {line}" in cluster.texts
     assert cluster.orders("b") == [("t", True)]
     assert freeze(cluster) == [], "the same again is the same task"
@@ -216,7 +217,7 @@ def test_what_belongs_to_a_task_is_guarded_and_ends_with_it(cluster: Cluster) ->
     cluster.create("other")
     cluster.show(SEEN)
     assert (cluster.task("child").state, cluster.task("child").parent) == (RUNNING, "parent")
-    assert cluster.task("child").chosen == ()
+    assert cluster.task("child").why == ()
     cluster.all_say(WorkerState.RUNNING, "child")
     cluster.all_say(WorkerState.DONE, "parent", outcome=Outcome.DONE)
     assert cluster.task("parent").state is DONE
@@ -258,7 +259,8 @@ def test_a_dry_run_says_who_it_is_now_and_what_kafka_would_lose(cluster: Cluster
     wanted, reply = ask(cluster, LEADER)
     assert wanted == Wanted(("orders",))
     plan = msgspec.json.decode(reply.result, type=Plan)
-    assert plan.chosen == ("leader(orders, 0) is broker 2 on node b (leader epoch 5)",)
+    assert plan.why == ("leader(orders, 0) is broker 2 on node b (leader epoch 5)",)
+    assert (plan.holders, plan.seed) == ((Chosen(role=LEADER, id=2, node="b", epoch=5),), SEEN.seed)
     assert plan.losses == (
         "broker 2 on node b would be gone, which also takes controller 2",
         "1 partition would lose the replica on broker 2, and 1 of them their leader: orders-0",

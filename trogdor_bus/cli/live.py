@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -20,7 +21,16 @@ from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.cli.wording import said_json
 from trogdor_bus.errors import BusError
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
+from trogdor_bus.messages import (
+    EVENT_TOPIC,
+    VIEW_TOPIC,
+    AnyEvent,
+    TaskChanged,
+    WorkerChanged,
+    WorldView,
+    decode,
+    encode,
+)
 from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
@@ -140,9 +150,12 @@ class _JsonLines:
     """One JSON line per event, and per view as {"view": ...}; words for people go to standard error."""
 
     def view(self, world: WorldView) -> None:
-        _print_raw(b'{"view":' + encode(world) + b"}")
+        tasks = tuple(msgspec.structs.replace(one, task=render.with_why(one.task)) for one in world.tasks)
+        _print_raw(b'{"view":' + encode(msgspec.structs.replace(world, tasks=tasks)) + b"}")
 
     def event(self, event: AnyEvent) -> None:
+        if isinstance(event, TaskChanged):
+            event = msgspec.structs.replace(event, task=render.with_why(event.task))
         _print_raw(encode(event))
 
     def say(self, text: str) -> None:

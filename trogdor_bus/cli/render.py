@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
@@ -21,6 +21,7 @@ from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, trogdor_json
 
 PIPE_WIDTH = 200
+Told = TypeVar("Told", TaskRow, Plan)
 _COLOURS = {
     "PENDING": "cyan",
     "RUNNING": "green",
@@ -255,7 +256,7 @@ def strays_remedy(node: str) -> str:
 def print_plan(plan: Plan) -> None:
     """Print who holds the roles now, what each node would do and undo, what Kafka would lose, and the warnings."""
     to = console()
-    for line in plan.chosen:
+    for line in plan.why:
         print_line(to, f"now {line}")
     for node in plan.nodes:
         print_line(to, node.node if node.alive else f"{node.node} (its agent is silent)", "bold")
@@ -270,11 +271,17 @@ def print_plan(plan: Plan) -> None:
         print_line(to, f"warning: {warning}", "yellow")
 
 
+def with_why(told: Told) -> Told:
+    """Return a task or a plan that also says in lines who was chosen, as JSON shows it."""
+    return msgspec.structs.replace(told, chosen=told.why)
+
+
 def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
     task = info.task
     ours: dict[str, Any] = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
-    ours |= {"chosen": list(task.chosen)} if task.chosen else {}
+    ours |= {"chosen": list(task.why)} if task.why else {}
+    ours |= {"holders": task.holders, "seed": task.seed} if task.holders else {}
     workers = msgspec.json.decode(msgspec.json.encode(info.workers))
     return {**trogdor_json(task, list(info.workers)), **ours, "workers": workers}
 

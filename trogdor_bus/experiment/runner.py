@@ -283,6 +283,7 @@ class Runner:
                 **found,
                 phase=self._phase,
                 ended_ms=self._clock.now_ms(),
+                seed=self._chaos.seed if self._chaos else None,
                 faults=windows,
                 leader_changes=tuple(around.watch.history.changes) if around else (),
                 probes=self._looks.results() if self._looks else (),
