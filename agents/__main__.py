@@ -25,11 +25,12 @@ from trogdor_bus.title import set_title
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the processes of an agent must know."""
+    """All that the processes of an agent must know; `words` are for the remedies in its log."""
 
     settings: AgentSettings
     log_level: str = "info"
     log_json: bool = False
+    words: dict[str, str] = {}
 
 
 def become_guard(start: Start) -> NoReturn:
@@ -48,14 +49,14 @@ def main(text: str, guard_fd: str = "-1") -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the loop hears it
     start = msgspec.json.decode(text, type=Start, dec_hook=_path)
     set_title("trogdor-bus", "agent", "--node", start.settings.node)
-    logs.set_up(start.log_level, start.log_json)
+    logs.set_up(start.log_level, start.log_json, words=start.words)
     leash = Leash(int(guard_fd))
     try:
         from trogdor_bus.agents.service import run
 
         code = run(start.settings, leash)
     except TrogdorBusError as error:
-        code = report(error)
+        code = report(error, start.words)
         leash.hopeless()
     else:
         leash.farewell()

@@ -47,6 +47,7 @@ class _Start(msgspec.Struct, frozen=True):
     settings: _Settings
     log_level: str = "info"
     log_json: bool = False
+    words: dict[str, str] = {}
 
 
 def leave_note(disk: FileDisk, note: AgentNote) -> None:
@@ -135,13 +136,13 @@ def main(text: str) -> int:
     badge.wear()
     start = msgspec.json.decode(text, type=_Start)
     set_title("trogdor-bus", "heal", "--node", start.settings.node)
-    logs.set_up(start.log_level, start.log_json)
+    logs.set_up(start.log_level, start.log_json, words=start.words)
     try:
         lines, code = heal(Path(start.settings.state_dir))
     except ConflictError as error:
-        return report(error)
+        return report(error, start.words)
     except TrogdorBusError as error:
-        report(error)
+        report(error, start.words)
         return 1 if _holds_something(Path(start.settings.state_dir)) else 2
     for line in lines:
         log.warning("%s", line)

@@ -57,7 +57,7 @@ AGAIN_MS = 100
 REFUSED_MS = 10_000
 """For so long a word counts by which this agent is refused."""
 STORY_LINES = 30
-ABORTED = "aborted: everything on this node was ended by `trogdor-bus abort`"
+ABORTED = "aborted: everything on this node was ended by `‹abort›`"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -320,7 +320,7 @@ class AgentMachine:
         if self._barred:
             return f"nothing starts on node {self.node} until its agent is ended and started anew: {self._barred}"
         if self.latch:
-            return f"node {self.node} is aborted: nothing starts there until `trogdor-bus resume`"
+            return f"node {self.node} is aborted: nothing starts there until `‹resume›`"
         if order.duration_ms > self.limits.ceiling_ms:
             return (
                 f"durationMs {order.duration_ms} is above this agent's ceiling of {self.limits.ceiling_ms} ms; "
@@ -328,9 +328,9 @@ class AgentMachine:
             )
         stuck = [worker.task for worker in self._all() if worker.state is WorkerState.STUCK]
         if stuck and not order.force:
-            return f"node {self.node} is dirty, the undo of task {stuck[0]} is stuck; heal it, or submit with --force"
+            return f"node {self.node} is dirty, the undo of task {stuck[0]} is stuck; heal it, or submit with ‹force›"
         if self.strays and not order.force:
-            return f"node {self.node} is dirty, {self.strays[0]}; or submit with --force"
+            return f"node {self.node} is dirty, {self.strays[0]}; or submit with ‹force›"
         return ""
 
     def _stop(

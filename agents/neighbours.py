@@ -63,7 +63,7 @@ class Refusal:
         if refused_by and (again or refused_by != self.by):
             log.error(
                 "refused: another agent named %s (journal %s) is alive, and the coordinator heeds that one; this one "
-                "(journal %s) does nothing. End one of them, or give this one another --node. Trying on.",
+                "(journal %s) does nothing. End one of them, or give this one another ‹node›. Trying on.",
                 self._node,
                 refused_by[:8],
                 self._journal[:8],

@@ -203,7 +203,7 @@ class Service:
             "node %s, journal %s, state in %s", self._settings.node, self._journal.id[:8], self._settings.state_dir
         )
         if self._journal.latch:
-            log.warning("this node is aborted: nothing starts here until `trogdor-bus resume`")
+            log.warning("this node is aborted: nothing starts here until `‹resume›`")
         strays = await self._done(self._strays.look())
         await self._read_once()  # the first beat; what answers it is heard
         if strays:
@@ -378,8 +378,7 @@ class Service:
                     or "connected, but no word yet (is it still starting, or older? are the keys its own?)"
                 )
                 log.warning(
-                    "no word from the coordinator at %s: %s. %s, do the keys match (`trogdor-bus keys export` there)? "
-                    "Trying on.",
+                    "no word from the coordinator at %s: %s. %s, do the keys match (`‹export-keys›` there)? Trying on.",
                     self._settings.url.replace(" ", " or "),
                     trouble,
                     likely_causes(self._settings.url),

@@ -1,9 +1,9 @@
-"""What clients may ask, as plain methods; the request socket, and later REST, only translate to and from these."""
+"""What can be answered at once, as plain methods; `commands` waits for the rest, and is the only one to call these."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -23,45 +23,53 @@ from trogdor_bus.coordinator.guard import check_allowed
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.plan import describe
 from trogdor_bus.coordinator.planner import Terms
-from trogdor_bus.errors import BusError, NotFoundError, SpecError, TrogdorBusError
+from trogdor_bus.errors import BusError, NotFoundError, SpecError
 from trogdor_bus.experiment.destinations import Destinations, parsed
 from trogdor_bus.faults.experiment import ExperimentSpec
 from trogdor_bus.messages import (
-    CHANGES,
     Abort,
-    AnyRequest,
     AskProof,
     AskStatus,
     CoordinatorStatus,
     CreateTask,
     Destroyed,
     DestroyTask,
-    ExperimentInfo,
     ForgetNode,
     Forgotten,
-    GetExperiment,
     Latch,
     ListNodes,
     ListTasks,
     NodeRow,
     Plan,
     Proof,
-    Reply,
     Resume,
     ShowTask,
     Shutdown,
     StopTask,
     TaskInfo,
-    ValidateSpec,
     WorldView,
-    decode,
-    encode,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES, registry
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import TaskRow, TaskState
 
+AtOnce = (
+    CreateTask
+    | StopTask
+    | DestroyTask
+    | ShowTask
+    | ListTasks
+    | ListNodes
+    | AskStatus
+    | Abort
+    | Resume
+    | AskProof
+    | ForgetNode
+    | Shutdown
+)
+"""The requests for whose answer nothing is waited."""
 TERMS = Terms()
 RECENT_MS = 60_000
 """Ended tasks stay in the world view for this long."""
@@ -83,58 +91,65 @@ class Api:
     ) -> None:
         self._machine, self._handle, self._now_ms, self._shutdown = machine, handle, now_ms, shutdown
         self._behind_ms = behind_ms
-        self.experiments: Callable[[TaskRow, GetExperiment], ExperimentInfo] = _untold
-        """Tells how an experiment goes; set by whoever runs their programs."""
         self.destinations: Callable[[], Destinations] | None = None
-        """Tells where experiments may connect; set likewise."""
+        """Tells where experiments may connect; set by whoever runs their programs."""
 
-    def answer(self, frame: bytes) -> bytes:
-        """Return the frame of the reply to a request frame."""
-        return encode(self.reply(frame)[0])
+    def perform(self, request: AtOnce, parent: str = "") -> Any:
+        """Return the result of a request for whose answer nothing is waited; the errors of the method that has it.
 
-    def look(self, frame: bytes) -> Wanted | None:
-        """Return what must be seen of the cluster under test before `reply` can answer; None for nothing."""
-        try:
-            request = decode(frame, AnyRequest)
-            return self._machine.planner.look(_decode(request.spec)) if isinstance(request, ValidateSpec) else None
-        except TrogdorBusError:  # which is the reply
-            return None
-
-    def reply(self, frame: bytes, sighting: Sighting | None = None, parent: str = "") -> tuple[Reply, bool]:
-        """Return the reply to a request frame, and whether a change was accepted; an error becomes a reply, too.
-
-        `sighting` is what was seen, where `look` asks for that. What is created belongs to the task `parent`, if given.
+        What is created belongs to the task `parent`, if given.
         """
-        try:
-            request = decode(frame, AnyRequest)
-            result = self._dispatch(request, sighting, parent)
-            return Reply(result=msgspec.Raw(msgspec.json.encode(result))), isinstance(request, CHANGES)
-        except SpecError as error:
-            reply = Reply(error="SpecError", message=error.message, path=error.path, remedy=error.remedy)
-        except TrogdorBusError as error:
-            reply = Reply(error=type(error).__name__, message=str(error))
-        return reply, False
+        match request:
+            case CreateTask(id=task_id, spec=spec, force=force, allow=allow, own_topics=own):
+                return self.create_task(task_id, spec, Terms(force, allow, own), parent)
+            case StopTask(id=task_id):
+                return self.stop_task(task_id)
+            case DestroyTask(id=task_id):
+                return self.destroy_task(task_id)
+            case ShowTask(id=task_id):
+                return self.show_task(task_id)
+            case ListTasks():
+                return self.tasks(request)
+            case ListNodes():
+                return self.nodes()
+            case AskStatus():
+                return self.status()
+            case Abort(latch=latch, node=node):
+                return self.abort(latch, node)
+            case Resume(node=node):
+                return self.resume(node)
+            case AskProof(latch=latch, node=node):
+                return self.proof(latch, node)
+            case ForgetNode(node=node, force=force):
+                return self.forget_node(node, force)
+            case Shutdown():
+                return self._shutdown()
+        assert_never(request)
 
     def create_task(self, task_id: str, spec: msgspec.Raw, terms: Terms = TERMS, parent: str = "") -> TaskInfo:
         """Create a task and return it; the same id and spec again return the same task, ConflictError for another."""
-        decoded = _decode(spec, checked=False)
+        decoded = decode_spec(spec, checked=False)
         force, allow, own_topics = terms.force, terms.allow, terms.own_topics
         self._handle(CreateRequested(task_id, decoded, wire(decoded), force, allow, own_topics, parent))
         return self._machine.view.info(task_id)
 
-    def validate(self, spec: msgspec.Raw, terms: Terms = TERMS, sighting: Sighting | None = None) -> Plan:
-        """Return what a spec would do; SpecError or RefusedError says why it cannot."""
-        decoded = _decode(spec)
+    def wanted(self, spec: TaskSpec, terms: Terms = TERMS) -> Wanted | None:
+        """Return what must be seen of the cluster under test before `validate`, None for nothing; errors as there."""
         check_allowed(terms.allow)
-        if decoded.is_experiment:
-            self._check_destinations(decoded.performed())
-            return Plan(spec=msgspec.Raw(wire(decoded.performed())))
-        self._machine.planner.look(decoded)
-        planned = self._machine.plan(decoded, terms, sighting)
+        return None if spec.is_experiment else self._machine.planner.look(spec)
+
+    def validate(self, spec: TaskSpec, terms: Terms = TERMS, sighting: Sighting | None = None) -> Plan:
+        """Return what a spec would do, seeing what was `wanted`; SpecError or RefusedError says why it cannot."""
+        if spec.is_experiment:
+            self._check_destinations(spec.performed())
+            return Plan(spec=msgspec.Raw(wire(spec.performed())))
+        planned = self._machine.plan(spec, terms, sighting)
         alive = {name for name, node in self._machine.fleet.nodes.items() if node.row.alive}
         plan = describe(planned.spec, planned.topology, alive=alive, force=terms.force)
         warnings = (*plan.warnings, *planned.warnings)
-        return msgspec.structs.replace(plan, warnings=warnings, chosen=planned.chosen, losses=planned.losses)
+        return msgspec.structs.replace(
+            plan, warnings=warnings, holders=planned.holders, seed=planned.seed, losses=planned.losses
+        )
 
     def _check_destinations(self, spec: TaskSpec) -> None:
         """Raise RefusedError for an address in an experiment that may not be reached; names are looked up later."""
@@ -189,12 +204,12 @@ class Api:
             raise NotFoundError(f'No task with ID "{task_id}" exists.')  # in Trogdor's words
         return self._machine.view.info(task_id)
 
-    def experiment(self, request: GetExperiment) -> ExperimentInfo:
-        """Return how an experiment goes; NotFoundError if there is none of that id."""
-        task = self.show_task(request.id).task
+    def experiment(self, task_id: str) -> TaskRow:
+        """Return the task of an experiment; NotFoundError if there is none of that id."""
+        task = self.show_task(task_id).task
         if not task.experiment:
-            raise NotFoundError(f"task {request.id} is no experiment; `trogdor-bus show {request.id}` shows it")
-        return self.experiments(task, request)
+            raise NotFoundError(f"task {task_id} is no experiment; `{Remedy('show', {'id': task_id})}` shows it")
+        return task
 
     def tasks(self, query: ListTasks) -> list[TaskInfo]:
         """Return the tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
@@ -239,39 +254,9 @@ class Api:
             tasks=tuple(view.info(task.id) for task in tasks),
         )
 
-    def _dispatch(self, request: AnyRequest, sighting: Sighting | None, parent: str) -> Any:  # noqa: PLR0912 (one case per request)
-        match request:
-            case CreateTask(id=task_id, spec=spec, force=force, allow=allow, own_topics=own):
-                return self.create_task(task_id, spec, Terms(force, allow, own), parent)
-            case ValidateSpec(spec=spec, force=force, allow=allow, own_topics=own):
-                return self.validate(spec, Terms(force, allow, own), sighting)
-            case StopTask(id=task_id):
-                return self.stop_task(task_id)
-            case DestroyTask(id=task_id):
-                return self.destroy_task(task_id)
-            case ShowTask(id=task_id):
-                return self.show_task(task_id)
-            case ListTasks():
-                return self.tasks(request)
-            case ListNodes():
-                return self.nodes()
-            case AskStatus():
-                return self.status()
-            case Abort(latch=latch, node=node):
-                return self.abort(latch, node)
-            case Resume(node=node):
-                return self.resume(node)
-            case AskProof(latch=latch, node=node):
-                return self.proof(latch, node)
-            case ForgetNode(node=node, force=force):
-                return self.forget_node(node, force)
-            case GetExperiment():
-                return self.experiment(request)
-            case Shutdown():
-                return self._shutdown()
 
-
-def _decode(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
+def decode_spec(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
+    """Return a spec that a client sent; SpecError names the field, `checked` as in `Registry.decode`."""
     if len(bytes(spec)) > MAX_SPEC_BYTES:
         raise SpecError(f"the spec has {len(bytes(spec))} bytes", remedy=f"keep it under {MAX_SPEC_BYTES}")
     try:
@@ -279,10 +264,6 @@ def _decode(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BusError(f"the spec is not JSON: {error}") from None
     return registry().decode(data, checked=checked)
-
-
-def _untold(task: TaskRow, request: GetExperiment) -> ExperimentInfo:
-    return ExperimentInfo(task=task)
 
 
 def _sorted(tasks: Iterable[TaskRow]) -> list[TaskRow]:

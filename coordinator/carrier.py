@@ -72,7 +72,7 @@ class Carrier:
         if found is None:
             return ""
         if not force:
-            raise RefusedError(f"{told(found, self._lease_ms)}; {REMEDY}; `--force` allows it")
+            raise RefusedError(f"{told(found, self._lease_ms)}; {REMEDY}; `‹force›` allows it")
         return told(found, self._lease_ms)
 
     def running(self, ledger: Ledger, now_ms: int) -> list[Strike]:

@@ -12,6 +12,7 @@ from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import NodeProof, NodeRow
+from trogdor_bus.remedies import Remedy
 
 FEW = 5
 """So many tasks are named in one line, and so many lines told of one node in a proof."""
@@ -76,8 +77,8 @@ def check_clean(rows: Iterable[NodeRow]) -> None:
     for row in rows:
         if row.alive and row.unproven:
             raise RefusedError(
-                f"node {row.name} is dirty: {'; '.join(row.unproven)}. Once nothing is left there: `trogdor-bus forget "
-                f"{row.name} --force`; or submit with --force"
+                f"node {row.name} is dirty: {'; '.join(row.unproven)}. Once nothing is left there: "
+                f"`{Remedy('forget', {'node': row.name})}`; or submit with ‹force›"
             )
 
 
@@ -99,9 +100,9 @@ def proofs(nodes: Iterable[NodeState], latch: str) -> tuple[NodeProof, ...]:
         nonlocal left
         told = [line if len(line) <= LINE_CHARS else f"{line[:LINE_CHARS]}..." for line in lines[:FEW]]
         if len(lines) > FEW:
-            told.append(f"and {len(lines) - FEW} more: `trogdor-bus nodes`")
+            told.append(f"and {len(lines) - FEW} more: `‹nodes›`")
         if left < sum(map(len, told)):
-            told = [f"{len(lines)} line(s): `trogdor-bus nodes`"]
+            told = [f"{len(lines)} line(s): `‹nodes›`"]
         left -= sum(map(len, told))
         return tuple(told)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from io import FileIO
 from pathlib import Path
 
@@ -95,7 +95,7 @@ class Experiments:
         under_test: UnderTest,
         *,
         probe_commands: bool,
-        answer: Callable[[bytes, str], bytes],
+        answer: Callable[[bytes, str], Awaitable[bytes]],
         handle: Callable[[Event], None],
         now_ms: Callable[[], int],
         broken: Callable[[BaseException, str], object],
@@ -127,10 +127,10 @@ class Experiments:
         elif effect.id in self._running:
             self._running[effect.id][0].end(effect.why)
 
-    def told(self, task: TaskRow, request: GetExperiment) -> ExperimentInfo:
+    async def told(self, task: TaskRow, request: GetExperiment) -> ExperimentInfo:
         """Return how an experiment goes, or went; HostError if its file cannot be read."""
         program = self._programs.get(task.id)
-        kept = program.kept() if program else self._read(task.id)
+        kept = program.kept() if program else await asyncio.to_thread(self._read, task.id)
         if kept is None:
             return ExperimentInfo(task=task, verdict="Error" if task.state is TaskState.DONE else "")
         return ExperimentInfo(
@@ -217,7 +217,9 @@ class Program:
     is_forgotten = False
     """Nobody wants to know any more how it ends."""
 
-    def __init__(self, begin: Begin, answer: Callable[[bytes, str], bytes], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, begin: Begin, answer: Callable[[bytes, str], Awaitable[bytes]], now_ms: Callable[[], int]
+    ) -> None:
         self._begin, self._answer, self._now_ms = begin, answer, now_ms
         self._child: Child | None = None
         self._stdin: asyncio.WriteTransport | None = None
@@ -282,7 +284,7 @@ class Program:
             while (message := await unpack(stdout, FromExperiment)) is not None:
                 match message:
                     case Asked(number=number, request=request):
-                        reply = self._answer(bytes(request), self._begin.id)
+                        reply = await self._answer(bytes(request), self._begin.id)
                         self._write(Answered(number=number, reply=msgspec.Raw(reply)))
                     case Progressed(progress=progress, lines=lines):
                         self._progress = progress
@@ -299,7 +301,7 @@ class Program:
         if ended is not None:
             return ended
         topic = self._progress.topic
-        left = f"; its topic {topic} is left, `trogdor-bus experiment gc` removes it" if topic else ""
+        left = f"; its topic {topic} is left, `‹remove-topics›` removes it" if topic else ""
         words = "".join(f"\n{line}" for line in self._last_words)
         said = f"; it said last:{words}" if words else ""
         raise HostError(f"its program {how} before it had a verdict{left}{said}")

@@ -20,7 +20,7 @@ def check(node: NodeState, force: bool) -> None:
     if row.unproven and not force:
         raise RefusedError(
             f"node {row.name} may hold something: {'; '.join(row.unproven)}. Look there and undo it by hand, or start "
-            "the agent again with its former state directory; `--force` gives it up"
+            "the agent again with its former state directory; `‹force›` gives it up"
         )
 
 

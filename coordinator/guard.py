@@ -16,10 +16,11 @@ from trogdor_bus.cluster import ClusterView, SeenPartition
 from trogdor_bus.coordinator.silence import Moment, Scene, Spot, Station, Strike, blow_of, listed
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.faults.experiment import Rule
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places
 
 RULES: tuple[str, ...] = get_args(Rule)
-"""What `--allow` may name."""
+"""The rules that may be allowed to be broken."""
 MAX_NAMED = 5
 DEAD_BEHIND_MS = 10_000
 """A controller that had not caught up for so long counts as gone: living ones do so several times a second."""
@@ -44,7 +45,7 @@ def permit(loss: Loss, allow: Collection[str]) -> tuple[str, ...]:
     refused = [name for name in loss.broken if name not in allow]
     if refused:
         said = "; ".join(loss.broken[name] for name in refused)
-        remedy = " ".join(f"--allow {name}" for name in refused)
+        remedy = " ".join(str(Remedy("allow", {"rule": name})) for name in refused)
         raise RefusedError(f"the cluster would lose too much: {said}; `{remedy}` allows it")
     return tuple(loss.broken.values())
 

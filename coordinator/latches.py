@@ -29,13 +29,13 @@ def check(meta: Meta, held: Mapping[str, str]) -> None:
     """Raise RefusedError if nothing may start on one of the nodes; `held` are the latches that their agents keep."""
     shut = [name for name, latch in held.items() if closed(meta, name, latch)]
     if shut:
-        raise RefusedError(f"aborted: nothing may start on {', '.join(shut)} until `trogdor-bus resume`")
+        raise RefusedError(f"aborted: nothing may start on {', '.join(shut)} until `‹resume›`")
 
 
 def check_everywhere(meta: Meta) -> None:
     """Raise RefusedError if all nodes are aborted."""
     if EVERYWHERE in meta.latches:
-        raise RefusedError("aborted: nothing may start anywhere until `trogdor-bus resume`")
+        raise RefusedError("aborted: nothing may start anywhere until `‹resume›`")
 
 
 def resumable(meta: Meta, node: str, held: str) -> str:
@@ -53,7 +53,7 @@ def abort(meta: Meta, latch: str, node: str) -> Meta:
 def check_resume(meta: Meta, node: str) -> None:
     """Raise RefusedError for one node while all are aborted."""
     if node != EVERYWHERE and EVERYWHERE in meta.latches:
-        raise RefusedError(f"every node is aborted, not {node} alone: resume without --node")
+        raise RefusedError(f"every node is aborted, not {node} alone: resume without ‹node›")
 
 
 def resume(meta: Meta, node: str, held: Iterable[str]) -> Meta:

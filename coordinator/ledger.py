@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -46,6 +47,9 @@ from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
 from trogdor_bus.topology import Topology
 from trogdor_bus.view import View
+
+if TYPE_CHECKING:
+    from trogdor_bus.coordinator.planner import Planned
 
 ENDED = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its task no longer waits for."""
@@ -120,13 +124,17 @@ class Ledger:
         self._turn.changes.append(PutTask(task))
         self.record(TaskChanged(seq=0, at_ms=0, task=task, text=text))
 
-    def resolve(self, task_id: str, spec: TaskSpec, chosen: tuple[str, ...]) -> None:
+    def resolve(self, task_id: str, planned: Planned) -> None:
         """Keep, and tell, whom the spec of a task that fires now turned out to mean; its time counts from now."""
-        for line in chosen:
-            self.note(f"task {task_id}: {line}")
-        spec = msgspec.structs.replace(spec, start_ms=self._turn.now_ms)
+        for one in planned.holders:
+            self.note(f"task {task_id}: {one.why}")
+        spec = msgspec.structs.replace(planned.spec, start_ms=self._turn.now_ms)
         task = msgspec.structs.replace(
-            self.view.tasks[task_id], spec=msgspec.Raw(wire(spec)), start_ms=self._turn.now_ms, chosen=chosen
+            self.view.tasks[task_id],
+            spec=msgspec.Raw(wire(spec)),
+            start_ms=self._turn.now_ms,
+            holders=planned.holders,
+            seed=planned.seed,
         )
         self.put(task, "")
 

@@ -57,7 +57,7 @@ class Lookout:
 
     async def look(self, wanted: Wanted) -> Sighting:
         """Return what is seen now, or why nothing is; no later than `DEADLINE_S` after it is its turn."""
-        seed, loop, begun = secrets.randbits(63), asyncio.get_running_loop(), asyncio.Event()
+        seed, loop, begun = secrets.randbits(53), asyncio.get_running_loop(), asyncio.Event()
         self._begin()
         job = self._threads.submit(self._read, wanted, lambda: loop.call_soon_threadsafe(begun.set))
         job.add_done_callback(lambda _: self._end())

@@ -174,7 +174,7 @@ class CoordinatorMachine:
                 self._fail(task, f"Unable to find nodes for task: {text}")
             return
         if sighting is not None:
-            self._ledger.resolve(task.id, planned.spec, planned.chosen)
+            self._ledger.resolve(task.id, planned)
         first = self._meta.next_worker
         self._keep(msgspec.structs.replace(self._meta, next_worker=first + len(planned.workers)))
         warning = "; ".join(planned.warnings)

@@ -16,7 +16,7 @@ from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import BusError, ConflictError, FencedError, TrogdorBusError
-from trogdor_bus.messages import Latch, Proof
+from trogdor_bus.messages import Abort, AskProof, AskStatus, CoordinatorStatus, Latch, Proof
 from trogdor_bus.transports import several
 
 
@@ -42,16 +42,23 @@ class Errand:
     replicated: bool | None = None
 
     def __init__(self, service: Service, running: asyncio.Task[int]) -> None:
-        self._api, self._running = service.api, running
+        self._commands, self._running = service.commands, running
 
     async def abort(self, latch: str, node: str = "") -> Latch:
         """End everything; as `Client.abort`."""
-        return self._api.abort(latch, node)
+        latched: Latch = (await self._commands.execute(Abort(latch=latch, node=node))).result
+        return latched
 
     async def proof(self, latch: str, node: str = "") -> Proof:
         """Return what is proven; as `Client.proof`, or FencedError if another coordinator took over."""
         self.check()
-        return self._api.proof(latch, node)
+        proof: Proof = (await self._commands.execute(AskProof(latch=latch, node=node))).result
+        return proof
+
+    async def listening(self) -> bool:
+        """Return whether it still listens for another coordinator, and does nothing yet."""
+        status: CoordinatorStatus = (await self._commands.execute(AskStatus())).result
+        return status.listening
 
     def check(self) -> None:
         """Raise FencedError, or KeyboardInterrupt, if the coordinator ended before its errand."""
@@ -91,7 +98,7 @@ async def take_place(settings: CoordinatorSettings) -> AsyncIterator[Errand]:
             running = asyncio.create_task(service.run())
             try:
                 errand = Errand(service, running)
-                while service.api.status().listening:
+                while await errand.listening():
                     errand.check()
                     await asyncio.sleep(0.02)
                 yield errand

@@ -56,5 +56,5 @@ class Orphans:
         nodes = ", ".join(sorted({orphan.node for orphan in self._found.values()})[:5])
         return (
             f"this coordinator's store is empty, but agents perform {len(self._found)} worker(s) of another one "
-            f"({nodes}); start with --adopt to keep them to their deadlines, or with --abort-all to end them"
+            f"({nodes}); start with ‹adopt› to keep them to their deadlines, or with ‹abort-all› to end them"
         )

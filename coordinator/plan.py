@@ -77,7 +77,7 @@ def _assign(spec: TaskSpec, topology: Topology, force: bool) -> tuple[WorkerPlan
     targets = sorted(spec.targets(topology))
     unknown = sorted(set(targets).difference(topology.names()))
     if unknown:
-        raise SpecError(f"Unknown node names: {', '.join(unknown)}", remedy="`trogdor-bus nodes` lists the nodes")
+        raise SpecError(f"Unknown node names: {', '.join(unknown)}", remedy="`‹nodes›` lists the nodes")
     if not targets:
         raise SpecError("No node names specified.", remedy="name at least one node")
     plans = tuple(_worker(spec, node, topology) for node in targets)
@@ -101,7 +101,7 @@ def _spare_coordinator(plan: WorkerPlan, topology: Topology) -> None:
         if cut:
             raise RefusedError(
                 f"node {plan.node} is where the coordinator listens: blocking TCP port "
-                f"{', '.join(map(str, cut))} there would cut it off; `--force` allows it"
+                f"{', '.join(map(str, cut))} there would cut it off; `‹force›` allows it"
             )
 
 

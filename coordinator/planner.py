@@ -21,6 +21,7 @@ from trogdor_bus.coordinator.plan import WorkerPlan, assign, left_out_warning
 from trogdor_bus.coordinator.scout import require_cluster
 from trogdor_bus.coordinator.silence import strikes
 from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places, Scene, Wanted
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.topology import Topology
@@ -35,16 +36,17 @@ class Terms(msgspec.Struct, frozen=True):
 
 
 class Planned(msgspec.Struct, frozen=True, kw_only=True):
-    """Who does what: `spec` with nodes in place of roles, who was chosen, and what people should know.
+    """Who does what: `spec` with nodes in place of roles, and what people should know.
 
-    `topology` is what it was planned against.
+    `topology` is what it was planned against; `holders` and `seed` as in TaskRow.
     """
 
     spec: TaskSpec
     topology: Topology
     workers: tuple[WorkerPlan, ...]
     warnings: tuple[str, ...] = ()
-    chosen: tuple[str, ...] = ()
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     losses: tuple[str, ...] = ()
 
 
@@ -104,7 +106,8 @@ class Planner:
             topology=topology,
             workers=workers,
             warnings=tuple(filter(None, warnings)),
-            chosen=tuple(one.why for one in chosen),
+            holders=chosen,
+            seed=sighting.seed if sighting is not None else None,
             losses=loss.lines,
         )
 
@@ -118,7 +121,7 @@ class Planner:
                     topic, partition = leads
                     raise RefusedError(
                         f"task {task_id} moves the leader of {topic}-{partition} already: wait for its end, or "
-                        f"`trogdor-bus stop {task_id}`"
+                        f"`{Remedy('stop', {'id': task_id})}`"
                     )
 
 

@@ -267,7 +267,7 @@ def _check_epoch(key: str, epoch: int) -> None:
 def _unreadable(key: str, why: str) -> HostError:
     return HostError(
         f"the state in the log cannot be read: {shown(key)}: {why}; if a newer trogdor-bus has written it, upgrade "
-        "this one; else remove that key, or choose another --topic-prefix"
+        "this one; else remove that key, or choose another ‹topic-prefix›"
     )
 
 

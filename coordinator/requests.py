@@ -70,4 +70,4 @@ def _require_node(name: str, fleet: Fleet) -> None:
 
 
 def _unknown(name: str) -> NotFoundError:
-    return NotFoundError(f"no node is called {name or repr(name)}; `trogdor-bus nodes` lists the nodes")
+    return NotFoundError(f"no node is called {name or repr(name)}; `‹nodes›` lists the nodes")

@@ -70,5 +70,5 @@ def require_cluster(place: Place) -> None:
     if not place.cluster:
         raise RefusedError(
             "this needs the Kafka cluster under test, and the coordinator knows none: start it with "
-            "`--cluster HOST:PORT`"
+            "`‹cluster› HOST:PORT`"
         )

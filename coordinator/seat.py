@@ -11,6 +11,7 @@ from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.host import addresses_of, local_addresses
 from trogdor_bus.messages import NodeRow
+from trogdor_bus.remedies import Remedy
 
 PORTS = 4
 
@@ -38,24 +39,24 @@ def greeting(url: str, addresses: tuple[str, ...], *, keys: bool) -> Iterator[tu
     """Return what people should read at the start, each line with its logging level."""
     links = {part.scheme: part for part in (urlsplit(one) for one in url.split(" "))}
     outside = [address for address in addresses if not ipaddress.ip_address(address).is_loopback]
-    agent = " ".join(["trogdor-bus agent --node NAME", *_kafka_options(links, dialled=bool(outside))])
+    agent = " ".join(["‹start-agent› ‹node› NAME", *_kafka_options(links, dialled=bool(outside))])
     reached = []
     if (zmq := links.get("zmq")) is not None and zmq.port:
         reached.append("reaches these ports")
         if not outside:
             last = zmq.port + PORTS - 1
-            yield INFO, f"reachable from this machine only (port {zmq.port} to {last}); --bind ADDRESS lets others in"
+            yield INFO, f"reachable from this machine only (port {zmq.port} to {last}); ‹bind› ADDRESS lets others in"
         for address in outside:
             host = f"[{address}]" if ":" in address else address
-            yield INFO, f"elsewhere, type: {agent} --coordinator {host}:{zmq.port}"
+            yield INFO, f"elsewhere, type: {agent} ‹coordinator› {host}:{zmq.port}"
     if "kafka" in links:
         reached.append("writes to these topics")
         if not outside:
             yield INFO, f"elsewhere, type: {agent}"
     if not keys:
-        yield WARNING, f"--insecure: whoever {' or '.join(reached)} is root on every node"
+        yield WARNING, f"‹insecure›: whoever {' or '.join(reached)} is root on every node"
     elif outside or "kafka" in links:
-        yield INFO, "agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there"
+        yield INFO, "agents elsewhere need the keys: `‹export-keys›` here, `‹import-keys›` there"
 
 
 def _kafka_options(links: Mapping[str, SplitResult], *, dialled: bool) -> list[str]:
@@ -65,10 +66,10 @@ def _kafka_options(links: Mapping[str, SplitResult], *, dialled: bool) -> list[s
         return []
     prefix = kafka.path.strip("/")
     return [
-        f"--transport {'kafka+zmq' if dialled else 'kafka'}",
-        f"--bootstrap-server {kafka.netloc}",
-        *(["--kafka-config FILE"] if kafka.query else []),
-        *([f"--topic-prefix {prefix}"] if prefix != "trogdor" else []),
+        str(Remedy("transport", {"kind": "kafka+zmq" if dialled else "kafka"})),
+        f"‹bootstrap› {kafka.netloc}",
+        *(["‹kafka-config› FILE"] if kafka.query else []),
+        *([f"‹topic-prefix› {prefix}"] if prefix != "trogdor" else []),
     ]
 
 

@@ -13,14 +13,13 @@ import uuid
 from collections.abc import Callable, Collection, Coroutine
 from typing import NoReturn, Protocol
 
-import msgspec
-
 from trogdor_bus import logs, stacks
 from trogdor_bus.bus import Answer, BusBrokers, CoordinatorBus, StateLog
 from trogdor_bus.clock import SteadyWallClock
 from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.aside import set_aside
 from trogdor_bus.coordinator.changes import Loaded
+from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
     BrokersSeen,
@@ -42,8 +41,8 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import VIEW_TOPIC, Reply, encode
-from trogdor_bus.roles import Wanted
+from trogdor_bus.messages import VIEW_TOPIC, encode
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.transports import link_with_log, open_log, several
 
 log = logging.getLogger("trogdor_bus.coordinator")
@@ -76,7 +75,7 @@ async def _run(settings: CoordinatorSettings, fuse: Fuse) -> int:
         raise SpecError(
             "there is no log to take a coordinator's state over from",
             path="$.take-over" if settings.take_over else "$.standby",
-            remedy="use --transport kafka or kafka+zmq, on every coordinator",
+            remedy=f"use {Remedy('transport', {'kind': 'kafka'})} or kafka+zmq, on every coordinator",
         )
     with contextlib.ExitStack() as opened:
         store = opened.enter_context(contextlib.closing(Store(settings.state_dir)))
@@ -207,18 +206,23 @@ class Service:
             fed=self._wake.set,
             broken=lambda error: fuse.blow(error, self._machine.about),
         )
-        self.api = self._core.api
+        self._core.api.destinations = self._destinations
         self._experiments = self._core.experiments = Experiments(
             settings.state_dir / "experiments",
             UnderTest(bootstrap=settings.cluster, config=str(settings.cluster_config or "")),
             probe_commands=settings.allow_probe_commands,
-            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
+            answer=lambda frame, parent: answer(self.commands, frame, parent),
             handle=self._core.feed,
             now_ms=self._clock.now_ms,
             broken=fuse.blow,
             destinations=self._destinations,
         )
-        self.api.experiments, self.api.destinations = self._experiments.told, self._destinations
+        self.commands = Commands(
+            self._core.api,
+            look=self._lookout.look,
+            told=self._experiments.told,
+            kept=self._replication.kept if self._replication else None,
+        )
 
     async def run(self) -> int:
         """Serve until told to end; return the exit code."""
@@ -248,7 +252,7 @@ class Service:
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
                     self._core.feed(LinksSeen(self._bus.links()))
-                    self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
+                    self._bus.announce(VIEW_TOPIC, encode(self._core.api.world()))
         except TrogdorBusError:
             raise
         except Exception as error:  # before anything is waited for
@@ -268,21 +272,14 @@ class Service:
         except Exception as error:  # the bus would go on without that frame
             self._fuse.blow(error)
 
-    def _on_request(self, frame: bytes, answer: Answer) -> None:
-        try:
-            self._take_request(frame, answer)
-        except Exception as error:
-            self._fuse.blow(error, self._machine.about)
+    def _on_request(self, frame: bytes, reply: Answer) -> None:
+        self._beside(self._answer(frame, reply))
 
-    def _take_request(self, frame: bytes, answer: Answer) -> None:
-        if wanted := self.api.look(frame):
-            self._beside(self._answer_seen(frame, wanted, answer))
-            return
-        reply, changed = self.api.reply(frame)
-        if not changed or self._replication is None:
-            answer(encode(reply))
-            return
-        self._beside(self._answer(self._replication, reply, answer))
+    async def _answer(self, frame: bytes, reply: Answer) -> None:
+        try:
+            reply(await answer(self.commands, frame))
+        except Exception as error:  # while it is known at which task
+            self._fuse.blow(error, self._machine.about)
 
     def _soon(self, flush: Callable[[], None]) -> None:
         asyncio.get_running_loop().call_later(GATHER_S, flush)
@@ -294,16 +291,10 @@ class Service:
         waiting.add_done_callback(self._waiting.discard)
         heed(waiting, self._fuse.blow)
 
-    async def _answer_seen(self, frame: bytes, wanted: Wanted, answer: Answer) -> None:
-        answer(encode(self.api.reply(frame, await self._lookout.look(wanted))[0]))
-
     async def _look(self, order: LookAtCluster) -> None:
         seen = await self._lookout.answer(order)
         with contextlib.suppress(HostError):  # said already, and the end of this coordinator
             self._core.feed(seen)
-
-    async def _answer(self, replication: Replication, reply: Reply, answer: Answer) -> None:
-        answer(encode(msgspec.structs.replace(reply, replicated=await replication.kept())))
 
     def _destinations(self) -> Destinations:
         nodes = self._machine.view.nodes.values()

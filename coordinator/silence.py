@@ -130,7 +130,7 @@ def told(found: Silence, lease_ms: int) -> str:
     )
 
 
-REMEDY = "run coordinator, agents and clients with `--transport kafka+zmq`, or keep it shorter than the lease"
+REMEDY = "run coordinator, agents and clients with `‹transport kind=kafka+zmq›`, or keep it shorter than the lease"
 """What to do about a fault that would silence the bus."""
 
 

@@ -61,8 +61,8 @@ _REMEDIES = {
     "SQLITE_READONLY": "let this user write to the file and its directory",
     "SQLITE_PERM": "let this user write to the file and its directory",
     "SQLITE_CANTOPEN": "let this user write to the file and its directory",
-    "SQLITE_NOTADB": "move the file away to start afresh, or choose another --state-dir",
-    "SQLITE_CORRUPT": "move the file away to start afresh, or choose another --state-dir",
+    "SQLITE_NOTADB": "move the file away to start afresh, or choose another ‹state-dir›",
+    "SQLITE_CORRUPT": "move the file away to start afresh, or choose another ‹state-dir›",
 }
 
 
@@ -151,7 +151,7 @@ class Store:
         if version > SCHEMA_VERSION:
             raise HostError(
                 f"{self._path} was written by a newer trogdor-bus (schema {version}, this one knows {SCHEMA_VERSION}); "
-                "upgrade, or choose another --state-dir"
+                "upgrade, or choose another ‹state-dir›"
             )
         if version == 0 and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             raise HostError(f"{self._path} is a database of something else; {_REMEDIES['SQLITE_NOTADB']}")
@@ -159,7 +159,7 @@ class Store:
             self._db.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # before anything is in the file
         mode = self._db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
-            raise HostError(f"{self._path}: the file system supports no write-ahead log; choose a local --state-dir")
+            raise HostError(f"{self._path}: the file system supports no write-ahead log; choose a local ‹state-dir›")
         self._db.execute(f"PRAGMA journal_size_limit = {SLACK_BYTES}")
         if version == 0:
             meta = Meta(cluster=uuid.uuid4().hex, next_worker=secrets.randbelow(2**62))
@@ -244,7 +244,7 @@ class Store:
             raise HostError(f"{self._path}: {error}; {_REMEDIES['SQLITE_CORRUPT']}") from None
         except OSError as error:
             text = f"{error.filename or self._path}: {error.strerror}"
-            raise HostError(f"{text}; let this user write to the directory, or choose another --state-dir") from None
+            raise HostError(f"{text}; let this user write to the directory, or choose another ‹state-dir›") from None
 
 
 def _lock(path: Path) -> int:
@@ -255,7 +255,7 @@ def _lock(path: Path) -> int:
         holder = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise ConflictError(
-            f"another coordinator (pid {holder}) uses {path.parent}; stop it, or choose another --state-dir"
+            f"another coordinator (pid {holder}) uses {path.parent}; stop it, or choose another ‹state-dir›"
         ) from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -65,12 +65,12 @@ def check_start(store: Keeping, log: StateLog) -> str:
     if found.state is not None and local.fresh:
         raise RefusedError(
             f"this coordinator's store is empty, but the log has a state of epoch {found.epoch}; "
-            "start with --take-over to go on with it, or with another --topic-prefix to begin afresh"
+            "start with ‹take-over› to go on with it, or with another ‹topic-prefix› to begin afresh"
         )
     if _is_newer(found, local):
         raise RefusedError(
             f"another coordinator has led since: the log has a state of epoch {found.epoch}, this store is of epoch "
-            f"{local.meta.epoch}; start with --take-over to go on with what is in the log"
+            f"{local.meta.epoch}; start with ‹take-over› to go on with what is in the log"
         )
     return ""
 
@@ -83,7 +83,7 @@ def take_over(store: Keeping, log: StateLog, me: str, *, first: bool = False) ->
     """
     local, found = store.load(), _read(log)
     if found.state is None and local.fresh and not first:
-        raise RefusedError("there is nothing to take over: the log has no state; start without --take-over")
+        raise RefusedError("there is nothing to take over: the log has no state; start without ‹take-over›")
     _check_cluster(local, found)
     claim, epoch = f"{CLAIM}/{me}", max([local.meta.epoch, found.epoch, *found.claims.values()]) + STEP
     log.append(claim, msgspec.json.encode(epoch))
@@ -114,7 +114,7 @@ def _check_cluster(local: Loaded, found: Found) -> None:
     if found.state is not None and not local.fresh and found.state.meta.cluster != local.meta.cluster:
         raise RefusedError(
             f"the log belongs to another cluster ({found.state.meta.cluster[:8]}, this store is of "
-            f"{local.meta.cluster[:8]}); choose another --topic-prefix or another --state-dir"
+            f"{local.meta.cluster[:8]}); choose another ‹topic-prefix› or another ‹state-dir›"
         )
 
 

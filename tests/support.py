@@ -6,11 +6,24 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 import pytest
 
 LONGEST_REST_S = 0.5
+_T = TypeVar("_T")
+
+
+def at_once(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what a coroutine returns that has nothing to wait for; one that waits is an error."""
+    try:
+        work.send(None)
+    except StopIteration as done:
+        found: _T = done.value
+        return found
+    work.close()
+    raise AssertionError("it waits")
 
 
 def require(condition: bool, reason: str, remedy: str) -> None:

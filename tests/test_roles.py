@@ -199,15 +199,9 @@ def test_any_text_is_a_role_or_refused(text: str) -> None:
         assert parse(str(role)) == role
 
 
-@given(
-    st.sampled_from(["leader(a.b-c, 12)", "controller", "one-of(rack(r1))", "group-coordinator(a is broker)"]),
-    st.data(),
+@pytest.mark.parametrize(
+    ("role", "led"),
+    [("leader(a.b-c, 12)", ("a.b-c", 12)), ("controller", None), ("one-of(leader(a, 1))", None), ("", None)],
 )
-def test_what_is_told_of_a_choice_can_be_read(role: str, data: st.DataObject) -> None:
-    kind = data.draw(st.sampled_from(["broker", "controller"]))
-    number, epoch = data.draw(st.integers(0, 10**9)), data.draw(st.integers(-1, 10**6))
-    node = data.draw(st.text("ab1-. ()", min_size=1, max_size=8).filter(lambda name: not name.endswith(")")))
-    chosen = Chosen(role=role, kind=kind, id=number, node=node, epoch=epoch)
-    assert Chosen.read(chosen.why) == chosen
-    assert chosen.led == (("a.b-c", 12) if role.startswith("leader") else None)
-    assert Chosen.read("somebody else") is None
+def test_the_partition_that_somebody_was_chosen_for(role: str, led: tuple[str, int] | None) -> None:
+    assert Chosen(role=role, id=1, node="a").led == led

@@ -150,9 +150,9 @@ def parse_lease_ms(text: object, path: str = "$") -> int | None:
 
 def parse_standby_ms(text: str) -> int:
     """Return the ms that a standby waits without seeing a coordinator; SpecError if that is too short to tell."""
-    after_ms = parse_duration_ms(text, "--standby-after")
+    after_ms = parse_duration_ms(text, "‹standby-after›")
     if after_ms < MIN_STANDBY_MS:
-        raise SpecError(f"--standby-after is {text}", remedy="use at least 3s: a coordinator is heard once a second")
+        raise SpecError(f"‹standby-after› is {text}", remedy="use at least 3s: a coordinator is heard once a second")
     return after_ms
 
 

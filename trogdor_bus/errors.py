@@ -22,13 +22,22 @@ TrogdorBusError
 from __future__ import annotations
 
 from trogdor_bus.printable import escape_lines
+from trogdor_bus.remedies import Remedy, remedies_in
 
 
 class TrogdorBusError(Exception):
-    """Any error that trogdor-bus raises on purpose; its text is meant for people and steers no terminal."""
+    """Any error that trogdor-bus raises on purpose; its text is meant for people and steers no terminal.
+
+    What can be done about it stands in the text as in `remedies`, for whoever has words for it.
+    """
 
     def __str__(self) -> str:
         return escape_lines(super().__str__())
+
+    @property
+    def remedies(self) -> tuple[Remedy, ...]:
+        """Return the remedies that the text names."""
+        return remedies_in(str(self))
 
 
 class SpecError(TrogdorBusError):

@@ -25,7 +25,7 @@ COORDINATOR_FILE = "coordinator.json"
 MEMBER_FILE = "member.json"
 MAX_BYTES = 4096
 """No key file is larger: what stands behind that is not read, and so it is not JSON."""
-GET_KEYS = "run `trogdor-bus keys export` on the coordinator's machine and `trogdor-bus keys import` here"
+GET_KEYS = "run `‹export-keys›` on the coordinator's machine and `‹import-keys›` here"
 
 Key = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 MakePair = Callable[[], tuple[bytes, bytes]]
@@ -111,13 +111,13 @@ def import_(directory: Path, text: str, *, force: bool = False) -> None:
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise SpecError(
             f"this is no text of trogdor-bus keys: {_words(error)}",
-            remedy="pass the whole line that `trogdor-bus keys export` prints on the coordinator's machine",
+            remedy="pass the whole line that `‹export-keys›` prints on the coordinator's machine",
         ) from None
     _make_directory(directory)
     path = directory / MEMBER_FILE
     if _create(path, member, replace=force) or _read(path, MemberKeys) == member:
         return
-    raise ConflictError(f"{path} holds other keys; to replace them, run `trogdor-bus keys import --force`")
+    raise ConflictError(f"{path} holds other keys; to replace them, run `‹replace-keys›`")
 
 
 def _make_directory(directory: Path) -> None:
@@ -158,7 +158,7 @@ def _read(path: Path, kind: type[Keys]) -> Keys:
                 raise RefusedError(f"others may use the keys in {place}: run `chmod {mode} {place}`")
         return msgspec.json.decode(_content(path), type=kind)
     except FileNotFoundError:
-        raise NotFoundError(f"there are no keys at {path}: {GET_KEYS}, or use --insecure on both sides") from None
+        raise NotFoundError(f"there are no keys at {path}: {GET_KEYS}, or use ‹insecure› on both sides") from None
     except PermissionError:
         raise RefusedError(f"{path} belongs to another user: run this as that user, or {GET_KEYS}") from None
     except NotADirectoryError:

@@ -14,17 +14,19 @@ from typing import TextIO
 from trogdor_bus.errors import SpecError
 from trogdor_bus.linewriter import LineWriter
 from trogdor_bus.printable import escape
+from trogdor_bus.remedies import Words, worded
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-def set_up(level: str = "info", as_json: bool = False, *, daemon: bool = True) -> None:
+def set_up(level: str = "info", as_json: bool = False, *, daemon: bool = True, words: Words | None = None) -> None:
     """Send every log record of at least `level` to standard error; SpecError if there is no such level.
 
-    Of a daemon so goes whatever is printed there, tracebacks and warnings of Python included.
+    Remedies are told in these `words`. Of a daemon so goes whatever is printed there, tracebacks and warnings of Python
+    included.
     """
     check(level)
-    handler = _Handler(_Json() if as_json else _Human())
+    handler = _Handler(_Json(words or {}) if as_json else _Human(words or {}))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
@@ -127,24 +129,35 @@ def _encoded(text: str) -> bytes:
     return f"{text}\n".encode("utf-8", "backslashreplace")
 
 
-class _Human(logging.Formatter):
+class _Worded(logging.Formatter):
+    """What both forms have in common: remedies in the words of an interface."""
+
+    def __init__(self, words: Words) -> None:
+        super().__init__()
+        self._words = words
+
+    def message(self, record: logging.LogRecord) -> str:
+        return worded(record.getMessage(), self._words)
+
+
+class _Human(_Worded):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line per line of the message: time with offset, level, text."""
         head = f"{_time(record)} {record.levelname:<7} "
-        lines = record.getMessage().split("\n")
+        lines = self.message(record).split("\n")
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
         return "\n".join(head + escape(line) for line in lines)
 
 
-class _Json(logging.Formatter):
+class _Json(_Worded):
     def format(self, record: logging.LogRecord) -> str:
         """Return one JSON object: time, level, logger, message, and error if there is one."""
         fields = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self.message(record),
         }
         if record.exc_info:
             fields["error"] = self.formatException(record.exc_info)

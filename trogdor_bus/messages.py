@@ -8,15 +8,17 @@ Peers are read leniently: unknown fields are ignored, and of what cannot be read
 from __future__ import annotations
 
 import functools
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import msgspec
 
 from trogdor_bus import late
 from trogdor_bus.actions import Action, Peer, decode_action
-from trogdor_bus.errors import BusError, VersionError
+from trogdor_bus.errors import BusError, SpecError, TrogdorBusError, VersionError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.remedies import Remedy
+from trogdor_bus.roles import Chosen
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, TaskRow, WorkerRow, WorkerState
 
@@ -386,14 +388,22 @@ class NodePlan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class Plan(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What a spec would do to the cluster; `spec` as it goes on the wire, with nodes in place of roles.
 
-    `chosen` says who holds the roles now, `losses` what the Kafka cluster would lose, a line each.
+    `holders` are those who hold the roles now, as in a TaskRow, with the `seed` of this answer; `losses` is what the
+    Kafka cluster would lose, a line each. `chosen` are lines that say who it is, of a version that told no `holders`.
     """
 
     spec: msgspec.Raw
     nodes: tuple[NodePlan, ...] = ()
     warnings: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     losses: tuple[str, ...] = ()
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Return who holds the roles now, a line each for people."""
+        return tuple(one.why for one in self.holders) or self.chosen
 
 
 class Latch(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -470,7 +480,8 @@ class CoordinatorStatus(msgspec.Struct, frozen=True, kw_only=True, rename="camel
 class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name).
 
-    `replicated` says of what changes something whether the log has it; None without a log, and for questions.
+    `remedies` are those that the text of an error names. `replicated` says of what changes something whether the log
+    has it; None without a log, and for questions.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -478,7 +489,17 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     message: str = ""
     path: str = "$"
     remedy: str = ""
+    remedies: tuple[Remedy, ...] = ()
     replicated: bool | None = None
+
+    @classmethod
+    def refusing(cls, error: TrogdorBusError) -> Self:
+        """Return the reply that is this error; `client` raises it again."""
+        if isinstance(error, SpecError):
+            told = cls(error=SpecError.__name__, message=error.message, path=error.path, remedy=error.remedy)
+        else:
+            told = cls(error=type(error).__name__, message=str(error))
+        return msgspec.structs.replace(told, remedies=error.remedies)
 
 
 # --- the monitor stream -----------------------------------------------------------------------------------------------

@@ -50,11 +50,11 @@ Where = dict[str, int]
 class Properties(dict[str, str]):
     """The properties by name; `blame` finds the line that librdkafka complains about, `fault` that of a name.
 
-    `brokers` and `option` are the options that say where the brokers are, and which file this is.
+    `brokers` and `option` name the settings that say where the brokers are, and which file this is.
     """
 
     def __init__(
-        self, path: Path | None = None, *, brokers: str = "--bootstrap-server", option: str = "--kafka-config"
+        self, path: Path | None = None, *, brokers: str = "‹bootstrap›", option: str = "‹kafka-config›"
     ) -> None:
         super().__init__()
         self._path, self._brokers = path, brokers

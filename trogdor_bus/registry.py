@@ -73,7 +73,7 @@ class Registry:
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec is a JSON object, not {_json_type(data)}", remedy='write {"class": ..., ...}')
         if "class" not in data:
-            raise SpecError("the field is missing", path="$.class", remedy="`trogdor-bus faults` lists the classes")
+            raise SpecError("the field is missing", path="$.class", remedy="`‹faults›` lists the classes")
         cls = self.lookup(data["class"])
         fields = _fields(cls)
         body: dict[str, Any] = {"class": tag_of(cls)}
@@ -104,7 +104,7 @@ class Registry:
         tag = self._by_alias.get(name, name)
         if tag in self.by_tag:
             return self.by_tag[tag]
-        remedy = "`trogdor-bus faults` lists the classes"
+        remedy = "`‹faults›` lists the classes"
         if _last(name) in _NOT_YET:
             raise SpecError(f"'{shown(name)}' is Trogdor's, and not supported yet", path="$.class", remedy=remedy)
         known = {_last(tag): tag for tag in self.by_tag} | {alias: alias for alias in self._by_alias}

@@ -12,7 +12,6 @@ import difflib
 import re
 from collections.abc import Container, Iterable, Mapping
 from random import Random
-from typing import Self
 
 import msgspec
 
@@ -30,10 +29,6 @@ NAMES = tuple(sorted({*OF_PARTITION, *OF_COORDINATOR, *OF_ROLES, *ALONE, "broker
 STREAM = "$stream"
 """Stands for an experiment's own topic."""
 MAX_DEPTH = 10
-_WHY = re.compile(
-    r"(?P<role>.+?) is (?P<kind>broker|controller) (?P<id>\d+) on node (?P<node>.+?)"
-    r"(?: \(leader epoch (?P<epoch>\d+)\))?"
-)
 _LEADER = re.compile(r"leader\((?P<topic>[^,()]+), *(?P<number>\d+)\)")
 _CALL = re.compile(r"\s*([^\s()]+)\s*\((.*)\)\s*", re.S)
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}|\$stream")
@@ -74,15 +69,6 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     node: str
     epoch: int = -1
-
-    @classmethod
-    def read(cls, line: str) -> Self | None:
-        """Return what `why` tells, None if the line is no such one."""
-        found = _WHY.fullmatch(line)
-        if found is None:
-            return None
-        epoch = -1 if found["epoch"] is None else int(found["epoch"])
-        return cls(role=found["role"], kind=found["kind"], id=int(found["id"]), node=found["node"], epoch=epoch)
 
     @property
     def led(self) -> tuple[str, int] | None:

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from trogdor_bus.roles import Chosen
+
 
 class TaskState(enum.StrEnum):
     """Where a task is. RUNNING means that its workers were addressed; see `TaskRow.active` for "in force"."""
@@ -61,7 +63,7 @@ EXIT_CODES: dict[Outcome, int] = {
     Outcome.ABORTED: 1,
     Outcome.UNKNOWN: 3,
 }
-"""The exit code of `submit --wait` for each outcome."""
+"""The exit code of whoever waits for the end of a task, for each outcome."""
 
 
 class Disturbance(msgspec.Struct, frozen=True, rename="camel"):
@@ -152,8 +154,10 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What the coordinator knows of one task.
 
     `original` is the spec as submitted, `spec` with startMs raised and, once it has fired, nodes in place of roles:
-    `chosen` says who held them, a line each. `parent` is the task that it belongs to and ends with, `allow` and
-    `own_topics` as in CreateTask. `experiment`: it is one, and has no workers.
+    `holders` are those who held them, and `seed` is the number by which choices among several were made; the same one
+    makes the same choices. `chosen` are lines that say so, of a version that kept no `holders`. `parent` is the task
+    that it belongs to and ends with, `allow` and `own_topics` as in CreateTask. `experiment`: it is one, and has no
+    workers.
     """
 
     id: str
@@ -174,12 +178,19 @@ class TaskRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     allow: tuple[str, ...] = ()
     own_topics: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     experiment: bool = False
 
     @property
     def end_ms(self) -> int:
         """Return when the task ends by itself, epoch ms."""
         return self.start_ms + self.duration_ms
+
+    @property
+    def why(self) -> tuple[str, ...]:
+        """Return who was chosen, a line each for people."""
+        return tuple(one.why for one in self.holders) or self.chosen
 
 
 def combined_status(workers: list[WorkerRow]) -> Any:

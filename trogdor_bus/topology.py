@@ -95,7 +95,7 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def _node(self, name: str) -> Node:
         if name not in self.nodes:
-            raise SpecError(f"node {name} is not in the cluster", remedy="`trogdor-bus nodes` lists the nodes")
+            raise SpecError(f"node {name} is not in the cluster", remedy="`‹nodes›` lists the nodes")
         return self.nodes[name]
 
     @functools.cached_property

@@ -14,16 +14,16 @@ KAFKA, ZMQ = "kafka://b1:9092/trogdor", "zmq://10.0.0.1:5560"
     [
         (
             f"{ZMQ} zmq://10.0.0.2:5560",
-            "Is it running there (`trogdor-bus coordinator --bind ADDRESS`), is the address right, does a firewall "
+            "Is it running there (`‹start-coordinator› ‹bind› ADDRESS`), is the address right, does a firewall "
             "block the port",
         ),
         (
             KAFKA,
-            "Is it running there (`trogdor-bus coordinator --transport kafka ...`), are these its brokers and topics",
+            "Is it running there (`‹start-coordinator› ‹transport kind=kafka› ...`), are these its brokers and topics",
         ),
         (
             f"{KAFKA} {ZMQ}",
-            "Is it running there (`trogdor-bus coordinator --transport kafka+zmq ...`), is the address right, does a "
+            "Is it running there (`‹start-coordinator› ‹transport kind=kafka+zmq› ...`), is the address right, does a "
             "firewall block the port, are these its brokers and topics",
         ),
     ],

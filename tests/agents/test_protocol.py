@@ -244,5 +244,5 @@ def test_a_dirty_node_refuses_unless_forced() -> None:
     assert agent.hear(order(2)) == []
     report = agent.report(2)
     assert (report.outcome, report.state) == (Outcome.FAILED, WorkerState.DONE)
-    assert report.error == "node n1 is dirty, the undo of task t1 is stuck; heal it, or submit with --force"
+    assert report.error == "node n1 is dirty, the undo of task t1 is stuck; heal it, or submit with ‹force›"
     assert agent.hear(order(3, force=True)) != []

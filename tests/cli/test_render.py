@@ -22,11 +22,13 @@ from trogdor_bus.messages import (
     CoordinatorStatus,
     NodeChanged,
     NodeRow,
+    Plan,
     TaskInfo,
     WorkerChanged,
     WorldView,
     encode,
 )
+from trogdor_bus.roles import Chosen
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
 SPEC = msgspec.Raw(b'{"class":"org.apache.kafka.trogdor.task.NoOpTaskSpec","startMs":0,"durationMs":3661000}')
@@ -296,3 +298,39 @@ def test_task_json_is_trogdors_with_ours_behind() -> None:
     assert list(told) == ["state", "spec", "startedMs", "status", "id", "type", "active", "outcome", "workers"]
     assert told["status"] == "active"
     assert told["workers"][0]["runningMs"] == 5
+
+
+HOLDER = Chosen(role="leader(orders, 0)", id=2, node="b", epoch=5)
+LINE = "leader(orders, 0) is broker 2 on node b (leader epoch 5)"
+
+
+def test_who_was_chosen_is_data_that_is_worded_here() -> None:
+    task = row(TaskState.RUNNING, started_ms=START_MS, holders=(HOLDER,), seed=7)
+    told = json.loads(msgspec.json.encode(render.task_json(TaskInfo(task=task))))
+    assert told["chosen"] == [LINE]
+    assert told["holders"] == [{"role": "leader(orders, 0)", "kind": "broker", "id": 2, "node": "b", "epoch": 5}]
+    assert told["seed"] == 7
+    assert render.with_why(task).chosen == (LINE,)
+
+
+def test_lines_of_an_older_version_are_told_as_they_are() -> None:
+    told = render.task_json(TaskInfo(task=row(TaskState.RUNNING, started_ms=START_MS, chosen=(LINE,))))
+    assert told["chosen"] == [LINE]
+    assert not {"holders", "seed"} & told.keys()
+
+
+def test_a_dry_run_says_who_holds_the_roles(capsys: pytest.CaptureFixture[str]) -> None:
+    plan = Plan(spec=SPEC, holders=(HOLDER,), seed=7)
+    render.print_plan(plan)
+    assert capsys.readouterr().out == f"now {LINE}\n"
+    render.print_json(render.with_why(plan))
+    told = json.loads(capsys.readouterr().out)
+    assert (told["chosen"], told["seed"], told["holders"][0]["node"]) == ([LINE], 7, "b")
+
+
+def test_remedies_are_told_in_our_words(capsys: pytest.CaptureFixture[str]) -> None:
+    render.print_line(render.console(), "nothing may start on a until `‹resume›`")
+    render.print_json({"error": "`‹force›` allows it"})
+    assert capsys.readouterr().out == (
+        'nothing may start on a until `trogdor-bus resume`\n{\n  "error": "`--force` allows it"\n}\n'
+    )

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import msgspec
 
 from tests.sim.store import SimStore
+from tests.support import at_once
 from trogdor_bus.coordinator.api import Api
 from trogdor_bus.coordinator.changes import AppendEvent, Change
+from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.events import (
     BeatHeard,
     ClusterSeen,
@@ -27,8 +29,20 @@ from trogdor_bus.coordinator.events import (
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.messages import Beat, Report, Snapshot, Stamp, decode, encode
+from trogdor_bus.messages import (
+    AnyRequest,
+    Beat,
+    ExperimentInfo,
+    GetExperiment,
+    Reply,
+    Report,
+    Snapshot,
+    Stamp,
+    decode,
+    encode,
+)
 from trogdor_bus.registry import registry
+from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import wire
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
@@ -52,6 +66,8 @@ class Cluster:
         self.now = START_MS
         self.nodes, self.configured = nodes or NODES, configured
         self.under_test = under_test
+        self.wanted: list[Wanted] = []
+        self.sighting = Sighting(error="nobody asked")
         self.store = SimStore(100, lambda: self.now)
         self.reports: dict[str, dict[int, Report]] = {name: {} for name in self.nodes}
         self.counters: dict[str, int] = {}
@@ -82,6 +98,7 @@ class Cluster:
         )
         self.shut_down = False
         self.api = Api(self.machine, self._give, lambda: self.now, self._shutdown)
+        self.commands = Commands(self.api, look=self._look, told=self._told)
 
     def lead(self) -> None:
         """Let every node beat, and the coordinator listen until it leads."""
@@ -113,6 +130,13 @@ class Cluster:
     def _give(self, event: Event) -> None:
         self.give(event)
 
+    async def _look(self, wanted: Wanted) -> Sighting:
+        self.wanted.append(wanted)
+        return self.sighting
+
+    async def _told(self, task: TaskRow, request: GetExperiment) -> ExperimentInfo:
+        return ExperimentInfo(task=task)
+
     def _shutdown(self) -> None:
         self.shut_down = True
 
@@ -132,6 +156,15 @@ class Cluster:
         self.lead()
 
     # --- clients ------------------------------------------------------------------------------------------------------
+
+    def answer(self, frame: bytes, parent: str = "") -> Reply:
+        """Return the reply to a request's frame; looks at the cluster under test show `sighting`."""
+        reply: Reply = decode(at_once(answer(self.commands, frame, parent)), Reply)
+        return reply
+
+    def ask(self, request: AnyRequest) -> Any:
+        """Return the result of a request; raise the error by which it is refused."""
+        return at_once(self.commands.execute(request)).result
 
     def show(self, sighting: Sighting, look: LookAtCluster | None = None) -> list[str]:
         """Answer a look, by default the latest; return the nodes that were told."""

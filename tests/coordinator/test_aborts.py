@@ -111,7 +111,7 @@ def test_one_node_cannot_be_resumed_while_all_are_aborted(cluster: Cluster) -> N
     cluster.give(AbortRequested("L0", "a"))
     cluster.give(AbortRequested("L1"))
     assert told(cluster)["a"] == ("L1", "")
-    with pytest.raises(RefusedError, match="without --node"):
+    with pytest.raises(RefusedError, match="without ‹node›"):
         cluster.give(ResumeRequested("a"))
     for request in (AbortRequested("L2", "nobody"), ResumeRequested("nobody")):
         with pytest.raises(NotFoundError, match="nobody"):

@@ -31,7 +31,6 @@ from trogdor_bus.messages import (
     StopTask,
     TaskInfo,
     ValidateSpec,
-    decode,
     encode,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES
@@ -46,8 +45,7 @@ def cluster() -> Cluster:
 
 
 def ask(cluster: Cluster, request: Request) -> Reply:
-    reply: Reply = decode(cluster.api.answer(encode(request)), Reply)
-    return reply
+    return cluster.answer(encode(request))
 
 
 def result(cluster: Cluster, request: Request, kind: Any) -> Any:
@@ -272,7 +270,7 @@ DEEP = b"[" * 200 + b"]" * 200
     ],
 )
 def test_garbage_is_answered_with_an_error(cluster: Cluster, frame: bytes, error: str) -> None:
-    reply: Reply = decode(cluster.api.answer(frame), Reply)
+    reply = cluster.answer(frame)
     assert reply.error == error, reply.message
     assert reply.message
     assert "Traceback" not in reply.message
@@ -315,6 +313,6 @@ def test_no_mangled_frame_breaks_it(seed: int) -> None:
                     (b"null", b"-1", b'"', b"{", b"]", b"1e999", b"\\u0000", b"99999999999999999999")
                 )
     cluster = Cluster()
-    reply: Reply = decode(cluster.api.answer(bytes(frame)), Reply)
+    reply = cluster.answer(bytes(frame))
     assert reply.error != "InvalidTransitionError"
     cluster.pass_(2 * BEAT_MS, *NODES)

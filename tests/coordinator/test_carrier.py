@@ -10,9 +10,8 @@ from tests.coordinator.driver import BEAT_MS, LEASE_MS, NODES, Cluster, raw
 from trogdor_bus.bus import BusBroker, BusBrokers
 from trogdor_bus.coordinator.events import BrokersSeen
 from trogdor_bus.coordinator.place import Place
-from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import RefusedError
-from trogdor_bus.messages import NodeRow, Plan, Reply, ValidateSpec, decode, encode
+from trogdor_bus.messages import NodeRow, Plan, ValidateSpec, encode
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 from trogdor_bus.topology import Node
 
@@ -53,7 +52,8 @@ def rows(cluster: Cluster) -> dict[str, int | None]:
 
 
 def validate(cluster: Cluster, body: dict[str, Any], *, force: bool = False) -> Plan:
-    return cluster.api.validate(raw(body), Terms(force))
+    plan: Plan = cluster.ask(ValidateSpec(spec=raw(body), force=force))
+    return plan
 
 
 # --- who is who -------------------------------------------------------------------------------------------------------
@@ -102,11 +102,11 @@ def test_a_broker_of_no_node_is_reported_once() -> None:
 
 
 def test_what_silences_the_bus_is_refused_with_what_to_do(cluster: Cluster) -> None:
-    reply: Reply = decode(cluster.api.answer(encode(ValidateSpec(spec=raw(STOP_TWO)))), Reply)
+    reply = cluster.answer(encode(ValidateSpec(spec=raw(STOP_TWO))))
     assert (reply.error, reply.message) == (
         "RefusedError",
-        f"{SILENCED}; run coordinator, agents and clients with `--transport kafka+zmq`, or keep it shorter than the "
-        "lease; `--force` allows it",
+        f"{SILENCED}; run coordinator, agents and clients with `‹transport kind=kafka+zmq›`, or keep it shorter "
+        "than the lease; `‹force›` allows it",
     )
     cluster.create("t", "process-stop", **{k: v for k, v in STOP_TWO.items() if k != "class"})
     task = cluster.task()

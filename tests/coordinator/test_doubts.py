@@ -112,7 +112,7 @@ def test_a_dirty_node_refuses_faults_unless_they_are_forced(cluster: Cluster) ->
     replace(cluster)
     cluster.create("refused", nodes=["c"])
     assert (cluster.task("refused").outcome, "node c is dirty" in cluster.task("refused").error) == ("failed", True)
-    assert "trogdor-bus forget c --force" in cluster.task("refused").error
+    assert "‹forget node=c›" in cluster.task("refused").error
     cluster.create("elsewhere", nodes=["a"])
     cluster.create("forced", nodes=["c"], force=True)
     assert [cluster.task(name).state for name in ("elsewhere", "forced")] == [TaskState.RUNNING, TaskState.RUNNING]

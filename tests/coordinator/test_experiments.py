@@ -15,13 +15,14 @@ import pytest
 
 from tests.coordinator.driver import Cluster
 from tests.experiment.speaker import SLEEP_S
-from tests.support import async_wait_until
+from tests.support import async_wait_until, at_once
 from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator import experiments
+from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
 from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
-from trogdor_bus.messages import ExperimentInfo, GetExperiment, encode
+from trogdor_bus.messages import ExperimentInfo, GetExperiment
 from trogdor_bus.states import Outcome, TaskState
 from trogdor_bus.supervisor import tree
 
@@ -41,12 +42,12 @@ class Site(Cluster):
             directory,
             UnderTest(bootstrap="kafka:9092"),
             probe_commands=False,
-            answer=lambda frame, parent: encode(self.api.reply(frame, parent=parent)[0]),
+            answer=lambda frame, parent: answer(self.commands, frame, parent),
             handle=self._give,
             now_ms=lambda: self.now,
             broken=self._broke,
         )
-        self.api.experiments = self.programs.told
+        self.commands = Commands(self.api, look=self._look, told=self.programs.told)
 
     def _broke(self, error: BaseException, about: str) -> None:
         raise AssertionError(f"nobody foresaw this, at {about}") from error
@@ -68,7 +69,11 @@ class Site(Cluster):
         await async_wait_until(lambda: self.task(task).state is TaskState.DONE, 30, "the end of the experiment")
 
     def info(self, task: str = "x", **fields: Any) -> ExperimentInfo:
-        return self.api.experiment(GetExperiment(id=task, **fields))
+        """Return how an experiment goes; inside the loop only while that is in memory, outside also from its file."""
+        work = self.commands.execute(GetExperiment(id=task, **fields))
+        in_loop = asyncio._get_running_loop() is not None
+        found: ExperimentInfo = (at_once(work) if in_loop else asyncio.run(work)).result
+        return found
 
 
 Play = Callable[[Site], Coroutine[Any, Any, None]]
@@ -266,10 +271,10 @@ def test_an_id_may_be_as_long_as_any(play: Callable[[Play], Site]) -> None:
 def test_tasks_that_are_no_experiments(tmp_path: Path) -> None:
     cluster = Cluster()
     cluster.create("t")
-    with pytest.raises(NotFoundError, match="task t is no experiment; `trogdor-bus show t` shows it"):
-        cluster.api.experiment(GetExperiment(id="t"))
+    with pytest.raises(NotFoundError, match="task t is no experiment; `‹show id=t›` shows it"):
+        cluster.ask(GetExperiment(id="t"))
     with pytest.raises(NotFoundError, match='No task with ID "u" exists'):
-        cluster.api.experiment(GetExperiment(id="u"))
+        cluster.ask(GetExperiment(id="u"))
 
 
 def marked_sleepers(mark: str) -> list[int]:

@@ -188,7 +188,7 @@ def test_rules_are_allowed_by_name() -> None:
     with pytest.raises(RefusedError) as caught:
         permit(found, ("no-quorum",))
     assert str(caught.value).startswith("the cluster would lose too much: below-min-isr: brokers 1 and 2 would be gone")
-    assert str(caught.value).endswith("; `--allow below-min-isr` allows it")
+    assert str(caught.value).endswith("; `‹allow rule=below-min-isr›` allows it")
     assert "no-quorum" not in str(caught.value)
     assert permit(found, ("no-quorum", "below-min-isr")) == tuple(found.broken.values())
     assert permit(Loss(), ()) == ()

@@ -158,5 +158,5 @@ def test_a_cluster_that_an_experiment_names_is_looked_at_only_where_that_is_allo
     found = Lookout("kafka1:9092", None, Destinations(hosts=("10.0.0.1",)).check_brokers)
     order = LookAtCluster("t", 1, Wanted(), other=OtherCluster("192.0.2.1:9092", ""))
     seen = asyncio.run(found.answer(order))
-    assert "start it with --allow-probe 192.0.2.1:9092" in seen.sighting.error
+    assert "start it with ‹allow-probe› 192.0.2.1:9092" in seen.sighting.error
     found.close()

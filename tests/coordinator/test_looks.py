@@ -16,7 +16,7 @@ from trogdor_bus.coordinator.places import places_of
 from trogdor_bus.coordinator.scout import AGAIN_MS, DEADLINE_MS
 from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import Beat, CreateTask, Plan, Reply, ValidateSpec, encode
-from trogdor_bus.roles import Wanted
+from trogdor_bus.roles import Chosen, Wanted
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 from trogdor_bus.topology import Node
 
@@ -33,7 +33,7 @@ VIEW = ClusterView(
     controller=1,
 )
 HOSTS = {f"kafka{one}": (f"10.0.0.{one}",) for one in (1, 2, 3)}
-SEEN = Sighting(view=VIEW, hosts=HOSTS)
+SEEN = Sighting(view=VIEW, hosts=HOSTS, seed=42)
 LEADERLESS = msgspec.structs.replace(
     SEEN, view=msgspec.structs.replace(VIEW, partitions=(msgspec.structs.replace(PARTITION, leader=NOBODY),))
 )
@@ -61,7 +61,8 @@ def test_a_role_is_resolved_when_the_task_fires_and_the_log_says_how(cluster: Cl
     assert json.loads(bytes(task.spec))["nodes"] == ["b"]
     assert json.loads(bytes(task.original))["nodes"] == [LEADER]
     line = "leader(orders, 0) is broker 2 on node b (leader epoch 5)"
-    assert task.chosen == (line,)
+    holder = Chosen(role=LEADER, id=2, node="b", epoch=5)
+    assert (task.why, task.holders, task.seed) == ((line,), (holder,), SEEN.seed)
     assert f"task t: {line}" in cluster.texts
     assert cluster.orders("b") == [("t", True)]
     assert freeze(cluster) == [], "the same again is the same task"
@@ -166,10 +167,10 @@ def test_without_a_cluster_a_role_is_refused_with_the_remedy() -> None:
     cluster = Cluster()
     freeze(cluster)
     assert (cluster.task().state, cluster.looks) == (DONE, [])
-    assert "start it with `--cluster HOST:PORT`" in cluster.task().error
+    assert "start it with `‹cluster› HOST:PORT`" in cluster.task().error
     body = {"class": "process-stop", "durationMs": 1, "nodes": ["controller"], "match": "x"}
-    with pytest.raises(RefusedError, match="--cluster HOST:PORT"):
-        cluster.api.validate(raw(body))
+    with pytest.raises(RefusedError, match="‹cluster› HOST:PORT"):
+        cluster.ask(ValidateSpec(spec=raw(body)))
 
 
 # --- the guard --------------------------------------------------------------------------------------------------------
@@ -184,7 +185,7 @@ def test_a_second_loss_at_the_same_time_is_refused(cluster: Cluster) -> None:
     assert cluster.task("u").state is DONE
     assert "below-min-isr: broker 1 would be gone, and 1 partition would keep" in cluster.task("u").error
     assert "orders-0 (1 of 2)" in cluster.task("u").error
-    assert "`--allow below-min-isr --allow no-quorum` allows it" in cluster.task("u").error
+    assert "`‹allow rule=below-min-isr› ‹allow rule=no-quorum›` allows it" in cluster.task("u").error
     freeze(cluster, "broker(1)", "v", allow=("below-min-isr", "no-quorum"))
     cluster.show(SEEN)
     assert cluster.task("v").state is RUNNING
@@ -216,7 +217,7 @@ def test_what_belongs_to_a_task_is_guarded_and_ends_with_it(cluster: Cluster) ->
     cluster.create("other")
     cluster.show(SEEN)
     assert (cluster.task("child").state, cluster.task("child").parent) == (RUNNING, "parent")
-    assert cluster.task("child").chosen == ()
+    assert cluster.task("child").why == ()
     cluster.all_say(WorkerState.RUNNING, "child")
     cluster.all_say(WorkerState.DONE, "parent", outcome=Outcome.DONE)
     assert cluster.task("parent").state is DONE
@@ -246,17 +247,20 @@ def test_what_belongs_to_a_cancelled_task_is_stopped(cluster: Cluster) -> None:
 # --- asking what would be ---------------------------------------------------------------------------------------------
 
 
-def ask(cluster: Cluster, role: str, sighting: Sighting | None = SEEN, **more: Any) -> tuple[Wanted | None, Reply]:
+def ask(cluster: Cluster, role: str, sighting: Sighting = SEEN, **more: Any) -> tuple[Wanted | None, Reply]:
     body = raw({"class": "process-stop", "durationMs": 1_000, "nodes": [role], "match": "kafka.Kafka"} | more)
-    frame = encode(ValidateSpec(spec=body))
-    return cluster.api.look(frame), cluster.api.reply(frame, sighting)[0]
+    cluster.sighting = sighting
+    cluster.wanted.clear()
+    reply = cluster.answer(encode(ValidateSpec(spec=body)))
+    return next(iter(cluster.wanted), None), reply
 
 
 def test_a_dry_run_says_who_it_is_now_and_what_kafka_would_lose(cluster: Cluster) -> None:
     wanted, reply = ask(cluster, LEADER)
     assert wanted == Wanted(("orders",))
     plan = msgspec.json.decode(reply.result, type=Plan)
-    assert plan.chosen == ("leader(orders, 0) is broker 2 on node b (leader epoch 5)",)
+    assert plan.why == ("leader(orders, 0) is broker 2 on node b (leader epoch 5)",)
+    assert (plan.holders, plan.seed) == ((Chosen(role=LEADER, id=2, node="b", epoch=5),), SEEN.seed)
     assert plan.losses == (
         "broker 2 on node b would be gone, which also takes controller 2",
         "1 partition would lose the replica on broker 2, and 1 of them their leader: orders-0",
@@ -274,20 +278,25 @@ def test_a_dry_run_of_later_warns_of_what_would_be_refused_now(cluster: Cluster)
 
 
 def test_what_needs_no_look_is_answered_without(cluster: Cluster) -> None:
-    wanted, reply = ask(cluster, "b", None)
+    wanted, reply = ask(cluster, "b")
     assert (wanted, reply.error) == (None, "")
-    assert cluster.api.look(b"nonsense") is None
-    assert cluster.api.look(encode(CreateTask(id="t", spec=raw({})))) is None
-    assert ask(cluster, "leadr(x, 0)", None)[0] is None
-    assert ask(cluster, "leadr(x, 0)", None)[1].path == "$.nodes[0]"
-    assert ask(cluster, LEADER, BLIND)[1].error == "NotNowError"
+    wanted, reply = ask(cluster, "leadr(x, 0)")
+    assert (wanted, reply.path) == (None, "$.nodes[0]")
+    assert cluster.answer(b"nonsense").error == "BusError"
+    assert cluster.answer(encode(CreateTask(id="t", spec=raw({})))).error == "SpecError"
+    assert cluster.wanted == []
+
+
+def test_what_is_not_seen_is_no_plan(cluster: Cluster) -> None:
+    wanted, reply = ask(cluster, LEADER, BLIND)
+    assert (wanted, reply.error) == (Wanted(("orders",)), "NotNowError")
 
 
 def test_a_parent_comes_from_whoever_passes_the_request_on(cluster: Cluster) -> None:
     cluster.create("parent", "noop")
     body = raw({"class": "port-block", "durationMs": 1_000, "nodes": ["b"], "ports": [1]})
-    reply, changed = cluster.api.reply(encode(CreateTask(id="child", spec=body, own_topics=("x",))), parent="parent")
-    assert (reply.error, changed) == ("", True)
+    reply = cluster.answer(encode(CreateTask(id="child", spec=body, own_topics=("x",))), parent="parent")
+    assert reply.error == ""
     assert (cluster.task("child").parent, cluster.task("child").own_topics) == ("parent", ("x",))
 
 
@@ -339,8 +348,8 @@ def test_two_that_could_be_a_controller_are_an_error_that_names_both() -> None:
 
 def test_a_dry_run_says_who_is_asked_to_move_a_leader(cluster: Cluster) -> None:
     body = {"class": "kafka-move-leader", "durationMs": 1_000, "topic": "orders"}
-    reply = cluster.api.reply(encode(ValidateSpec(spec=raw(body))), SEEN)[0]
-    plan = msgspec.json.decode(reply.result, type=Plan)
+    cluster.sighting = SEEN
+    plan: Plan = cluster.ask(ValidateSpec(spec=raw(body)))
     ((do, undo),) = plan.nodes[0].steps
     assert do == "make broker 3 lead orders-0, asking kafka1:9092,kafka2:9092,kafka3:9092"
     assert undo == "restore the order of the replicas of orders-0"
@@ -359,7 +368,7 @@ def test_a_leader_is_moved_by_one_task_at_a_time(cluster: Cluster) -> None:
     spec = json.loads(bytes(cluster.task().spec))
     assert (spec["node"], spec["to"]) == ("a", 3), "neither the old nor the new leader's"
     move("again")
-    why = "task t moves the leader of orders-0 already: wait for its end, or `trogdor-bus stop t`"
+    why = "task t moves the leader of orders-0 already: wait for its end, or `‹stop id=t›`"
     assert cluster.task("again").error == f"Unable to find nodes for task: {why}"
     move("other", 1)
     assert cluster.task("other").state is RUNNING

@@ -78,7 +78,7 @@ HERE = {"coordinator_addresses": ("FD00:0::1",), "coordinator_ports": (8889, 889
 @pytest.mark.parametrize("direction", ["in", "both"])
 def test_cutting_the_coordinators_own_port_is_refused(direction: str) -> None:
     block = spec("port-block", nodes=["a", "b"], ports=[8890, 22], direction=direction)
-    with pytest.raises(RefusedError, match=r"node a .* TCP port 8890 .*`--force` allows it"):
+    with pytest.raises(RefusedError, match=r"node a .* TCP port 8890 .*`‹force›` allows it"):
         assign(block, topology(A, B, **HERE))
     with pytest.raises(RefusedError):
         describe(block, topology(A, B, **HERE), alive=())

@@ -253,8 +253,8 @@ def test_an_empty_store_refuses_to_start_when_it_hears_live_workers() -> None:
     assert cluster.exit is not None
     assert not cluster.exit.fenced
     assert cluster.exit.reason == (
-        "this coordinator's store is empty, but agents perform 2 worker(s) of another one (a, b); start with --adopt "
-        "to keep them to their deadlines, or with --abort-all to end them"
+        "this coordinator's store is empty, but agents perform 2 worker(s) of another one (a, b); start with ‹adopt› "
+        "to keep them to their deadlines, or with ‹abort-all› to end them"
     )
     assert cluster.published == {}
 

@@ -145,7 +145,7 @@ def test_a_row_that_makes_no_sense_is_named(key: str, value: bytes) -> None:
     leader.commit(task("t"), worker("t", 1))
     leader.begin()
     leader.log.append(key, value)
-    with pytest.raises(HostError, match=f"{key}: .* remove that key, or choose another --topic-prefix"):
+    with pytest.raises(HostError, match=f"{key}: .* remove that key, or choose another ‹topic-prefix›"):
         read(leader.log, 1.0)
 
 

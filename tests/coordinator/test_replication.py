@@ -172,7 +172,7 @@ def test_another_machine_takes_over_and_the_old_store_cannot_lead_any_more(place
         async with place.coordinator("a"):
             first = await place.replicated()
             assert await place.create("t") is True
-        with pytest.raises(RefusedError, match="--take-over"):
+        with pytest.raises(RefusedError, match="‹take-over›"):
             await _run(place.settings("b"))
         async with place.coordinator("b", take_over=True):
             second = await place.replicated()

@@ -10,7 +10,7 @@ from trogdor_bus.coordinator.seat import greeting, reachable_at
 from trogdor_bus.host import local_addresses
 
 KAFKA = "kafka://b1:9092,b2:9092/trogdor"
-KEYS = "agents elsewhere need the keys: `trogdor-bus keys export` here, `trogdor-bus keys import` there"
+KEYS = "agents elsewhere need the keys: `‹export-keys›` here, `‹import-keys›` there"
 
 
 def test_what_faults_must_spare() -> None:
@@ -29,19 +29,19 @@ def test_the_words_of_each_transport() -> None:
 
     zmq = "zmq://10.0.0.1:7000"
     assert said(zmq, "127.0.0.1") == [
-        "reachable from this machine only (port 7000 to 7003); --bind ADDRESS lets others in"
+        "reachable from this machine only (port 7000 to 7003); ‹bind› ADDRESS lets others in"
     ]
     assert said(zmq, "10.0.0.1", "fd00::1") == [
-        "elsewhere, type: trogdor-bus agent --node NAME --coordinator 10.0.0.1:7000",
-        "elsewhere, type: trogdor-bus agent --node NAME --coordinator [fd00::1]:7000",
+        "elsewhere, type: ‹start-agent› ‹node› NAME ‹coordinator› 10.0.0.1:7000",
+        "elsewhere, type: ‹start-agent› ‹node› NAME ‹coordinator› [fd00::1]:7000",
         KEYS,
     ]
-    brokers = "--bootstrap-server b1:9092,b2:9092"
-    assert said(KAFKA) == [f"elsewhere, type: trogdor-bus agent --node NAME --transport kafka {brokers}", KEYS]
+    brokers = "‹bootstrap› b1:9092,b2:9092"
+    assert said(KAFKA) == [f"elsewhere, type: ‹start-agent› ‹node› NAME ‹transport kind=kafka› {brokers}", KEYS]
     assert said(f"{KAFKA} {zmq}", "127.0.0.1")[1] == said(KAFKA)[0], "nobody elsewhere can dial it"
     assert said(f"{KAFKA}-2?config=/etc/client.properties {zmq}", "10.0.0.1") == [
-        f"elsewhere, type: trogdor-bus agent --node NAME --transport kafka+zmq {brokers} --kafka-config FILE "
-        "--topic-prefix trogdor-2 --coordinator 10.0.0.1:7000",
+        f"elsewhere, type: ‹start-agent› ‹node› NAME ‹transport kind=kafka+zmq› {brokers} ‹kafka-config› FILE "
+        "‹topic-prefix› trogdor-2 ‹coordinator› 10.0.0.1:7000",
         KEYS,
     ]
 
@@ -56,4 +56,4 @@ def test_the_words_of_each_transport() -> None:
 )
 def test_without_keys_it_says_who_is_root(url: str, who: str) -> None:
     *_, last = greeting(url, reachable_at(url)[0], keys=False)
-    assert last == (logging.WARNING, f"--insecure: whoever {who} is root on every node")
+    assert last == (logging.WARNING, f"‹insecure›: whoever {who} is root on every node")

@@ -92,7 +92,7 @@ def test_the_last_leader_starts_again_on_its_own_store(new: NewHost) -> None:
 
 def test_an_empty_store_does_not_lead_past_a_state_in_the_log(new: NewHost) -> None:
     new("a").lead()
-    with pytest.raises(RefusedError, match=r"epoch 1; start with --take-over .* or with another --topic-prefix"):
+    with pytest.raises(RefusedError, match=r"epoch 1; start with ‹take-over› .* or with another ‹topic-prefix›"):
         new("b").check_start()
 
 
@@ -100,7 +100,7 @@ def test_a_store_from_before_a_take_over_does_not_lead(new: NewHost) -> None:
     a, b = new("a"), new("b")
     a.lead()
     b.lead(above=b.take_over().epoch)
-    with pytest.raises(RefusedError, match=f"epoch {STEP + 2}, this store is of epoch 1; start with --take-over"):
+    with pytest.raises(RefusedError, match=f"epoch {STEP + 2}, this store is of epoch 1; start with ‹take-over›"):
         a.check_start()
     assert b.check_start() == ""
 
@@ -111,7 +111,7 @@ def test_a_copy_that_never_led_does_not_lead_by_itself(new: NewHost, keeper: Mem
     b.take_over()
     a.store.commit([PutTask(TaskRow(id="later"))], durable=True)
     a.replica.follow([PutTask(TaskRow(id="later"))])
-    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with --take-over"):
+    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with ‹take-over›"):
         b.check_start()
     keeper.reachable = False
     with pytest.raises(RefusedError, match=r"empty or a copy.*start again when it can be read"):
@@ -127,7 +127,7 @@ def test_a_log_of_another_cluster_is_refused(new: NewHost) -> None:
     b.store.commit([PutMeta(msgspec.structs.replace(b.store.load().meta, epoch=1))], durable=True)
     a.lead()
     for start in (b.check_start, b.take_over):
-        with pytest.raises(RefusedError, match=r"another cluster .*choose another --topic-prefix"):
+        with pytest.raises(RefusedError, match=r"another cluster .*choose another ‹topic-prefix›"):
             start()
 
 

@@ -58,9 +58,9 @@ def test_the_cluster_and_what_was_typed_may_be_reached(host: str, port: int, add
     ],
 )
 def test_everything_else_is_refused_with_the_option_that_allows_it(host: str, port: int, address: str) -> None:
-    with pytest.raises(RefusedError, match="start it with --allow-probe") as caught:
+    with pytest.raises(RefusedError, match="start it with ‹allow-probe›") as caught:
         CLUSTER.usable(host, port, [address])
-    place = str(caught.value).rpartition("--allow-probe ")[2]
+    place = str(caught.value).rpartition("‹allow-probe› ")[2]
     again = Destinations(typed=(check_rule(place),))
     assert again.usable(host, port, [address]) == [address]
 
@@ -100,7 +100,7 @@ def test_where_an_experiment_goes_is_told_by_its_spec() -> None:
 
 @pytest.mark.parametrize("rule", ["", "a b", "a:x", "a:99999", "10.0.0.0/99", "http://a", ":80", "[::1"])
 def test_what_names_no_place_is_refused(rule: str) -> None:
-    with pytest.raises(SpecError, match="--allow-probe"):
+    with pytest.raises(SpecError, match="‹allow-probe›"):
         check_rule(rule)
 
 
@@ -118,6 +118,6 @@ def test_the_program_asks_no_brokers_that_may_not_be_reached() -> None:
         runner = Runner(Begin(id="x", spec=msgspec.Raw(b"{}"), destinations=to), spec, pipe)  # type: ignore[arg-type]
         return str(runner._access())
 
-    with pytest.raises(RefusedError, match="--allow-probe"):
+    with pytest.raises(RefusedError, match="‹allow-probe›"):
         asyncio.run(access(Destinations()))
     assert "127.0.0.1:9092" in asyncio.run(access(Destinations(loopback=True)))

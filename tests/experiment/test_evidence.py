@@ -15,7 +15,6 @@ from trogdor_bus.roles import Chosen
 from trogdor_bus.states import Disturbance, WorkerRow
 
 TOPIC = "t"
-CHOSEN = "leader(t, 0) is broker 1 on node a (leader epoch 4)"
 LEADER = Chosen(kind="broker", id=1, node="a", role="leader(t, 0)")
 
 
@@ -93,19 +92,23 @@ def test_the_quorum_is_partition_minus_one() -> None:
 # --- whom a fault hits ------------------------------------------------------------------------------------------------
 
 
+NOT_LEADING = Chosen(role="not(leader(t, 0))", id=2, node="b")
+FOLLOWING = Chosen(role="one-of(follower(t, 0))", id=2, node="b", epoch=4)
+CONTROLLING = Chosen(role="controller", kind="controller", id=101, node="c", epoch=9)
+
+
 @pytest.mark.parametrize(
-    ("chosen", "expected"),
+    ("holders", "expected"),
     [
-        ([CHOSEN], [("broker", 1, "a")]),
-        ([CHOSEN, "not(leader(t, 0)) is broker 2 on node b"], [("broker", 1, "a")]),
-        (["one-of(follower(t, 0)) is broker 2 on node b (leader epoch 4)"], [("broker", 2, "b")]),
-        (["controller is controller 101 on node c (leader epoch 9)"], [("controller", 101, "c")]),
+        ([LEADER], [("broker", 1, "a")]),
+        ([LEADER, NOT_LEADING], [("broker", 1, "a")]),
+        ([FOLLOWING], [("broker", 2, "b")]),
+        ([CONTROLLING], [("controller", 101, "c")]),
         ([], [("broker", 1, "a"), ("broker", 2, "b"), ("controller", 102, "b")]),
-        (["something else entirely"], [("broker", 1, "a"), ("broker", 2, "b"), ("controller", 102, "b")]),
     ],
 )
-def test_targets(chosen: list[str], expected: list[tuple[str, int, str]]) -> None:
-    found = targets(chosen, ["a", "b", "z"], {"a": 1, "b": 2}, {"b": 102})
+def test_targets(holders: list[Chosen], expected: list[tuple[str, int, str]]) -> None:
+    found = targets(holders, ["a", "b", "z"], {"a": 1, "b": 2}, {"b": 102})
     assert [(one.kind, one.id, one.node) for one in found] == expected
 
 

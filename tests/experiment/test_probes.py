@@ -241,7 +241,7 @@ def test_it_connects_only_where_it_may(page: type[Page], kind: str) -> None:
         return await Looks((), whole, commands=False, to=to).look(probe(type=kind, **fields))
 
     said = asyncio.run(once(Destinations()))
-    assert f"{place} is no node of this cluster" in said and f"start it with --allow-probe {place}" in said
+    assert f"{place} is no node of this cluster" in said and f"start it with ‹allow-probe› {place}" in said
     assert page.seen == 0
     assert asyncio.run(once(Destinations(typed=(place,)))) == ""
 

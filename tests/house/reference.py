@@ -13,6 +13,7 @@ import typer
 from tests.house.repository import ROOT
 from trogdor_bus.cli import app
 from trogdor_bus.cli.catalogue import described
+from trogdor_bus.cli.wording import said
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec
 
@@ -76,7 +77,14 @@ def _spec(cls: type[TaskSpec]) -> str:
     ]
     aliases = ", ".join(f"`{alias}`" for alias in told["aliases"])
     lines = [f"## {told['aliases'][0]}", "", f"`class`: `{told['class']}`, or {aliases}.", ""]
-    lines += [inspect.cleandoc(cls.__doc__ or ""), "", "| field | type | default |", "| --- | --- | --- |", *rows, ""]
+    lines += [
+        said(inspect.cleandoc(cls.__doc__ or "")),
+        "",
+        "| field | type | default |",
+        "| --- | --- | --- |",
+        *rows,
+        "",
+    ]
     return "\n".join([*lines, "```json", json.dumps(told["example"], indent=2), "```", ""])
 
 

@@ -104,7 +104,7 @@ def test_certificates(tmp_path: Path, certificate: Path) -> None:
         ("security.protocol=ssl\nssl.cipher.suites=none-such", "line 2: ssl.cipher.suites"),
         ("security.protocol=ssl\nssl.endpoint.identification.algorithm=x", "line 2: .*use https or none"),
         ("security.protocol=ssl\nenable.ssl.certificate.verification=x", "line 2: .*use true or false"),
-        ("bootstrap.servers=x", "line 1: bootstrap.servers may not be set: --cluster says where the brokers are"),
+        ("bootstrap.servers=x", "line 1: bootstrap.servers may not be set: ‹cluster› says where the brokers are"),
         ("acks=1", "line 1: acks may not be set: trogdor-bus relies on its own value"),
     ],
 )
@@ -114,5 +114,5 @@ def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, words: str) -> 
 
 
 def test_a_missing_file_names_the_option(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="--cluster-config"):
+    with pytest.raises(SpecError, match="‹cluster-config›"):
         Access("a", tmp_path / "none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
@@ -16,7 +16,9 @@ from tests.sim.programs import SimPrograms
 from tests.sim.replica import SimReplica
 from tests.sim.skew import Speech, newer_snapshot, older
 from tests.sim.store import SimStore
+from tests.support import at_once
 from trogdor_bus.coordinator.changes import AppendEvent, Change, PutTask, PutWorker
+from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import (
     BeatHeard,
@@ -144,7 +146,8 @@ class SimCoordinator:
         self.programs = self._core.experiments = SimPrograms(
             self, lambda ms, work: world.after(ms, self._alive(partial(self._awake, work)))
         )
-        self._bus.receive(self._hear, lambda frame, answer: None)
+        self._commands = Commands(self._core.api, look=_unasked, told=_unasked)
+        self._bus.receive(self._hear, lambda frame, reply: None)
         world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
         self._set_timer()
@@ -207,14 +210,14 @@ class SimCoordinator:
         if not self.up:
             return None
         try:
-            return self._core.api.answer(frame)
+            return at_once(answer(self._commands, frame))
         except Crash:
             self._die()
             return None
 
     def submit(self, frame: bytes, parent: str) -> None:
         """Answer a request of an experiment's program."""
-        self._core.api.reply(frame, parent=parent)
+        at_once(answer(self._commands, frame, parent))
 
     def feed(self, event: Event) -> None:
         """Let something happen to the process."""
@@ -478,6 +481,10 @@ class SimCoordinator:
 
 def _who(beat: Beat) -> tuple[str, str]:
     return beat.node, beat.journal
+
+
+async def _unasked(*_: object) -> NoReturn:
+    raise AssertionError("no client of the simulation asks for what must be waited for")
 
 
 class _Watched:

@@ -95,7 +95,7 @@ def test_properties_are_lines_of_key_and_value_with_comments(tmp_path: Path) -> 
         ("\nsecurity.protocol\n", "line 2: this is no key=value .*one property a line"),
         ("=x\n", "line 1: this is no key=value"),
         ("acks=1\n", "line 1: acks may not be set: trogdor-bus relies on its own value .*remove the line"),
-        ("bootstrap.servers=x\n", "--bootstrap-server says where"),
+        ("bootstrap.servers=x\n", "‹bootstrap› says where"),
         ("linger.ms=1\nlinger.ms=2\n", "line 2: linger.ms is set in line 1 already"),
     ],
 )
@@ -183,7 +183,7 @@ def test_without_keys_records_are_plain_and_sealed_ones_are_dropped(tmp_path: Pa
     plain, record = Seal(None), Record("p.control", b"n1", {}, b"frame")
     assert plain.headers(record) == []
     assert plain.trouble(record) == ""
-    assert "leave out --insecure" in plain.trouble(sealed(Seal(keyed(tmp_path / "keys")), record))
+    assert "leave out ‹insecure›" in plain.trouble(sealed(Seal(keyed(tmp_path / "keys")), record))
 
 
 def test_of_records_without_seal_the_first_ten_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -198,13 +198,13 @@ def test_keys_imported_while_running_count(tmp_path: Path) -> None:
     coordinator, agent = keyed(tmp_path / "coordinator"), keyed(tmp_path / "agent")
     seal = Seal(agent)
     record = sealed(Seal(coordinator), Record("p.control", b"n1", {}, b"frame"))
-    assert "keys import" in seal.trouble(record)
+    assert "import-keys" in seal.trouble(record)
     keys.import_(agent, keys.export(coordinator), force=True)
     wait_until(lambda: seal.trouble(record) == "", what="the new keys to be used")
 
 
 def test_an_end_needs_the_keys_it_is_told_to_use(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="keys import"):
+    with pytest.raises(NotFoundError, match="import-keys"):
         open_agent(f"kafka://{nobody()}/p", "n1", tmp_path / "none")
 
 
@@ -315,7 +315,7 @@ def test_without_brokers_everybody_says_so_in_time_and_closes(
 
 def test_a_coordinator_without_brokers_gives_up_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trogdor_bus.transports.kafka.coordinator.OPEN_S", 1.0)
-    with pytest.raises(BusError, match=r"no answer from .* within 1 s: .*refused.*--bootstrap-server"):
+    with pytest.raises(BusError, match=r"no answer from .* within 1 s: .*refused.*‹bootstrap›"):
         open_coordinator(f"kafka://{nobody()}/p", None)
     assert threading.active_count() == 1
 

@@ -283,7 +283,7 @@ def test_a_coordinator_that_died_is_followed_after_three_seconds_and_one_that_en
     async def scenario() -> None:
         first, agent = place.coordinator(), place.agent("n1")
         await reach(first, agent, b"first")
-        with pytest.raises(BusError, match=r"another coordinator .* stop it, or choose another --topic-prefix"):
+        with pytest.raises(BusError, match=r"another coordinator .* stop it, or choose another ‹topic-prefix›"):
             place.coordinator()
         first.bus._say_goodbye = lambda: None  # as if it were killed
         first.bus.close()
@@ -369,8 +369,8 @@ def test_who_has_no_keys_or_others_says_so(place: Place, tmp_path: Path) -> None
         other = place.sealed(keyed(tmp_path / "other"))
         coordinator = place.coordinator(right)
         keyless, wrong = place.agent("n1"), place.agent("n1", other)
-        await async_wait_until(lambda: "leave out --insecure" in keyless.bus.trouble())
-        await async_wait_until(lambda: "keys import" in wrong.bus.trouble())
+        await async_wait_until(lambda: "leave out ‹insecure›" in keyless.bus.trouble())
+        await async_wait_until(lambda: "import-keys" in wrong.bus.trouble())
         keys.import_(tmp_path / "other", keys.export(tmp_path / "keys"), force=True)
         await reach(coordinator, wrong, b"welcome")
         await async_wait_until(lambda: wrong.bus.trouble() == "")

@@ -69,7 +69,7 @@ def test_import_overwrites_other_keys_only_when_forced(tmp_path: Path) -> None:
         keys.ensure(directory, new_key_pair)
     machine = tmp_path / "machine"
     keys.import_(machine, keys.export(one))
-    with pytest.raises(ConflictError, match="--force"):
+    with pytest.raises(ConflictError, match="‹replace-keys›"):
         keys.import_(machine, keys.export(other))
     assert keys.load_member(machine) == keys.load_member(one)
     keys.import_(machine, keys.export(other), force=True)
@@ -79,7 +79,7 @@ def test_import_overwrites_other_keys_only_when_forced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{}", "nonsense", "[1]", '{"coordinator":"00","public":"00","secret":"00"}', "["])
 def test_text_that_holds_no_keys_is_refused_with_a_remedy(text: str, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="keys export"):
+    with pytest.raises(SpecError, match="export-keys"):
         keys.import_(tmp_path / "keys", text)
     assert not (tmp_path / "keys").exists()
 
@@ -110,13 +110,13 @@ def test_keys_that_others_can_use_are_refused_naming_chmod(name: str, mode: int,
 
 
 def test_missing_and_broken_keys_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="keys export"):
+    with pytest.raises(NotFoundError, match="export-keys"):
         keys.load_member(tmp_path / "none")
     directory = tmp_path / "keys"
     keys.ensure(directory, new_key_pair)
     for text in (b"", b"\xff\xfe", b"{}", b"[" * 5000):
         (directory / keys.MEMBER_FILE).write_bytes(text)
-        with pytest.raises(SpecError, match="keys export"):
+        with pytest.raises(SpecError, match="export-keys"):
             keys.load_member(directory)
 
 

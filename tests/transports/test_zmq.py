@@ -81,8 +81,8 @@ def member_of(coordinator: Path, other: Path, directory: Path) -> Path:
 @pytest.mark.parametrize(
     ("server", "client", "words"),
     [
-        ("right", "stranger", ("refused our key", "keys export")),
-        ("right", "other", ("another key", "keys export")),
+        ("right", "stranger", ("refused our key", "export-keys")),
+        ("right", "other", ("another key", "export-keys")),
         ("right", None, ("uses keys and we do not",)),
         (None, "right", ("uses no keys",)),
     ],
@@ -156,7 +156,7 @@ def test_an_agent_comes_back_when_a_coordinator_without_keys_is_replaced_by_one_
 
 
 def test_missing_keys_are_said_at_once(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="keys export"):
+    with pytest.raises(NotFoundError, match="export-keys"):
         Bus("zmq://127.0.0.1:9", tmp_path / "none").agent("n1")
 
 

@@ -124,7 +124,7 @@ class KafkaCoordinator(End):
         if other is not None:
             raise TakenError(
                 f"another coordinator (its id is {other.id}) is present at {self.address}: stop it, or choose another "
-                "--topic-prefix"
+                "‹topic-prefix›"
             )
 
     def _wait_until_heard(self) -> None:

@@ -199,7 +199,7 @@ class Making:
             why = self._lost or (reason(error) if error is not None else "the topics do not appear")
             raise BusError(
                 f"no answer from {self._address} within {self._timeout_s:g} s: {why}. Is Kafka running, and is this "
-                "where it listens (--bootstrap-server)?"
+                "where it listens (‹bootstrap›)?"
             )
         time.sleep(AGAIN_S)
 

@@ -60,9 +60,9 @@ class Seal:
     def _wrong(self, record: Record) -> str:
         seal = record.fields.get(HEADER)
         if self._directory is None:
-            return "" if seal is None else "the others use keys and we do not: leave out --insecure"
+            return "" if seal is None else "the others use keys and we do not: leave out ‹insecure›"
         if seal is None:
-            return "it has no seal: somebody uses no keys (--insecure), or it is a stranger's"
+            return "it has no seal: somebody uses no keys (‹insecure›), or it is a stranger's"
         if hmac.compare_digest(seal, _mac(self._key, record)):
             return ""
         if self._reloaded() and hmac.compare_digest(seal, _mac(self._key, record)):

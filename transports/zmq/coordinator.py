@@ -114,10 +114,10 @@ def _bind(sock: Socket, address: str, port: int) -> None:
         where = address_and_port(address, port)
         if error.errno == errno.EADDRINUSE:
             raise TakenError(
-                f"{where} is taken: is another coordinator running? Stop it, or choose another --port"
+                f"{where} is taken: is another coordinator running? Stop it, or choose another ‹port›"
             ) from None
         reasons = {
-            errno.EADDRNOTAVAIL: f"{address} is no address of this machine: choose one with --bind",
-            errno.EACCES: f"no permission to listen at {where}: choose a --port above 1023",
+            errno.EADDRNOTAVAIL: f"{address} is no address of this machine: choose one with ‹bind›",
+            errno.EACCES: f"no permission to listen at {where}: choose a ‹port› above 1023",
         }
         raise BusError(reasons.get(error.errno or 0, f"cannot listen at {where}: {error.strerror}")) from None

@@ -81,9 +81,9 @@ class Line:
         if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value == errno.EAGAIN:
             return f"{self._where} does not answer"
         if self._keys is None:
-            return f"{self._where} uses keys and we do not, or it is no coordinator: leave out --insecure"
+            return f"{self._where} uses keys and we do not, or it is no coordinator: leave out ‹insecure›"
         if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            return f"{self._where} uses no keys and we do: start it without --insecure"
+            return f"{self._where} uses no keys and we do: start it without ‹insecure›"
         return (
             f"{self._where} has another key than the one we know, or uses no keys, or is no coordinator: "
             f"{key_files.GET_KEYS}"

@@ -9,6 +9,7 @@ import typer
 
 from trogdor_bus import __version__
 from trogdor_bus.cli import aborts, cluster, daemons, experiment, keys, lab, monitor, offline, tasks
+from trogdor_bus.cli.wording import WORDS
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.exits import report
 from trogdor_bus.logs import quiet_drivers
@@ -31,7 +32,7 @@ def main() -> int:
     try:
         app(prog_name="trogdor-bus")
     except TrogdorBusError as error:
-        return report(error, as_json="--json" in sys.argv)
+        return report(error, WORDS, as_json="--json" in sys.argv)
     except SystemExit as end:
         if isinstance(end.__context__, OSError) and end.__context__.errno == errno.EPIPE:
             raise end.__context__ from None  # whoever owns the standard streams says what that is

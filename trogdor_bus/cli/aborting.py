@@ -19,6 +19,7 @@ from trogdor_bus.cli import render
 from trogdor_bus.cli.addresses import join_address
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
+from trogdor_bus.cli.wording import WORDS
 from trogdor_bus.client import Client
 from trogdor_bus.config import DEFAULT_LEASE_MS, CoordinatorSettings
 from trogdor_bus.errors import (
@@ -84,7 +85,7 @@ def abort(reach: Reach, node: str, within_s: float, state_dir: Path, as_json: bo
     except NoCoordinatorError as error:
         return teller.no_proof(error)
     teller.say(f"No coordinator answers at {reach.where()}: taking its place at {settings.url}.")
-    logs.set_up("warning", daemon=False)
+    logs.set_up("warning", daemon=False, words=WORDS)
 
     async def errand() -> int:
         from trogdor_bus.coordinator.oneshot import take_place

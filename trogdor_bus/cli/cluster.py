@@ -85,6 +85,7 @@ def status(
     """Say whether the coordinator runs, since when, and what it is."""
     from trogdor_bus.cli import render
     from trogdor_bus.cli.asking import ask
+    from trogdor_bus.cli.wording import said
     from trogdor_bus.printable import escape
 
     found = ask(reach, lambda client: client.status())
@@ -98,7 +99,7 @@ def status(
     if isinstance(found.behind_ms, int):
         print(f"\tReplicated: {'everything' if found.replicated else f'not since {render.date(found.behind_ms)}'}")
     if isinstance(found.trouble, str):
-        print(f"\tTakes and starts no task until it is ended and started anew: {escape(found.trouble)}")
+        print(f"\tTakes and starts no task until it is ended and started anew: {escape(said(found.trouble))}")
 
 
 @connected

@@ -9,6 +9,7 @@ import typer
 
 from trogdor_bus.cli import options
 from trogdor_bus.cli.reach import Reach, Seat, connected
+from trogdor_bus.cli.wording import WORDS, said
 from trogdor_bus.errors import SpecError
 
 _CONFIG_HELP = "The cluster: Trogdor's JSON, or YAML. Without it agents announce themselves."
@@ -76,7 +77,7 @@ def coordinator(
     if take_over and standby:
         raise SpecError("--take-over and --standby exclude each other", remedy="drop one: --standby takes over later")
     standby_ms = parse_standby_ms(standby_after)
-    logs.set_up(log_level, log_json)
+    logs.set_up(log_level, log_json, words=WORDS)
     nodes = load_cluster(config) if config else None
     if nodes and node_name:
         nodes.require(node_name)
@@ -155,7 +156,7 @@ def agent(
     )
     from trogdor_bus.agents.__main__ import Start, become_guard
 
-    become_guard(Start(settings=settings, log_level=log_level, log_json=log_json))
+    become_guard(Start(settings=settings, log_level=log_level, log_json=log_json, words=WORDS))
 
 
 def heal(
@@ -173,12 +174,12 @@ def heal(
 
     if not node and state_dir is None:
         raise SpecError("whose faults?", path="$.state-dir", remedy="give --node NAME, or --state-dir DIR")
-    logs.set_up(log_level, log_json, daemon=False)
+    logs.set_up(log_level, log_json, daemon=False, words=WORDS)
     if node:
         check_heard_name(node, "node name")
     from trogdor_bus.agents import heal as healing
 
     lines, code = healing.heal(options.state_dir(state_dir, f"agent-{node}"), dry_run=dry_run)
     for line in lines:
-        typer.echo(escape(line))
+        typer.echo(escape(said(line)))
     raise typer.Exit(code)

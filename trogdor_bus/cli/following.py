@@ -15,6 +15,7 @@ from rich.table import Table
 from trogdor_bus.cli import render, waiting
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
+from trogdor_bus.cli.wording import said, said_json
 from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.experiment import outputs
@@ -92,12 +93,12 @@ def table(found: list[ExperimentInfo]) -> Table:
 def result_of(info: ExperimentInfo) -> Result:
     """Return the result of an ended experiment, made of its task if its program could give none."""
     if bytes(info.result) != b"null":
-        return decode(bytes(info.result))
+        return decode(said_json(bytes(info.result).decode()).encode())
     task = info.task
     error = (
         ErrorOutput()
         if task.cancelled
-        else ErrorOutput(code="GENERIC_ERROR", reason=task.error.removeprefix("Error: "))
+        else ErrorOutput(code="GENERIC_ERROR", reason=said(task.error.removeprefix("Error: ")))
     )
     spec = msgspec.json.decode(task.original)
     return judged(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,8 +19,18 @@ from rich.table import Table
 
 from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
+from trogdor_bus.cli.wording import said_json
 from trogdor_bus.errors import BusError
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, AnyEvent, WorkerChanged, WorldView, decode, encode
+from trogdor_bus.messages import (
+    EVENT_TOPIC,
+    VIEW_TOPIC,
+    AnyEvent,
+    TaskChanged,
+    WorkerChanged,
+    WorldView,
+    decode,
+    encode,
+)
 from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
@@ -139,9 +150,12 @@ class _JsonLines:
     """One JSON line per event, and per view as {"view": ...}; words for people go to standard error."""
 
     def view(self, world: WorldView) -> None:
-        _print_raw(b'{"view":' + encode(world) + b"}")
+        tasks = tuple(msgspec.structs.replace(one, task=render.with_why(one.task)) for one in world.tasks)
+        _print_raw(b'{"view":' + encode(msgspec.structs.replace(world, tasks=tasks)) + b"}")
 
     def event(self, event: AnyEvent) -> None:
+        if isinstance(event, TaskChanged):
+            event = msgspec.structs.replace(event, task=render.with_why(event.task))
         _print_raw(encode(event))
 
     def say(self, text: str) -> None:
@@ -238,5 +252,5 @@ def _print_event(console: Console, event: AnyEvent) -> None:
 
 
 def _print_raw(line: bytes) -> None:
-    sys.stdout.buffer.write(escape_json(line.decode()).encode() + b"\n")
+    sys.stdout.buffer.write(escape_json(said_json(line.decode())).encode() + b"\n")
     sys.stdout.buffer.flush()

@@ -7,19 +7,21 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trogdor_bus.cli.wording import said, said_json
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
 from trogdor_bus.printable import escape_json, escape_lines
 from trogdor_bus.registry import registry
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, trogdor_json
 
 PIPE_WIDTH = 200
+Told = TypeVar("Told", TaskRow, Plan)
 _COLOURS = {
     "PENDING": "cyan",
     "RUNNING": "green",
@@ -53,8 +55,8 @@ def console(stderr: bool = False) -> Console:
 
 
 def text(value: object, style: str = "") -> Text:
-    """Return `value` for showing: control characters escaped, coloured where its word has a colour."""
-    shown = str(value)
+    """Return `value` for showing: in our words, control characters escaped, coloured where its word has a colour."""
+    shown = said(value)
     return Text(escape_lines(shown), style=style or _COLOURS.get(shown, ""))
 
 
@@ -254,7 +256,7 @@ def strays_remedy(node: str) -> str:
 def print_plan(plan: Plan) -> None:
     """Print who holds the roles now, what each node would do and undo, what Kafka would lose, and the warnings."""
     to = console()
-    for line in plan.chosen:
+    for line in plan.why:
         print_line(to, f"now {line}")
     for node in plan.nodes:
         print_line(to, node.node if node.alive else f"{node.node} (its agent is silent)", "bold")
@@ -269,11 +271,17 @@ def print_plan(plan: Plan) -> None:
         print_line(to, f"warning: {warning}", "yellow")
 
 
+def with_why(told: Told) -> Told:
+    """Return a task or a plan that also says in lines who was chosen, as JSON shows it."""
+    return msgspec.structs.replace(told, chosen=told.why)
+
+
 def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
     task = info.task
     ours: dict[str, Any] = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
-    ours |= {"chosen": list(task.chosen)} if task.chosen else {}
+    ours |= {"chosen": list(task.why)} if task.why else {}
+    ours |= {"holders": task.holders, "seed": task.seed} if task.holders else {}
     workers = msgspec.json.decode(msgspec.json.encode(info.workers))
     return {**trogdor_json(task, list(info.workers)), **ours, "workers": workers}
 
@@ -291,4 +299,4 @@ def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str,
 
 def print_json(value: Any) -> None:
     """Print Structs, or anything made of them, as one JSON document on standard output."""
-    print(escape_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode()))
+    print(escape_json(said_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())))

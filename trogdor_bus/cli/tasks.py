@@ -57,7 +57,7 @@ def submit(
     if dry_run:
         plan = ask(reach, lambda client: client.validate(body, force, allow=permits, looks=looks))
         if as_json:
-            render.print_json(plan)
+            render.print_json(render.with_why(plan))
         else:
             render.print_plan(plan)
         return
@@ -133,7 +133,7 @@ def show(
     kind, told = render.class_of(task), render.info_text(task)
     render.print_line(console, f"Task {task.id} of type {kind} is {task.state}. {told}")
     render.print_why(console, task)
-    for line in task.chosen:
+    for line in task.why:
         render.print_line(console, line)
     if info.workers:
         render.print_workers(console, info)

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from trogdor_bus.cli import render
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
+from trogdor_bus.cli.wording import said
 from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.messages import TaskInfo
@@ -104,7 +105,10 @@ def _say(line: str) -> None:
 def outcome_unknown(message: str, as_json: bool) -> typer.Exit:
     """Say on standard error that nobody can tell how it ended; return the exit to raise."""
     if as_json:
-        print(json.dumps({"error": "OutcomeUnknown", "message": message, "path": "$", "remedy": ""}), file=sys.stderr)
+        print(
+            json.dumps({"error": "OutcomeUnknown", "message": said(message), "path": "$", "remedy": ""}),
+            file=sys.stderr,
+        )
     else:
         render.print_line(render.console(stderr=True), f"error: {message}")
     return typer.Exit(UNKNOWN_EXIT)

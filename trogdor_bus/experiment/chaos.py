@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import secrets
 
 import msgspec
 
@@ -13,6 +14,7 @@ from trogdor_bus.experiment.around import Around
 from trogdor_bus.experiment.evidence import NOTICED_MS, Hit, look, new_leader_ms, targets
 from trogdor_bus.experiment.result import UNKNOWN, FaultWindow
 from trogdor_bus.messages import TaskInfo
+from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places, is_role, parse, resolve
 from trogdor_bus.states import Outcome, TaskState
 
@@ -23,12 +25,16 @@ LATE_MS = 90_000
 
 
 class Chaos:
-    """`windows` are the faults so far. `session_ms`: after what time the cluster misses a broker, or UNKNOWN."""
+    """`windows` are the faults so far. `session_ms`: after what time the cluster misses a broker, or UNKNOWN.
 
-    def __init__(self, around: Around, session_ms: int) -> None:
+    `seed` is the number by which it chooses when to fire, and whom of `eachOf`.
+    """
+
+    def __init__(self, around: Around, session_ms: int, seed: int | None = None) -> None:
         self.windows: list[FaultWindow] = []
+        self.seed = secrets.randbits(53) if seed is None else seed
         self._around, self._session_ms = around, session_ms
-        self._random = random.Random()  # noqa: S311 (no secret)
+        self._random = random.Random(self.seed)  # noqa: S311 (no secret)
 
     async def run(self) -> None:
         """Fire until the time is over, the cluster does not recover, or a fault fails."""
@@ -91,7 +97,7 @@ class Chaos:
         found: dict[str, None] = {}
         for index, name in enumerate(self._around.spec.each_of):
             role = parse(name, f"$.eachOf[{index}]") if is_role(name, known) else None
-            seed = self._random.getrandbits(63)
+            seed = self._random.getrandbits(53)
             nodes = [one.node for one in resolve(role, view, places, seed)] if role else [name]
             found.update(dict.fromkeys(nodes))
         return list(found)
@@ -125,7 +131,9 @@ class Chaos:
         told = False
         while info.task.state is not TaskState.DONE:
             if around.clock.now_ms() > deadline_ms:
-                raise HostError(f"task {task_id} has not ended: it is {info.task.state}; `trogdor-bus show {task_id}`")
+                raise HostError(
+                    f"task {task_id} has not ended: it is {info.task.state}; `{Remedy('show', {'id': task_id})}`"
+                )
             if info.task.started_ms >= 0 and not told:
                 told = True
                 self._tell(info)
@@ -143,8 +151,9 @@ class Chaos:
         window, who = self.windows[-1], self._targets(info)
         nodes = ", ".join(row.node for row in info.workers)
         target = ", ".join(f"{one.who} ({one.node})" for one in who) or nodes
-        self._put(start_ms=info.task.started_ms, target=target, line="; ".join(info.task.chosen))
-        why = f": {'; '.join(info.task.chosen)}" if info.task.chosen else ""
+        self._put(start_ms=info.task.started_ms, target=target, line="; ".join(info.task.why))
+        self._put(holders=info.task.holders, seed=info.task.seed)
+        why = f": {'; '.join(info.task.why)}" if info.task.why else ""
         self._around.say(f"fault {window.number} hits {target}{why}")
 
     async def _settle(self, info: TaskInfo) -> None:
@@ -195,7 +204,7 @@ class Chaos:
         nodes = [row.node for row in info.workers]
         brokers = {node: number for number, node in self._around.brokers.items()}
         controllers = {node: number for number, node in self._around.controllers.items()}
-        return targets(info.task.chosen, nodes, brokers, controllers)
+        return targets(info.task.holders, nodes, brokers, controllers)
 
     def _put(self, **fields: object) -> FaultWindow:
         """Replace the newest window."""

@@ -12,13 +12,13 @@ import msgspec
 
 from trogdor_bus.errors import RefusedError, SpecError
 
-OPTION = "--allow-probe"
+OPTION = "‹allow-probe›"
 _METADATA = frozenset(map(ipaddress.ip_address, ("100.100.100.200", "192.0.0.192", "fd00:ec2::254")))
 """Where clouds tell machines their secrets, beside the link-local addresses."""
 
 
 class Destinations(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be reached: everything `typed` after --allow-probe, the cluster's `brokers` (HOST:PORT), its nodes.
+    """What may be reached: what somebody `typed`, the cluster's `brokers` (HOST:PORT), its nodes.
 
     `hosts` are addresses and configured host names of the nodes, each with all its ports. `loopback`: whoever may ask
     is on the coordinator's own machine, and reaches its loopback addresses anyway.
@@ -72,7 +72,7 @@ class Destinations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_rule(rule: str) -> str:
-    """Return what may be typed after --allow-probe; SpecError for anything else."""
+    """Return a rule that says where experiments may connect; SpecError for anything else."""
     remedy = "write HOST, HOST:PORT, a network such as 10.1.0.0/16, or '*' for everything"
     if rule != "*" and "/" in rule:
         try:

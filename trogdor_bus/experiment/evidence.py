@@ -35,14 +35,13 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def targets(
-    chosen: Sequence[str], nodes: Sequence[str], brokers: dict[str, int], controllers: dict[str, int]
+    holders: Sequence[Chosen], nodes: Sequence[str], brokers: dict[str, int], controllers: dict[str, int]
 ) -> tuple[Chosen, ...]:
     """Return who is hit: those chosen for a role, the leaders among them alone if there are any; else who is there.
 
-    `chosen` are the lines of a task, `nodes` its workers' nodes, `brokers` and `controllers` the ids by node.
+    `holders` are those of a task, `nodes` its workers' nodes, `brokers` and `controllers` the ids by node.
     """
-    held = tuple(one for one in map(Chosen.read, chosen) if one is not None)
-    meant = tuple(one for one in held if one.led or one.role == "controller") or held
+    meant = tuple(one for one in holders if one.led or one.role == "controller") or tuple(holders)
     if meant:
         return meant
     known = (("broker", brokers), ("controller", controllers))

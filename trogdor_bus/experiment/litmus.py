@@ -77,7 +77,7 @@ def specs(engine: Mapping[str, Any], *, not_used: Iterable[str] = ()) -> list[di
         raise SpecError(
             "asks to stop what runs, not to start something",
             path="$.spec.engineState",
-            remedy="`trogdor-bus stop` ends an experiment; to run this one say active",
+            remedy="`‹stop›` ends an experiment; to run this one say active",
         )
     if state != "active":
         raise SpecError(

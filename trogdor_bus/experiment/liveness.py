@@ -123,7 +123,7 @@ class Liveness:
                 await asyncio.to_thread(self._delete, timeout_s)
         except (TimeoutError, TrogdorBusError) as error:
             why = str(error) or f"it is still there after {timeout_s:g} s"
-            return Topic(name=self.topic, error=f"{why}; `trogdor-bus experiment gc` removes it later")
+            return Topic(name=self.topic, error=f"{why}; `‹remove-topics›` removes it later")
         return Topic(name=self.topic, deleted=True)
 
     # --- what it was like ---------------------------------------------------------------------------------------------

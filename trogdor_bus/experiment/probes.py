@@ -24,7 +24,7 @@ from trogdor_bus.printable import escape
 MOST_BODY = 1 << 20
 """So much of a page, or of what a program prints, is looked at."""
 REFUSED = (
-    "commands of probes run on the coordinator's host as its user, and it was started without --allow-probe-commands; "
+    "commands of probes run on the coordinator's host as its user, and it was started without ‹allow-probe-commands›; "
     "add that, or use a probe of type http, tcp or kafka"
 )
 

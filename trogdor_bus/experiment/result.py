@@ -12,6 +12,7 @@ import msgspec
 
 from trogdor_bus.faults.experiment import ExperimentSpec
 from trogdor_bus.printable import escape_json
+from trogdor_bus.roles import Chosen
 
 Verdict = Literal["Pass", "Fail", "Error", "Stopped"]
 Phase = Literal["before", "during", "after"]
@@ -53,6 +54,7 @@ class Evidence(_Part, frozen=True, kw_only=True):
 
 class FaultWindow(_Part, frozen=True, kw_only=True):
     """One fault: from its injection to its undo. `line` tells how its target was found, `error` how it failed.
+    `holders` and `seed` are those of its task: who was chosen, for which role, and by which number.
 
     `new_leader_ms` counts from `start_ms` to a new leader, `recovered_ms` from `end_ms` to the cluster being whole.
     `missed` tells what was not whole at the recovery's deadline, "" if it was whole or nobody waited for it.
@@ -63,6 +65,8 @@ class FaultWindow(_Part, frozen=True, kw_only=True):
     end_ms: int = UNKNOWN
     target: str = ""
     line: str = ""
+    holders: tuple[Chosen, ...] = ()
+    seed: int | None = None
     evidence: tuple[Evidence, ...] = ()
     new_leader_ms: int = UNKNOWN
     recovered_ms: int = UNKNOWN
@@ -203,7 +207,8 @@ class Result(_Part, frozen=True, kw_only=True):
     `phase` is the last step that began, `fail_step` the one in which the experiment broke or was stopped. `stopped`
     tells who stopped it and why, `halted` which probe ended it, `producer_error` the producer's fatal error; "" for
     none. `findings` is None without a full re-read. `timeouts` are settings of the cluster by their names, in ms;
-    `resolution_ms` is how often its leaders were looked at. `notes` is what is told apart, such as of a group.
+    `resolution_ms` is how often its leaders were looked at. `seed` is the number by which it was chosen when to fire,
+    and whom of `eachOf`; None if nothing was to be fired. `notes` is what is told apart, such as of a group.
     """
 
     id: str
@@ -223,6 +228,7 @@ class Result(_Part, frozen=True, kw_only=True):
     cluster_id: str = ""
     timeouts: dict[str, int] = {}
     resolution_ms: int = UNKNOWN
+    seed: int | None = None
     faults: tuple[FaultWindow, ...] = ()
     findings: StreamFindings | None = None
     gaps: tuple[Gap, ...] = ()

@@ -188,7 +188,7 @@ class Runner:
             raise SpecError(
                 "nobody knows where the cluster under test is",
                 path="$.bootstrap",
-                remedy="start the coordinator with --cluster HOST:PORT,..., or name it here",
+                remedy="start the coordinator with ‹cluster› HOST:PORT,..., or name it here",
             )
         if self._spec.bootstrap:
             self._begin.destinations.check_brokers(bootstrap)
@@ -283,6 +283,7 @@ class Runner:
                 **found,
                 phase=self._phase,
                 ended_ms=self._clock.now_ms(),
+                seed=self._chaos.seed if self._chaos else None,
                 faults=windows,
                 leader_changes=tuple(around.watch.history.changes) if around else (),
                 probes=self._looks.results() if self._looks else (),

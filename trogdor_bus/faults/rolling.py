@@ -26,8 +26,8 @@ class KafkaRollingRestartSpec(
     `nodes` are nodes or roles, all brokers by default. Each gets `signal`, after `graceMs` SIGKILL, and its container
     or unit is started `downMs` after the signal, or once it has ended. The next one follows when every replica is in
     sync and the quorum is whole again; if that takes longer than `recoveryMs`, it ends there, and has failed. All may
-    take `durationMs`, 0: a day. It is performed as an experiment: `trogdor-bus experiment show` tells of it.
-    """
+    take `durationMs`, 0: a day. It is performed as an experiment: `‹show-experiment›` tells of it.
+    """  # noqa: RUF002 (a remedy)
 
     nodes: tuple[str, ...] = ("all",)
     match: str = BROKER

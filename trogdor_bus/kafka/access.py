@@ -59,7 +59,7 @@ class Access:
         self.bootstrap = bootstrap
         self.places = tuple(dict.fromkeys(_place(text.strip()) for text in bootstrap.split(",")))
         """Where the brokers listen that are asked first."""
-        self.properties = Properties(properties, brokers="--cluster", option="--cluster-config")
+        self.properties = Properties(properties, brokers="‹cluster›", option="‹cluster-config›")
         """What the file says; `blame` makes an error of librdkafka's complaints."""
         self._kafka_python = _security(self.properties)
 

@@ -53,7 +53,7 @@ class Attachment(msgspec.Struct, frozen=True):
 
 
 def parse_attachment(text: str) -> Attachment:
-    """Return what `--attach` means; SpecError says how it is written.
+    """Return the namespace that a text means; SpecError says how it is written.
 
     PID:START:BOOT, as `pinned` has it, is that process only; a PID alone is the one that has it now.
     """
@@ -73,7 +73,7 @@ def parse_attachment(text: str) -> Attachment:
 
 
 def pinned(text: str) -> str:
-    """Return what `--attach` means in words that mean the same process for ever; SpecError if it means none."""
+    """Return that namespace in words that mean the same process for ever; SpecError if it means none."""
     attachment = parse_attachment(text)
     if attachment.kind != "pid":
         return text

@@ -191,7 +191,7 @@ def _find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings,
             if not surroundings.force:
                 raise RefusedError(
                     f"{match.describe()}: process {process.pid} is the coordinator, and this would stop the "
-                    "coordinator itself; --force does it all the same"
+                    "coordinator itself; ‹force› does it all the same"
                 )
             chosen.append(process)
         elif why := ours.why(process.pid):

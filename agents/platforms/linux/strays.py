@@ -10,6 +10,7 @@ from trogdor_bus.agents.platforms.linux import firewall, owners
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, typed_prefix
 from trogdor_bus.agents.platforms.linux.rules import Ruleset, ours
 from trogdor_bus.platform import Step
+from trogdor_bus.remedies import Remedy
 
 MOST = 20
 """So many are told."""
@@ -45,7 +46,7 @@ def _line(namespace: Namespace, tool: str, rules: Ruleset, chain: str, directory
     if directory:
         return (
             f"{what} is of an agent that does not run, with its state in {directory}; by hand: "
-            f"trogdor-bus heal --state-dir {shlex.quote(directory)}"
+            f"{Remedy('heal', {'directory': shlex.quote(directory)})}"
         )
     typed = f"{typed_prefix(namespace)}{tool}"
     jumps = [f"{typed} -D {hook} -j {chain} -w" for hook in rules.jumps(chain)]

@@ -199,7 +199,7 @@ def test_we_and_our_parents_and_children_are_never_hit() -> None:
 
 def test_the_coordinator_is_hit_only_with_force(node: Node) -> None:
     pid = node.spawn(sys.executable, "-c", SLEEP, "trogdor-bus", "coordinator")
-    with pytest.raises(RefusedError, match="--force"):
+    with pytest.raises(RefusedError, match="‹force›"):
         prepare(node, freeze_of("coordinator"), coordinator=known(pid))
     (step,) = prepare(node, freeze_of("coordinator"), coordinator=known(pid), force=True)
     assert step.do["process"]["pid"] == pid

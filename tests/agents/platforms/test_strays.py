@@ -54,7 +54,7 @@ def test_what_another_agent_holds_is_not_nobodys_while_it_runs(
     assert node.platform.strays(entry.steps, str(neighbour.directory)) == (), "nor to itself"
     neighbour.die()
     dead = node.platform.strays((), me)
-    assert dead and all(f"heal --state-dir {neighbour.directory}" in line for line in dead)
+    assert dead and all(f"‹heal directory={neighbour.directory}›" in line for line in dead)
     neighbour.performer.heal(1, Outcome.DONE, "")
     assert node.platform.strays((), me) == ()
 
