@@ -254,7 +254,8 @@ class Service:
                     self._core.feed(LinksSeen(self._bus.links()))
                     self._bus.announce(VIEW_TOPIC, encode(self._core.api.world()))
         except TrogdorBusError:
-            raise
+            if self._exit is None:  # else it is said already, and the end of this coordinator
+                raise
         except Exception as error:  # before anything is waited for
             self._fuse.blow(error)
         finally:

@@ -283,7 +283,13 @@ def test_of_two_standbys_one_leads_and_the_other_follows_it(place: Place) -> Non
     play(scene)
 
 
-def test_a_standby_that_led_and_is_fenced_stands_by_again(place: Place) -> None:
+@pytest.mark.parametrize("heard", ["at once", "when it is about to announce"])
+def test_a_standby_that_led_and_is_fenced_stands_by_again(
+    place: Place, heard: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if heard != "at once":
+        monkeypatch.setattr(service, "GATHER_S", 60.0)
+
     async def scene() -> None:
         async with place.coordinator("b", standby_ms=STANDBY_MS) as standby:
             first = await place.replicated()

@@ -176,7 +176,8 @@ def test_evidence_follows_the_fault_unless_it_is_named() -> None:
     assert decode(evidence=["isr-shrank"]).evidence_wanted() == ("isr-shrank",)
     assert decode(fault={"class": "noop", "durationMs": 1}).evidence_wanted() == ()
     unproven = {cls.aliases[0] for cls in registry().by_tag.values() if not cls.proven_by}
-    assert unproven == {"noop", "experiment", "kafka-rolling-restart"}, "each fault has what proves it"
+    other = {"noop", "command", "external-command", "experiment", "kafka-rolling-restart"}
+    assert unproven == other, "each fault has what proves it"
 
 
 FUZZ = st.recursive(

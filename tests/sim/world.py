@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -28,6 +29,8 @@ from trogdor_bus.transports.memory_log import MemoryKeeper
 
 MAX_STEPS = 100_000
 """A schedule takes about 8,000."""
+RAW = re.compile("<msgspec.Raw object at 0x[0-9a-f]+>")
+"""How bytes that are not decoded look; it is another text in each run."""
 
 
 class Violation(BaseException):
@@ -276,7 +279,7 @@ class World:
     def tell(self, ids: tuple[str, ...], text: str, *values: object) -> None:
         """Add a line to the story."""
         if self.telling:
-            self.story.append((self.now, ids, text.format(*values)))
+            self.story.append((self.now, ids, RAW.sub("JSON", text.format(*values))))
 
     def tell_agent(self, node: str, event: agent_events.Event) -> None:
         """Add what happens to an agent."""
