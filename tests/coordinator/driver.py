@@ -71,7 +71,7 @@ class Cluster:
         self.store = SimStore(100, lambda: self.now)
         self.reports: dict[str, dict[int, Report]] = {name: {} for name in self.nodes}
         self.counters: dict[str, int] = {}
-        self.skew: Callable[[Any], None] = lambda frame: None
+        self.skew: Callable[[Any], None] | None = None
         """What agents of another version write otherwise into the JSON of their beats."""
         self.start(orphans)
         if lead:
@@ -212,9 +212,12 @@ class Cluster:
             "addresses": (f"10.0.0.{1 + list(self.nodes).index(name)}",) if name in self.nodes else (),
             **fields,
         }
-        frame = msgspec.json.decode(encode(Beat(node=name, journal=journal, counter=counter, stamp=stamp, **given)))
-        self.skew(frame)
-        return self.give(BeatHeard(decode(msgspec.json.encode(frame), Beat)))
+        frame = encode(Beat(node=name, journal=journal, counter=counter, stamp=stamp, **given))
+        if self.skew is not None:
+            told = msgspec.json.decode(frame)
+            self.skew(told)
+            frame = msgspec.json.encode(told)
+        return self.give(BeatHeard(decode(frame, Beat)))
 
     def say(self, node: str, state: WorkerState, task: str = "t", **fields: Any) -> list[str]:
         """Let a node report one worker, now and in every later beat."""

@@ -164,6 +164,6 @@ def test_fields_of_a_newer_version_are_ignored(kept: Any) -> None:
 
 def test_what_is_no_row_at_all_is_named_with_both_remedies(kept: Any) -> None:
     with pytest.raises(
-        HostError, match=r"cannot be read: .*upgrade this one; .*choose another --(state-dir|topic-pref)"
+        HostError, match=r"cannot be read: .*upgrade this one; .*choose another ‹(state-dir|topic-prefix)›"
     ):
         kept(two(), of("task", "t", start_ms=[], startMs=[]))
