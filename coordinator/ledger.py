@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from trogdor_bus.actions import AnyAction
+from trogdor_bus.coordinator import owed
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     DropTask,
@@ -70,13 +71,14 @@ class Ledger:
         self._sizes: dict[str, int] = {}
         self.view.seq = loaded.meta.next_seq - 1
         for task in loaded.tasks:
-            self.view.tasks[task.id] = task
-            self.view.workers[task.id] = {stored.row.id: stored.row for stored in loaded.workers.get(task.id, ())}
+            self.view.add_task(task, [stored.row for stored in loaded.workers.get(task.id, ())])
             for stored in loaded.workers.get(task.id, ()):
                 self._counts[task.id][stored.row.state] += 1
                 self._index(task.id, stored.row, stored.actions)
+        for name in owed.nodes(loaded.meta):
+            fleet.ensure(name)
         for node in fleet.nodes.values():
-            self.view.nodes[node.row.name] = node.row
+            self.view.add_node(node.row)
 
     @property
     def now_ms(self) -> int:

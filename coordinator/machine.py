@@ -73,8 +73,6 @@ class CoordinatorMachine:
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
-        for name in owed.nodes(self._meta):
-            fleet.ensure(name)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
@@ -251,6 +249,8 @@ class CoordinatorMachine:
         if heard.note:
             self._ledger.note(heard.note)
         if not heard.accepted:
+            if before is None and beat.node in self.fleet.nodes:
+                self._ledger.put_node(self.fleet.nodes[beat.node])
             self._heed_ended(beat)
             return
         node = self.fleet.nodes[beat.node]

@@ -27,7 +27,7 @@ from trogdor_bus.coordinator.events import (
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
-from trogdor_bus.messages import Beat, Report, Snapshot, Stamp, decode, encode
+from trogdor_bus.messages import Beat, NodeRow, Report, Snapshot, Stamp, decode, encode
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import wire
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
@@ -106,6 +106,7 @@ class Cluster:
         self.exit = next((effect for effect in effects if isinstance(effect, Exit)), self.exit)
         assert self.machine.view.tasks == self.store.told.tasks
         assert self.machine.view.workers == self.store.told.workers
+        assert unheard(self.machine.view.nodes) == unheard({n: s.row for n, s in self.machine.fleet.nodes.items()})
         return [snapshot.node for snapshot in told]
 
     def _give(self, event: Event) -> None:
@@ -199,6 +200,11 @@ class Cluster:
     def orders(self, node: str) -> list[tuple[str, bool]]:
         """Return the tasks that the last word to a node asks for, and whether it says what to do."""
         return [(order.task, order.actions is not None) for order in self.published[node].orders]
+
+
+def unheard(rows: Mapping[str, NodeRow]) -> dict[str, NodeRow]:
+    """Return rows without the times of the last beats, which no event tells."""
+    return {name: msgspec.structs.replace(row, heard_ms=-1) for name, row in rows.items()}
 
 
 def raw(body: Mapping[str, Any]) -> msgspec.Raw:

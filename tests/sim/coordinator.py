@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from tests.agents.simdisk import Crash
+from tests.coordinator.driver import unheard
 from tests.sim.clock import DriftingClock
 from tests.sim.cluster import sighting
 from tests.sim.fuse import PlantedError, SimFuse
@@ -433,6 +434,8 @@ class SimCoordinator:
         kept = {name: {row.row.id: row.row for row in rows} for name, rows in known.items()}
         if view.tasks != told_tasks or workers != told_workers:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
+        if unheard(view.nodes) != unheard({name: node.row for name, node in self.machine.fleet.nodes.items()}):
+            self.world.fail((self.name,), f"the events of {self.name} do not tell what it knows of its nodes")
         if view.tasks != kept_tasks or workers != kept:
             self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
         if self.replica is not None and (difference := self.replica.difference(self.store, self.machine.epoch)):
