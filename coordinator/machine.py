@@ -249,8 +249,6 @@ class CoordinatorMachine:
         if heard.note:
             self._ledger.note(heard.note)
         if not heard.accepted:
-            if before is None and beat.node in self.fleet.nodes:
-                self._ledger.put_node(self.fleet.nodes[beat.node])
             self._heed_ended(beat)
             return
         node = self.fleet.nodes[beat.node]
@@ -293,6 +291,8 @@ class CoordinatorMachine:
     def _heed_ended(self, beat: Beat) -> None:
         """Believe a journal that is not heard as its node's own, of its own workers, that they have ended: for good."""
         node, ended = self.fleet.nodes.get(beat.node), [one for one in beat.reports if one.state is WorkerState.DONE]
+        if node is not None and beat.node not in self.view.nodes:
+            self._ledger.put_node(node)
         if node is None or not ended or self.listening:
             return
         for report in ended:

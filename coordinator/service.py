@@ -42,7 +42,7 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.fuse import Fuse
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import VIEW_TOPIC, Reply, encode
+from trogdor_bus.messages import Reply, encode
 from trogdor_bus.roles import Wanted
 from trogdor_bus.transports import link_with_log, open_log, several
 
@@ -248,7 +248,7 @@ class Service:
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
                     self._core.feed(LinksSeen(self._bus.links()))
-                    self._bus.announce(VIEW_TOPIC, encode(self.api.world()))
+                    self._core.beat()
         except TrogdorBusError:
             raise
         except Exception as error:  # before anything is waited for
