@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.messages import UNTOLD, Beat, Report, encode
+from trogdor_bus.printable import cut, cut_lines
 
 MOST_BYTES = MAX_FRAME_BYTES - (64 << 10)
 """What a beat may have, so that there is room for an envelope around it."""
-FEW = 5
-LINE_CHARS = 2_000
-CUT = "... (cut)"
+MOST_CHARS = 4_000
+"""What of each text, and of each list of texts, is told by a beat that is too large."""
 
 
 def frame_of(beat: Beat) -> bytes:
@@ -25,7 +23,7 @@ def frame_of(beat: Beat) -> bytes:
     room = MOST_BYTES - len(encode(msgspec.structs.replace(beat, reports=bare)))
     if room < 0:
         short = tuple(map(_short, bare))
-        return encode(msgspec.structs.replace(beat, reports=short, strays=_lines(beat.strays)))
+        return encode(msgspec.structs.replace(beat, reports=short, strays=cut_lines(beat.strays, MOST_CHARS)))
     reports, first = list(bare), beat.counter % len(bare)
     for index in (*range(first, len(bare)), *range(first)):
         spec = beat.reports[index].spec
@@ -38,20 +36,11 @@ def frame_of(beat: Beat) -> bytes:
 def _short(report: Report) -> Report:
     return msgspec.structs.replace(
         report,
-        status=_line(report.status),
-        error=_line(report.error),
+        status=cut(report.status, MOST_CHARS),
+        error=cut(report.error, MOST_CHARS),
         progress=UNTOLD,
-        warnings=_lines(report.warnings),
-        disturbed=report.disturbed[:FEW],
-        residue=_lines(report.residue),
-        by_hand=_lines(report.by_hand),
+        warnings=cut_lines(report.warnings, MOST_CHARS),
+        disturbed=report.disturbed[:1],
+        residue=cut_lines(report.residue, MOST_CHARS),
+        by_hand=cut_lines(report.by_hand, MOST_CHARS),
     )
-
-
-def _lines(lines: Sequence[str]) -> tuple[str, ...]:
-    more = (f"and {len(lines) - FEW} more",) if len(lines) > FEW else ()
-    return (*map(_line, lines[:FEW]), *more)
-
-
-def _line(line: str) -> str:
-    return line if len(line) <= LINE_CHARS else line[:LINE_CHARS] + CUT

@@ -12,6 +12,7 @@ from trogdor_bus.coordinator.notes import Notes
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_heard_name
+from trogdor_bus.printable import cut_lines
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node, Topology, canonical
 
@@ -29,6 +30,8 @@ KEEP_FORGOTTEN = 1_000
 """And those of so many nodes that were forgotten."""
 TELL_REFUSED = 4
 """So many refused journals of one node are told so."""
+MOST_CHARS = 256 << 10
+"""So many characters of what is stuck or strays on a node are kept: its row must fit into a frame."""
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its agent has done all it could for."""
 
@@ -214,8 +217,8 @@ class Fleet:
             controller=node.controller_seat().claim,
             latch=beat.latch,
             at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
-            dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
-            strays=beat.strays,
+            dirty=cut_lines([_dirt(one) for one in beat.reports if one.state is WorkerState.STUCK], MOST_CHARS),
+            strays=cut_lines(beat.strays, MOST_CHARS),
         )
         return Heard(True, note, new_journal)
 

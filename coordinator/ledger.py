@@ -40,6 +40,7 @@ from trogdor_bus.messages import (
     TaskGone,
     WorkerChanged,
 )
+from trogdor_bus.printable import cut, cut_lines
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
@@ -52,6 +53,8 @@ UNDESCRIBED = b"{}"
 """The spec of an adopted task until an agent has told it."""
 MOST_PROGRESS = 64 << 10
 """So many bytes of what a worker says of itself are kept."""
+MOST_CHARS = 256 << 10
+"""And so many characters of each text of its row, and of each list of them: one row must fit into a frame."""
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
 KEEP_DONE_BYTES = 64 << 20
@@ -311,21 +314,21 @@ def decoded(task: TaskRow) -> TaskSpec:
 
 def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
     """Return the row of a worker as its agent reports it."""
-    error = report.error if report.state in ENDED else ""
+    error = cut(report.error, MOST_CHARS) if report.state in ENDED else ""
     outcome = report.outcome
     if outcome is Outcome.DONE:  # so says an agent of an older version, whatever it saw
         outcome, error = ended(outcome, error, report.disturbed)
     return msgspec.structs.replace(
         row,
         state=report.state,
-        status=report.status,
+        status=cut(report.status, MOST_CHARS),
         progress=_sound(report.progress, row.progress),
         error=error,
         outcome=outcome,
-        warnings=report.warnings,
+        warnings=cut_lines(report.warnings, MOST_CHARS),
         disturbed=report.disturbed,
-        residue=report.residue,
-        by_hand=report.by_hand,
+        residue=cut_lines(report.residue, MOST_CHARS),
+        by_hand=cut_lines(report.by_hand, MOST_CHARS),
         dropped=report.dropped,
         late_ms=report.late_ms,
         wanted=row.wanted and report.state not in ENDED,

@@ -224,3 +224,16 @@ def test_a_result_that_no_frame_carries_says_where_it_is() -> None:
         with pytest.raises(BusError, match=remedy):
             check_fits(b"x" * (MOST_RESULT_BYTES + 1), request)
         check_fits(b"x" * MOST_RESULT_BYTES, request)
+
+
+def test_what_one_agent_says_is_never_too_large_for_the_lists() -> None:
+    cluster = Cluster("a", "b")
+    cluster.create()
+    lines = tuple("r" * 9_000 for _ in range(200))
+    cluster.say("a", WorkerState.STUCK, residue=lines, by_hand=lines, error="e" * 2_000_000, warnings=lines)
+    assert len(encode(cluster.row("a"))) < 1_500_000
+    assert cluster.row("a").by_hand[-1] == "and 170 more"
+    assert cluster.row("a").error == "e" * (256 << 10) + "... (cut)"
+    cluster.beat("b", strays=lines)
+    assert all(len(encode(row)) < 1_500_000 for row in cluster.api.nodes())
+    assert asked(cluster, lambda client: client.tasks()) == everything(cluster)
