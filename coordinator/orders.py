@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 
 import msgspec
 
@@ -12,14 +13,33 @@ from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.fleet import NodeState
 from trogdor_bus.coordinator.latches import ordered, resumable
 from trogdor_bus.coordinator.ledger import UNDESCRIBED, Ledger
+from trogdor_bus.coordinator.plan import WorkerPlan
+from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import Order, Snapshot, Stamp, encode
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
-from trogdor_bus.spec import FaultSpec, Texts
+from trogdor_bus.spec import FaultSpec, TaskSpec, Texts, wire
 from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
 
 MOST_NEW_BYTES = MAX_FRAME_BYTES // 4
 """Once what a snapshot says of new workers is so large, the next ones wait until the agent has these."""
+
+
+MOST_ORDER_BYTES = MAX_FRAME_BYTES // 2
+LARGE_SPEC_BYTES = 100_000
+"""What nodes are to do for a smaller spec is not measured: addresses of nodes are not that many times their names."""
+
+
+def check_fits(spec: TaskSpec, plans: Iterable[WorkerPlan]) -> None:
+    """Raise RefusedError if no snapshot can tell a node what it is to do."""
+    body = len(wire(spec))
+    for plan in plans if body > LARGE_SPEC_BYTES else ():
+        size = body + len(encode(plan.actions))
+        if size > MOST_ORDER_BYTES:
+            raise RefusedError(
+                f"what node {plan.node} is to do has {size} bytes, and at most {MOST_ORDER_BYTES} can be told at once: "
+                "make several tasks of it"
+            )
 
 
 def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, meta: Meta) -> Snapshot:

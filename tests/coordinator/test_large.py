@@ -12,11 +12,15 @@ import msgspec
 import pytest
 
 from tests.coordinator.driver import Cluster
+from trogdor_bus.actions import RunCommand
 from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.client import Client
+from trogdor_bus.coordinator import orders
 from trogdor_bus.coordinator.events import DestroyRequested, Event, Ticked
+from trogdor_bus.coordinator.orders import MOST_ORDER_BYTES
 from trogdor_bus.coordinator.pages import MOST_RESULT_BYTES, check_fits
-from trogdor_bus.errors import BusError
+from trogdor_bus.coordinator.plan import WorkerPlan
+from trogdor_bus.errors import BusError, RefusedError
 from trogdor_bus.messages import (
     Abort,
     AskView,
@@ -35,6 +39,7 @@ from trogdor_bus.messages import (
     encode,
 )
 from trogdor_bus.mirror import Mirror
+from trogdor_bus.registry import registry
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports import transport
@@ -237,3 +242,13 @@ def test_what_one_agent_says_is_never_too_large_for_the_lists() -> None:
     cluster.beat("b", strays=lines)
     assert all(len(encode(row)) < 1_500_000 for row in cluster.api.nodes())
     assert asked(cluster, lambda client: client.tasks()) == everything(cluster)
+
+
+def test_what_no_snapshot_can_tell_is_refused() -> None:
+    spec = registry().decode({"class": "command", "nodes": ["a"], "command": ["x" * 200_000], "durationMs": 5})
+    order = RunCommand(command=("x" * MOST_ORDER_BYTES,), workload=msgspec.Raw(b"null"), grace_ms=0)
+    with pytest.raises(RefusedError, match=r"what node a is to do has \d{7} bytes, and at most 4194304 can be told"):
+        orders.check_fits(spec, [WorkerPlan(node="a", actions=(order,), left_out=())])
+    cluster = Cluster("a")
+    cluster.create(command=["x" * 200_000], alias="command", nodes=["a"])
+    assert cluster.task().state is TaskState.RUNNING
