@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 
 from tests.coordinator.driver import Cluster, raw
-from trogdor_bus.bus import ClientBus, MonitorBus
+from trogdor_bus.bus import ClientBus, MonitorBus, OnTopic
 from trogdor_bus.cli import live
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
@@ -30,7 +30,7 @@ class Place:
         self.cluster = Cluster("a", "b")
         self.lossy: set[int] = set()
         self.asked: list[bytes] = []
-        self.refuses = False
+        self.refuses = self.listens = False
         self._announced = 0
         self.core = CoordinatorCore(
             self.cluster.machine,
@@ -59,7 +59,15 @@ class Place:
             self.bus.announce(topic, frame)
 
     def monitor(self) -> MonitorBus:
-        return transport(self.url).open_monitor(self.url, None)
+        bus = transport(self.url).open_monitor(self.url, None)
+        begin = bus.receive
+
+        def receive(on_topic: OnTopic) -> None:
+            begin(on_topic)
+            self.listens = True
+
+        bus.receive = receive  # type: ignore[method-assign]
+        return bus
 
     def client(self) -> Client:
         bus: ClientBus = transport(self.url).open_client(self.url, None)
@@ -88,12 +96,18 @@ def place() -> Place:
 Story = Callable[[], Coroutine[Any, Any, None]]
 
 
-def watched(place: Place, story: Story, capsys: pytest.CaptureFixture[str]) -> tuple[list[Any], str]:
-    """Return the JSON lines of a monitor that watches while a story is told, and what it said to people."""
+def watched(
+    place: Place, story: Story, capsys: pytest.CaptureFixture[str], first: Callable[[], None] | None = None
+) -> tuple[list[Any], str]:
+    """Return the JSON lines of a monitor that watches while a story is told, and what it said to people.
+
+    It hears first what `first` says, by default a pulse.
+    """
 
     async def run() -> int:
         watching = asyncio.create_task(live._watch(cast(Reach, place), True, 1.5))
-        await until(lambda: bool(place.asked))
+        await until(lambda: place.listens)
+        (first or place.core.beat)()
         for _ in range(20):  # turns of the loop in which the answer arrives
             await asyncio.sleep(0)
         await story()
@@ -165,12 +179,19 @@ def test_without_a_whole_view_events_are_shown_and_it_says_so_once(
 
 
 def test_a_coordinator_of_a_version_that_sends_its_view_whole(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    place.refuses = True
     status = CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=1, coordinator="old")
     world = WorldView(seq=7, at_ms=5, status=status, nodes=(NodeRow(name="a", alive=True, heard_ms=3),))
 
-    async def story() -> None:
-        place.bus.announce(VIEW_TOPIC, encode(world))
+    async def story() -> None: ...
 
-    lines, err = watched(place, story, capsys)
-    assert lines == [{"view": json.loads(encode(world))}] and err == ""
+    lines, err = watched(place, story, capsys, lambda: place.bus.announce(VIEW_TOPIC, encode(world)))
+    assert lines == [{"view": json.loads(encode(world))}] and err == "" and place.asked == []
+
+
+def test_who_hears_nothing_asks_nobody(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    async def run() -> int:
+        return await live._watch(cast(Reach, place), True, 0.3)
+
+    assert asyncio.run(run()) == 4
+    place.bus.close()
+    assert place.asked == [] and capsys.readouterr().out == ""

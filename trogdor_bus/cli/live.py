@@ -116,9 +116,12 @@ class _Ears:
             self._screen.event(event)
 
     def wants(self) -> bool:
-        """Return whether a whole view is to be asked for now; whoever is told so asks."""
+        """Return whether a whole view is to be asked for now; whoever is told so asks.
+
+        Not before anything is heard: from the first view on, no event is missed.
+        """
         now = time.monotonic()
-        if not self.mirror.wants or now < self._ask_at:
+        if not (self.heard and self.mirror.wants) or now < self._ask_at:
             return False
         self._ask_at, self._wait_s = now + self._wait_s, min(2 * self._wait_s, LONGEST_S)
         return True
@@ -128,7 +131,7 @@ class _Ears:
         try:
             self._take(await client.view())
         except TrogdorBusError as error:
-            if self.heard and self.mirror.wants and not self._silent:
+            if self.mirror.wants and not self._silent:
                 self._say_broken(f"Only events are shown, since the whole view does not come: {error}")
 
     def _take(self, pages: Sequence[ViewPage]) -> None:
@@ -160,8 +163,13 @@ async def _watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
     try:
         with _screen(as_json, reach.where()) as screen:
             ears = _Ears(screen, silence_text)
-            bus.receive(ears.hear)
             async with reach.client() as client, _asking(ears, client) as ask:
+
+                def hear(topic: str, frame: bytes) -> None:
+                    ears.hear(topic, frame)
+                    ask()
+
+                bus.receive(hear)
                 end = time.monotonic() + limit_s if limit_s is not None else None
                 while end is None or time.monotonic() < end:
                     ask()
