@@ -10,7 +10,17 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trogdor_bus.messages import AnyEvent, CoordinatorStatus, Pulse, TaskInfo, ViewPage, WorldView
+from trogdor_bus.messages import (
+    AnyEvent,
+    CoordinatorStatus,
+    Message,
+    Noted,
+    Number,
+    Pulse,
+    TaskInfo,
+    ViewPage,
+    WorldView,
+)
 from trogdor_bus.states import TaskState
 from trogdor_bus.view import View
 
@@ -18,6 +28,13 @@ RECENT_MS = 60_000
 """Ended tasks stay in a monitor's view for this long."""
 MOST_WAITING = 100_000
 """So many events wait for one before them, or for a whole view."""
+
+
+class Numbered(Message, frozen=True, kw_only=True, rename="camel"):
+    """What every event has, whatever its kind."""
+
+    seq: Number
+    at_ms: Number
 
 
 class Mirror:
@@ -47,6 +64,10 @@ class Mirror:
             self._waiting.clear()
             self.wants = True
         self._go_on()
+
+    def skip(self, event: Numbered) -> None:
+        """Go on without an event that cannot be read; if it changed what is in the view, the digest shows it."""
+        self.hear(Noted(seq=event.seq, at_ms=event.at_ms))
 
     def beat(self, pulse: Pulse) -> bool:
         """Take in a pulse; return whether the copy is what the coordinator has. One from a slow link is none."""

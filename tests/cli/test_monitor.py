@@ -188,6 +188,21 @@ def test_a_coordinator_of_a_version_that_sends_its_view_whole(place: Place, caps
     assert lines == [{"view": json.loads(encode(world))}] and err == "" and place.asked == []
 
 
+def test_an_event_of_a_newer_version_is_left_out_and_costs_no_other(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story() -> None:
+        view = place.cluster.machine.view
+        view.seq += 1
+        place.bus.announce(EVENT_TOPIC, b'{"v":1,"event":"comet","seq":%d,"atMs":%d}' % (view.seq, place.cluster.now))
+        place.create("t")
+        place.core.beat()
+
+    lines, err = watched(place, story, capsys)
+    assert views(lines)[-1]["seq"] == place.cluster.machine.view.seq and len(place.asked) == 1
+    assert "A frame is left out: not a frame of ours" in err
+
+
 def test_who_hears_nothing_asks_nobody(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     async def run() -> int:
         return await live._watch(cast(Reach, place), True, 0.3)

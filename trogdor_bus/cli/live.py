@@ -31,7 +31,7 @@ from trogdor_bus.messages import (
     decode,
     encode,
 )
-from trogdor_bus.mirror import Mirror
+from trogdor_bus.mirror import Mirror, Numbered
 from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
@@ -96,7 +96,7 @@ class _Ears:
             if topic.startswith(VIEW_TOPIC):
                 self._hear_view(frame)
             elif topic.startswith(EVENT_TOPIC):
-                self._hear_event(decode(frame, AnyEvent))
+                self._hear_event(frame)
         except BusError as error:
             self._say_broken(f"A frame is left out: {error}")
 
@@ -109,7 +109,12 @@ class _Ears:
             self._wait_s = AGAIN_S
             self._screen.view(self.mirror)
 
-    def _hear_event(self, event: AnyEvent) -> None:
+    def _hear_event(self, frame: bytes) -> None:
+        try:
+            event = decode(frame, AnyEvent)
+        except BusError:
+            self.mirror.skip(decode(frame, Numbered))  # of a kind that only newer versions know
+            raise
         if (event.at_ms, event.seq) not in self._seen:
             self._seen.append((event.at_ms, event.seq))
             self.mirror.hear(event)
