@@ -498,9 +498,13 @@ class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults
 
 
 class TaskChanged(Event, frozen=True, kw_only=True, tag="task"):
-    """A task was created or changed."""
+    """A task was created or changed.
+
+    `same_specs` True: `original` and `spec` of its row, which may be large, are those told before, and are left out.
+    """
 
     task: TaskRow
+    same_specs: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class TaskGone(Event, frozen=True, kw_only=True, tag="task-gone"):

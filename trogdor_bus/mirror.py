@@ -17,6 +17,7 @@ from trogdor_bus.messages import (
     Noted,
     Number,
     Pulse,
+    TaskChanged,
     TaskInfo,
     ViewPage,
     WorldView,
@@ -64,6 +65,16 @@ class Mirror:
             self._waiting.clear()
             self.wants = True
         self._go_on()
+
+    def filled(self, event: AnyEvent) -> AnyEvent:
+        """Return an event with the specs of its task, if it leaves them out and they are known."""
+        if not isinstance(event, TaskChanged) or event.same_specs is not True:
+            return event
+        known = self.view.tasks.get(event.task.id)
+        if known is None:
+            return event
+        task = msgspec.structs.replace(event.task, original=known.original, spec=known.spec)
+        return msgspec.structs.replace(event, task=task, same_specs=msgspec.UNSET)
 
     def skip(self, event: Numbered) -> None:
         """Go on without an event that cannot be read; if it changed what is in the view, the digest shows it."""
@@ -149,7 +160,7 @@ class Mirror:
 
     def _go_on(self) -> None:
         while self._whole >= 0 and (event := self._waiting.pop(self.view.seq + 1, None)) is not None:
-            self.view.apply(event)
+            self.view.apply(self.filled(event))
 
 
 def _joined(before: TaskInfo, after: TaskInfo) -> TaskInfo:

@@ -148,6 +148,26 @@ def test_a_monitor_asks_once_and_follows_by_events(place: Place, capsys: pytest.
     assert [line["event"] for line in lines if "event" in line] == ["task", "task", "worker", "worker"]
 
 
+def test_large_specs_that_are_not_told_again_are_shown_all_the_same(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def story() -> None:
+        spec = {"class": "command", "nodes": ["a"], "command": ["run", "x" * 2_000]}
+        place.core.api.create_task("t", raw(spec))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        place.core.api.stop_task("t")
+        place.core.beat()
+
+    lines, _ = watched(place, story, capsys)
+    tasks = [line for line in lines if line.get("event") == "task"]
+    assert [line["task"].get("state", "PENDING") for line in tasks] == ["PENDING", "RUNNING", "STOPPING"]
+    assert len({json.dumps(line["task"]["original"]) for line in tasks}) == 1 and "x" * 2_000 in json.dumps(tasks[-1])
+    assert all("sameSpecs" not in line for line in tasks)
+    (shown,) = views(lines)[-1]["tasks"]
+    assert shown["task"] == tasks[-1]["task"]
+
+
 def test_what_was_lost_is_asked_for(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     place.lossy = {3}
 

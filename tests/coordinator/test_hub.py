@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from trogdor_bus.bus import MAX_FRAME_BYTES
@@ -12,8 +13,8 @@ from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask
 from trogdor_bus.coordinator.herald import Herald
 from trogdor_bus.coordinator.hub import EventHub
 from trogdor_bus.errors import HostError
-from trogdor_bus.messages import AnyEvent, Noted, WorkerChanged, decode
-from trogdor_bus.states import WorkerRow
+from trogdor_bus.messages import UNTOLD, AnyEvent, Noted, TaskChanged, TaskGone, WorkerChanged, decode
+from trogdor_bus.states import TaskRow, TaskState, WorkerRow
 
 
 def notes(*numbers: int) -> list[Change]:
@@ -72,6 +73,29 @@ class Ear:
 
     def announce(self, topic: str, frame: bytes) -> None:
         self.frames.append((topic, frame))
+
+
+def test_large_specs_are_told_once_and_again_when_they_change() -> None:
+    ear = Ear()
+    herald = Herald(ear)
+
+    def told(state: TaskState, spec: bytes, original: bytes = b'{"a":1}') -> bool:
+        """Return whether an event has the specs of its task."""
+        task = TaskRow(id="t", state=state, original=msgspec.Raw(original), spec=msgspec.Raw(spec))
+        herald.hear(TaskChanged(seq=1, at_ms=0, task=task))
+        event = decode(ear.frames[-1][1], AnyEvent)
+        assert (event.same_specs is True) == (event.task.original == UNTOLD) == (event.task.spec == UNTOLD)
+        assert event.task.state is state
+        return event.same_specs is not True
+
+    large, other = b'"' + b"x" * 2_000 + b'"', b'"' + b"y" * 2_000 + b'"'
+    assert [told(TaskState.PENDING, large), told(TaskState.RUNNING, large)] == [True, False]
+    assert [told(TaskState.RUNNING, other), told(TaskState.STOPPING, other)] == [True, False]
+    assert [told(TaskState.DONE, other), told(TaskState.DONE, other)] == [False, True]
+    assert [told(TaskState.PENDING, b"{}"), told(TaskState.RUNNING, b"{}")] == [True, True]
+    assert told(TaskState.PENDING, large)
+    herald.hear(TaskGone(seq=2, at_ms=0, id="t"))
+    assert told(TaskState.PENDING, large), "another task of that id"
 
 
 def test_an_event_that_no_frame_carries_is_told_without_its_row(caplog: pytest.LogCaptureFixture) -> None:

@@ -117,8 +117,9 @@ class _Ears:
             raise
         if (event.at_ms, event.seq) not in self._seen:
             self._seen.append((event.at_ms, event.seq))
+            whole = self.mirror.filled(event)
             self.mirror.hear(event)
-            self._screen.event(event)
+            self._screen.event(whole)
 
     def wants(self) -> bool:
         """Return whether a whole view is to be asked for now; whoever is told so asks.
