@@ -30,7 +30,8 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import load, without
 from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
-from trogdor_bus.messages import Beat, Noted
+from trogdor_bus.messages import AskView, Beat, Noted
+from trogdor_bus.mirror import Mirror
 from trogdor_bus.states import TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
@@ -139,6 +140,9 @@ class SimCoordinator:
             self, lambda ms, work: world.after(ms, self._alive(partial(self._awake, work)))
         )
         self._bus.receive(self._hear, lambda frame, answer: None)
+        self._mirror = Mirror()
+        self._mirror.take([self._core.api.view_page(AskView()).result])
+        self._core.hub.subscribe(self._mirror.hear)
         world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
         self._set_timer()
@@ -436,6 +440,8 @@ class SimCoordinator:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
         if unheard(view.nodes) != unheard({name: node.row for name, node in self.machine.fleet.nodes.items()}):
             self.world.fail((self.name,), f"the events of {self.name} do not tell what it knows of its nodes")
+        if not self._mirror.beat(self._core.api.pulse()):
+            self.world.fail((self.name,), f"a monitor of {self.name} that hears every event has another view")
         if view.tasks != kept_tasks or workers != kept:
             self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
         if self.replica is not None and (difference := self.replica.difference(self.store, self.machine.epoch)):
