@@ -20,6 +20,7 @@ from trogdor_bus.agents.events import (
     SnapshotHeard,
     Ticked,
 )
+from trogdor_bus.agents.frames import frame_of
 from trogdor_bus.agents.lanes import Lanes
 from trogdor_bus.agents.machine import AgentMachine
 from trogdor_bus.agents.neighbours import Refusal
@@ -27,7 +28,7 @@ from trogdor_bus.agents.strangers import Strangers
 from trogdor_bus.agents.work import Chore, Work
 from trogdor_bus.bus import AgentBus
 from trogdor_bus.errors import BusError, VersionError
-from trogdor_bus.messages import MAX_EPOCH, Beat, Snapshot, decode, encode
+from trogdor_bus.messages import MAX_EPOCH, Beat, Snapshot, decode
 from trogdor_bus.shell import Machine, Shell
 
 log = logging.getLogger("trogdor_bus.agents")
@@ -118,7 +119,7 @@ class AgentCore:
             self.done(outcome)
 
     def _send(self, beat: Beat) -> None:
-        self._bus.send(encode(beat))
+        self._bus.send(frame_of(beat))
 
     def _tell(self, chore: Chore) -> None:
         match chore:

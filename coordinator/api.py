@@ -8,6 +8,7 @@ from typing import Any, assert_never
 import msgspec
 
 from trogdor_bus import __version__
+from trogdor_bus.coordinator import pages
 from trogdor_bus.coordinator.doubts import proofs
 from trogdor_bus.coordinator.events import (
     AbortRequested,
@@ -21,6 +22,7 @@ from trogdor_bus.coordinator.events import (
 )
 from trogdor_bus.coordinator.guard import check_allowed
 from trogdor_bus.coordinator.machine import CoordinatorMachine
+from trogdor_bus.coordinator.pages import Page, Room
 from trogdor_bus.coordinator.plan import describe
 from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import BusError, NotFoundError, SpecError
@@ -30,6 +32,7 @@ from trogdor_bus.messages import (
     Abort,
     AskProof,
     AskStatus,
+    AskView,
     CoordinatorStatus,
     CreateTask,
     Destroyed,
@@ -40,20 +43,23 @@ from trogdor_bus.messages import (
     ListNodes,
     ListTasks,
     NodeRow,
+    PagedRequest,
     Plan,
     Proof,
+    Pulse,
     Resume,
     ShowTask,
     Shutdown,
     StopTask,
     TaskInfo,
-    WorldView,
+    ViewPage,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES, registry
 from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import TaskRow, TaskState
+from trogdor_bus.view import node_key, task_key, worker_key
 
 AtOnce = (
     CreateTask
@@ -62,6 +68,7 @@ AtOnce = (
     | ShowTask
     | ListTasks
     | ListNodes
+    | AskView
     | AskStatus
     | Abort
     | Resume
@@ -72,7 +79,7 @@ AtOnce = (
 """The requests for whose answer nothing is waited."""
 TERMS = Terms()
 RECENT_MS = 60_000
-"""Ended tasks stay in the world view for this long."""
+"""Ended tasks stay in the view of monitors for this long."""
 
 
 class Api:
@@ -94,32 +101,37 @@ class Api:
         self.destinations: Callable[[], Destinations] | None = None
         """Tells where experiments may connect; set by whoever runs their programs."""
 
-    def perform(self, request: AtOnce, parent: str = "") -> Any:
+    def perform(self, request: AtOnce, parent: str = "") -> Any:  # noqa: PLR0912 (one case per request)
         """Return the result of a request for whose answer nothing is waited; the errors of the method that has it.
 
-        What is created belongs to the task `parent`, if given.
+        It is a Page where it may be one of several. What is created belongs to the task `parent`, if given.
         """
         match request:
             case CreateTask(id=task_id, spec=spec, force=force, allow=allow, own_topics=own):
-                return self.create_task(task_id, spec, Terms(force, allow, own), parent)
+                self.create_task(task_id, spec, Terms(force, allow, own), parent)
+                return self._task_page(task_id, ShowTask(id=task_id, most_bytes=pages.MOST_PAGE_BYTES))
             case StopTask(id=task_id):
                 return self.stop_task(task_id)
             case DestroyTask(id=task_id):
                 return self.destroy_task(task_id)
             case ShowTask(id=task_id):
-                return self.show_task(task_id)
+                self.show_task(task_id)
+                return self._task_page(task_id, request)
             case ListTasks():
                 return self.tasks(request)
             case ListNodes():
-                return self.nodes()
+                rows = pages.named(self.nodes(), lambda node: node.name, pages.mark(request), Room(request.most_bytes))
+                return Page(*rows)
+            case AskView():
+                return self.view_page(request)
             case AskStatus():
                 return self.status()
             case Abort(latch=latch, node=node):
                 return self.abort(latch, node)
             case Resume(node=node):
                 return self.resume(node)
-            case AskProof(latch=latch, node=node):
-                return self.proof(latch, node)
+            case AskProof():
+                return self._proof_page(request)
             case ForgetNode(node=node, force=force):
                 return self.forget_node(node, force)
             case Shutdown():
@@ -186,9 +198,14 @@ class Api:
         return sorted(before & {node} if node else before)
 
     def proof(self, latch: str, node: str = "") -> Proof:
-        """Return what is proven under an abort of one node, or ("") of all; small, however much there is."""
+        """Return what is proven under an abort of one node, or ("") of all, in few words of each."""
         nodes = [state for name, state in sorted(self._machine.fleet.nodes.items()) if node in ("", name)]
         return Proof(nodes=proofs(nodes, latch))
+
+    def _proof_page(self, request: AskProof) -> Page:
+        nodes = self.proof(request.latch, request.node).nodes
+        found, more = pages.named(nodes, lambda one: one.node, pages.mark(request), Room(request.most_bytes))
+        return Page(Proof(nodes=tuple(found)), more)
 
     def forget_node(self, node: str, force: bool = False) -> Forgotten:
         """Forget a node; RefusedError if its agent is alive, or if it may hold something, unless `force`."""
@@ -211,21 +228,23 @@ class Api:
             raise NotFoundError(f"task {task_id} is no experiment; `{Remedy('show', {'id': task_id})}` shows it")
         return task
 
-    def tasks(self, query: ListTasks) -> list[TaskInfo]:
-        """Return the tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
+    def tasks(self, query: ListTasks) -> Page:
+        """Return the next tasks that pass every filter, sorted by id; SpecError for a state that does not exist."""
         if query.state and query.state not in TaskState.__members__:
             states = ", ".join(TaskState)
             raise SpecError(f"State {query.state} is invalid. Must be one of [{states}]", path="$.state")
-        return [info for info in self.all_tasks() if _passes(info.task, query)]
-
-    def all_tasks(self) -> list[TaskInfo]:
-        """Return every task, sorted by id."""
-        view = self._machine.view
-        return [view.info(task.id) for task in _sorted(view.tasks.values())]
+        rows = [task for task in _sorted(self._machine.view.tasks.values()) if _passes(task, query)]
+        return Page(*pages.tasks(rows, self._machine.view, pages.mark(query), Room(query.most_bytes)))
 
     def nodes(self) -> list[NodeRow]:
         """Return the nodes, sorted by name."""
         return [node.row for _, node in sorted(self._machine.fleet.nodes.items())]
+
+    def _task_page(self, task_id: str, request: PagedRequest) -> Page:
+        """Return a task with the next of its workers."""
+        view = self._machine.view
+        found, more = pages.tasks([view.tasks[task_id]], view, pages.mark(request), Room(request.most_bytes))
+        return Page(found[0] if found else TaskInfo(task=view.tasks[task_id]), more)
 
     def status(self) -> CoordinatorStatus:
         """Return when this coordinator started, who it is, and whether the log holds everything."""
@@ -242,17 +261,30 @@ class Api:
             trouble=self._machine.barred or msgspec.UNSET,
         )
 
-    def world(self) -> WorldView:
-        """Return what a late monitor needs: nodes, open tasks, and those that ended within the last minute."""
-        view, now_ms = self._machine.view, self._now_ms()
-        tasks = [t for t in _sorted(view.tasks.values()) if t.done_ms < 0 or now_ms - t.done_ms < RECENT_MS]
-        return WorldView(
-            seq=view.seq,
-            at_ms=now_ms,
-            status=self.status(),
-            nodes=tuple(self.nodes()),
-            tasks=tuple(view.info(task.id) for task in tasks),
+    def pulse(self) -> Pulse:
+        """Return what monitors compare their views with."""
+        view = self._machine.view
+        return Pulse(seq=view.seq, at_ms=self._now_ms(), status=self.status(), digest=view.versions.digest)
+
+    def view_page(self, request: AskView) -> Page:
+        """Return the next rows of what a monitor shows: nodes, open tasks, and those that ended within a minute."""
+        view, versions, now_ms = self._machine.view, self._machine.view.versions, self._now_ms()
+        room, after = Room(request.most_bytes), pages.mark(request)
+        nodes, tasks, more = list[NodeRow](), list[TaskInfo](), ""
+        if after is None or not after.is_task:
+            nodes, more = pages.named(self.nodes(), lambda node: node.name, after, room)
+            after = None
+        if not more:
+            recent = [t for t in view.tasks.values() if t.done_ms < 0 or now_ms - t.done_ms < RECENT_MS]
+            tasks, more = pages.tasks(_sorted(recent), view, after, room)
+        keys = [node_key(node.name) for node in nodes]
+        for info in tasks:
+            keys += [task_key(info.task.id), *(worker_key(worker.id) for worker in info.workers)]
+        seqs = {key: seq for key in keys if (seq := versions.get(key)) is not None}
+        page = ViewPage(
+            seq=view.seq, at_ms=now_ms, status=self.status(), nodes=tuple(nodes), tasks=tuple(tasks), seqs=seqs
         )
+        return Page(page, more)
 
 
 def decode_spec(spec: msgspec.Raw, *, checked: bool = True) -> TaskSpec:

@@ -12,6 +12,7 @@ import msgspec
 
 from trogdor_bus.coordinator.api import Api, decode_spec
 from trogdor_bus.coordinator.events import Sighting
+from trogdor_bus.coordinator.pages import Page, check_fits
 from trogdor_bus.coordinator.planner import Terms
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.messages import (
@@ -32,11 +33,13 @@ from trogdor_bus.states import TaskRow
 class Response(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a request: `result` is of the type that the request's class names, None if it names none.
 
-    `replicated` tells of what changes something whether the log has it; None without a log, and for questions.
+    `replicated` tells of what changes something whether the log has it; None without a log, and for questions. `more`,
+    "" if this is all of it, is where the next page begins.
     """
 
     result: Any = None
     replicated: bool | None = None
+    more: str = ""
 
 
 class Commands:
@@ -66,21 +69,26 @@ class Commands:
                 return Response(result=await self._validate(request))
             case GetExperiment():
                 return Response(result=await self._told(self._api.experiment(request.id), request))
-        result = self._api.perform(request, parent)
+        found = self._api.perform(request, parent)
+        result, more = found if isinstance(found, Page) else (found, "")
         if self._kept is None or not isinstance(request, CHANGES):
-            return Response(result=result)
-        return Response(result=result, replicated=await self._kept())
+            return Response(result=result, more=more)
+        return Response(result=result, replicated=await self._kept(), more=more)
 
     async def _validate(self, request: ValidateSpec) -> Plan:
         spec, terms = decode_spec(request.spec), Terms(request.force, request.allow, request.own_topics)
         wanted = self._api.wanted(spec, terms)
-        return self._api.validate(spec, terms, await self._look(wanted) if wanted else None)
+        plan = self._api.validate(spec, terms, await self._look(wanted) if wanted else None)
+        return msgspec.structs.replace(plan, nodes=()) if request.brief else plan
 
 
 async def answer(commands: Commands, frame: bytes, parent: str = "") -> bytes:
     """Return the frame of the reply to a request's frame, the door of whoever speaks in frames; an error is a reply."""
     try:
-        response = await commands.execute(decode(frame, AnyRequest), parent=parent)
+        request = decode(frame, AnyRequest)
+        response = await commands.execute(request, parent=parent)
+        result = encode(response.result)
+        check_fits(result, request)
     except TrogdorBusError as error:
         return encode(Reply.refusing(error))
-    return encode(Reply(result=msgspec.Raw(encode(response.result)), replicated=response.replicated))
+    return encode(Reply(result=msgspec.Raw(result), replicated=response.replicated, more=response.more))

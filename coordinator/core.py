@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from trogdor_bus.coordinator.api import Api
-from trogdor_bus.coordinator.changes import AppendEvent, Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
+from trogdor_bus.coordinator.changes import Change, DropTask, PutMeta, PutRow, PutTask, PutWorker
 from trogdor_bus.coordinator.events import (
     BeatHeard,
     Effect,
@@ -20,9 +20,11 @@ from trogdor_bus.coordinator.events import (
     StrangerHeard,
     Ticked,
 )
+from trogdor_bus.coordinator.herald import Herald
+from trogdor_bus.coordinator.hub import EventHub
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.errors import BusError, HostError, TrogdorBusError, VersionError
-from trogdor_bus.messages import EVENT_TOPIC, Beat, WorkerChanged, decode, encode, stranger
+from trogdor_bus.messages import AnyEvent, Beat, WorkerChanged, decode, encode, stranger
 from trogdor_bus.shell import Machine, Shell
 from trogdor_bus.states import WorkerState
 
@@ -64,7 +66,7 @@ class Runs(Protocol):
 
 
 class CoordinatorCore:
-    """What a coordinator hears, decides, stores and says.
+    """What a coordinator hears, decides, stores and says. All that it decides goes out through its `hub`.
 
     `soon` calls back in a moment, so that what came in together is handled at once. `follow` replicates what is stored,
     `look` looks at the cluster under test, and its event is to be fed. `ended` is told why it must end, and whether
@@ -93,7 +95,7 @@ class CoordinatorCore:
         self.experiments: Runs | None = None
         """Whoever runs the programs of experiments; set before the first of them."""
         self._store, self._bus = store, bus
-        self._soon, self._follow, self._look, self._ended = soon, follow, look, ended
+        self._soon, self._look, self._ended = soon, look, ended
         self._pending: dict[tuple[str, str], Beat] = {}
         self._strangers: dict[str, StrangerHeard] = {}
         self._gathering, self._garbage = False, 0
@@ -102,6 +104,11 @@ class CoordinatorCore:
             watched or machine, self._perform, now_ms, ticked=Ticked(), fed=fed, broken=broken
         )
         self.api = Api(machine, self.feed, now_ms, shutdown, behind_ms)
+        self.hub, self._herald = EventHub(), Herald(bus)
+        self.hub.keep(self._commit)
+        self.hub.keep(follow)
+        self.hub.subscribe(_log)
+        self.hub.subscribe(self._herald.hear)
 
     def hear(self, frame: bytes) -> None:
         """Take in a frame of the status channel, in a moment."""
@@ -152,18 +159,16 @@ class CoordinatorCore:
         if not self._over:
             self.shell.tick()
 
+    def beat(self) -> None:
+        """Tell monitors that this coordinator is there, and what its view is."""
+        self._herald.beat(self.api.pulse())
+
     def _perform(self, effects: Sequence[Effect]) -> None:
-        changes = [effect for effect in effects if isinstance(effect, Change)]
-        if changes:
-            self._commit(changes)
+        self.hub.publish([effect for effect in effects if isinstance(effect, Change)])
         for effect in effects:
             match effect:
                 case Publish(snapshot=snapshot):
                     self._bus.publish(snapshot.node, encode(snapshot))
-                case AppendEvent(event=event):
-                    if event.text:
-                        log.log(logging.DEBUG if isinstance(event, WorkerChanged) else logging.INFO, "%s", event.text)
-                    self._bus.announce(EVENT_TOPIC, encode(event))
                 case StartExperiment() | EndExperiment() if self.experiments:
                     self.experiments.perform(effect)
                 case DropTask(id=task_id) if self.experiments:
@@ -179,12 +184,16 @@ class CoordinatorCore:
         except HostError as error:
             self._end(f"cannot store the state, so nothing is published: {error}", fenced=False)
             raise
-        self._follow(changes)
 
     def _end(self, reason: str, *, fenced: bool) -> None:
         """Hear, handle and say nothing more: what is in memory is not what is stored, or somebody else leads."""
         self._over = f"this coordinator ends: {reason}"
         self._ended(reason, fenced)
+
+
+def _log(event: AnyEvent) -> None:
+    if event.text:
+        log.log(logging.DEBUG if isinstance(event, WorkerChanged) else logging.INFO, "%s", event.text)
 
 
 def must_last(change: Change) -> bool:

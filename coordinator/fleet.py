@@ -13,6 +13,7 @@ from trogdor_bus.coordinator.notes import Notes
 from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import Beat, Echo, NodeRow, Report, Stamp
 from trogdor_bus.names import check_heard_name
+from trogdor_bus.printable import cut_lines
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node, Topology, canonical
 
@@ -32,6 +33,8 @@ TELL_REFUSED = 4
 """So many refused journals of one node are told so."""
 ANSWER_STRANGERS_MS = 10_000
 """How often an agent of another version gets a word, which it cannot read and says so."""
+MOST_CHARS = 256 << 10
+"""So many characters of what is stuck or strays on a node are kept: its row must fit into a frame."""
 SILENT = "its agent is silent"
 AT_REST = (WorkerState.DONE, WorkerState.STUCK)
 """The states of a worker that its agent has done all it could for."""
@@ -219,8 +222,8 @@ class Fleet:
             controller=node.controller_seat().claim,
             latch=beat.latch,
             at_rest=bool(beat.latch) and all(report.state in AT_REST for report in beat.reports),
-            dirty=tuple(_dirt(report) for report in beat.reports if report.state is WorkerState.STUCK),
-            strays=beat.strays,
+            dirty=cut_lines([_dirt(one) for one in beat.reports if one.state is WorkerState.STUCK], MOST_CHARS),
+            strays=cut_lines(beat.strays, MOST_CHARS),
         )
         return Heard(True, "; ".join(filter(None, notes)), new_journal)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trogdor_bus.actions import Action
-from trogdor_bus.coordinator import unread
+from trogdor_bus.coordinator import owed, unread
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     DropTask,
@@ -42,6 +42,7 @@ from trogdor_bus.messages import (
     UnreadReport,
     WorkerChanged,
 )
+from trogdor_bus.printable import cut, cut_lines
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
@@ -57,6 +58,8 @@ UNDESCRIBED = b"{}"
 """The spec of an adopted task until an agent has told it."""
 MOST_PROGRESS = 64 << 10
 """So many bytes of what a worker says of itself are kept."""
+MOST_CHARS = 256 << 10
+"""And so many characters of each text of its row, and of each list of them: one row must fit into a frame."""
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
 KEEP_DONE_BYTES = 64 << 20
@@ -76,13 +79,14 @@ class Ledger:
         self._sizes: dict[str, int] = {}
         self.view.seq = loaded.meta.next_seq - 1
         for task in loaded.tasks:
-            self.view.tasks[task.id] = task
-            self.view.workers[task.id] = {stored.row.id: stored.row for stored in loaded.workers.get(task.id, ())}
+            self.view.add_task(task, [stored.row for stored in loaded.workers.get(task.id, ())])
             for stored in loaded.workers.get(task.id, ()):
                 self._counts[task.id][stored.row.state] += 1
                 self._index(task.id, stored.row, stored.actions)
+        for name in owed.nodes(loaded.meta):
+            fleet.ensure(name)
         for node in fleet.nodes.values():
-            self.view.nodes[node.row.name] = node.row
+            self.view.add_node(node.row)
 
     @property
     def now_ms(self) -> int:
@@ -331,7 +335,7 @@ def decoded(task: TaskRow) -> TaskSpec:
 
 def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
     """Return the row of a worker as its agent reports it."""
-    error = report.error if report.state in ENDED else ""
+    error = cut(report.error, MOST_CHARS) if report.state in ENDED else ""
     outcome = report.outcome
     if isinstance(report, UnreadReport) and report.state in ENDED:
         outcome, error = unread.ended(row.node, report)
@@ -340,14 +344,14 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
     return msgspec.structs.replace(
         row,
         state=report.state,
-        status=report.status,
+        status=cut(report.status, MOST_CHARS),
         progress=_sound(report.progress, row.progress),
         error=error,
         outcome=outcome,
-        warnings=unread.warned(row.node, report),
+        warnings=cut_lines(unread.warned(row.node, report), MOST_CHARS),
         disturbed=report.disturbed,
-        residue=report.residue,
-        by_hand=report.by_hand,
+        residue=cut_lines(report.residue, MOST_CHARS),
+        by_hand=cut_lines(report.by_hand, MOST_CHARS),
         dropped=report.dropped,
         late_ms=report.late_ms,
         wanted=row.wanted and report.state not in ENDED,

@@ -69,8 +69,6 @@ class CoordinatorMachine:
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
-        for name in owed.nodes(self._meta):
-            fleet.ensure(name)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
@@ -290,6 +288,8 @@ class CoordinatorMachine:
     def _heed_ended(self, beat: Beat) -> None:
         """Believe a journal that is not heard as its node's own, of its own workers, that they have ended: for good."""
         node, ended = self.fleet.nodes.get(beat.node), [one for one in beat.reports if one.state is WorkerState.DONE]
+        if node is not None and beat.node not in self.view.nodes:
+            self._ledger.put_node(node)
         if node is None or not ended or self.listening:
             return
         for report in ended:

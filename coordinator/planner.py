@@ -7,7 +7,7 @@ from itertools import chain
 
 import msgspec
 
-from trogdor_bus.coordinator import latches
+from trogdor_bus.coordinator import latches, orders
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.doubts import check_clean
@@ -87,6 +87,7 @@ class Planner:
             spec, chosen = _resolved(spec, scene)
             topology = msgspec.structs.replace(topology, cluster=sighting.view.bootstrap)
         workers = assign(spec, topology, force=terms.force)
+        orders.check_fits(spec, workers)
         rows = [self._fleet.ensure(plan.node).row for plan in workers]
         latches.check(meta, {row.name: row.latch for row in rows})
         if not terms.force:

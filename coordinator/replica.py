@@ -23,7 +23,7 @@ from typing import Any
 import msgspec
 
 from trogdor_bus import late
-from trogdor_bus.bus import StateLog
+from trogdor_bus.bus import MAX_FRAME_BYTES, StateLog
 from trogdor_bus.coordinator import rows as stored
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
@@ -118,19 +118,23 @@ class Replica:
                 self._put(key, b"")
 
     def follow(self, changes: Iterable[Change]) -> None:
-        """Write one commit; one that follows too far behind stops, until it begins anew."""
+        """Write one commit; one that is too far behind, or meets one that is too large, stops, until it begins anew."""
         if not self.following:
             return
         if self.log.unwritten() > self._most:
             self.following = False
             return
         rows, actions, gone = self._rows(changes)
+        raws = {name: msgspec.Raw(body) for name, body in rows.items()}
+        last = msgspec.json.encode(Last(turn=self._turn, rows=raws, gone=gone))
+        if len(last) > MAX_FRAME_BYTES:
+            self.following = False
+            return
         for name, body in actions.items():
             self._append(name, body)
         if not rows and not gone:
             return
-        raws = {name: msgspec.Raw(body) for name, body in rows.items()}
-        self._append("last", msgspec.json.encode(Last(turn=self._turn, rows=raws, gone=gone)))
+        self._append("last", last)
         for name, body in rows.items():
             self._append(name, body)
         for name in gone:

@@ -41,7 +41,6 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.host import local_addresses, own_identity
-from trogdor_bus.messages import VIEW_TOPIC, encode
 from trogdor_bus.remedies import Remedy
 from trogdor_bus.transports import link_with_log, open_log, several
 
@@ -252,7 +251,7 @@ class Service:
                 if self._clock.now_ms() - announced_ms >= self._settings.beat_ms:
                     announced_ms = self._clock.now_ms()
                     self._core.feed(LinksSeen(self._bus.links()))
-                    self._bus.announce(VIEW_TOPIC, encode(self._core.api.world()))
+                    self._core.beat()
         except TrogdorBusError:
             if self._exit is None:  # else it is said already, and the end of this coordinator
                 raise

@@ -14,7 +14,7 @@ from trogdor_bus.config import CoordinatorSettings
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import Taken, take_over
 from trogdor_bus.errors import BusError, HostError, RefusedError, VersionError
-from trogdor_bus.messages import VIEW_TOPIC, WorldView, decode
+from trogdor_bus.messages import VIEW_TOPIC, Pulse, decode
 from trogdor_bus.transports import link_with_log, transport
 
 log = logging.getLogger("trogdor_bus.coordinator")
@@ -74,13 +74,13 @@ class Standby:
         if topic != VIEW_TOPIC:
             return
         try:
-            status = decode(frame, WorldView).status
+            status = decode(frame, Pulse).status
         except VersionError as error:  # one that lives, and that nobody here can hear
             self._seen_s = asyncio.get_running_loop().time()
             self._say(f"standing by: {error}")
             return
         except BusError as error:
-            log.debug("a world view was dropped: %s", error)
+            log.debug("a pulse was dropped: %s", error)
             return
         self._seen_s = asyncio.get_running_loop().time()
         self._say(f"standing by: coordinator {status.coordinator[:8]} leads in epoch {status.epoch}")

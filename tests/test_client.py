@@ -13,12 +13,13 @@ import pytest
 
 from trogdor_bus import errors
 from trogdor_bus.bus import Answer
-from trogdor_bus.client import Client, new_id
+from trogdor_bus.client import PAGE_BYTES, Client, new_id
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
     AnyRequest,
     CoordinatorStatus,
     CreateTask,
+    ListNodes,
     ListTasks,
     NodeRow,
     Reply,
@@ -90,7 +91,22 @@ def test_queries_go_out_as_they_are() -> None:
 
     query = ListTasks(ids=("a", "b"), state="DONE")
     assert with_client(respond, lambda client: client.tasks(query)) == ()
-    assert asked == [query]
+    assert asked == [msgspec.structs.replace(query, most_bytes=PAGE_BYTES)]
+
+
+def test_a_list_is_asked_for_page_by_page() -> None:
+    nodes = tuple(NodeRow(name=f"node{number}") for number in range(3))
+    asked: list[str] = []
+
+    def respond(request: AnyRequest) -> Reply:
+        assert isinstance(request, ListNodes)
+        asked.append(request.after)
+        return msgspec.structs.replace(
+            result(nodes[len(asked) - 1 : len(asked)]), more=("one", "two", "")[len(asked) - 1]
+        )
+
+    assert with_client(respond, lambda client: client.nodes()) == nodes
+    assert asked == ["", "one", "two"]
 
 
 @pytest.mark.parametrize(
@@ -161,7 +177,7 @@ def test_wait_bears_silence_and_tells_each_change_once() -> None:
     ]
 
     def respond(request: AnyRequest) -> Reply | None:
-        assert request == ShowTask(id="t")
+        assert request == ShowTask(id="t", most_bytes=PAGE_BYTES)
         return answers.pop(0)
 
     seen: list[TaskInfo] = []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -19,6 +20,7 @@ from trogdor_bus.messages import (
     Abort,
     AskProof,
     AskStatus,
+    AskView,
     CoordinatorStatus,
     CreateTask,
     Destroyed,
@@ -31,6 +33,7 @@ from trogdor_bus.messages import (
     ListNodes,
     ListTasks,
     NodeRow,
+    PagedRequest,
     Plan,
     Proof,
     Reply,
@@ -41,6 +44,7 @@ from trogdor_bus.messages import (
     StopTask,
     TaskInfo,
     ValidateSpec,
+    ViewPage,
     decode,
     encode,
     read_rows,
@@ -48,6 +52,8 @@ from trogdor_bus.messages import (
 from trogdor_bus.states import TaskState
 
 TIMEOUT_S = 3.0
+PAGE_BYTES = 1 << 20
+"""How large the pages of a list are that it asks for."""
 LOOK_TIMEOUT_S = 15.0
 """As long waits who asks what the coordinator must look at a Kafka cluster for."""
 POLL_S = 0.2
@@ -117,16 +123,18 @@ class Client:
         request = CreateTask(
             id=id, spec=msgspec.Raw(spec), force=force, allow=tuple(allow), own_topics=tuple(own_topics)
         )
-        return await self._patiently(lambda: self._ask(request, TaskInfo), silence_s)
+        first = await self._patiently(lambda: self._answer(request), silence_s)
+        return _whole_task(await self._pages(ShowTask(id=id), TaskInfo, first))
 
     async def validate(
-        self, spec: bytes, force: bool = False, *, allow: Sequence[str] = (), looks: bool = False
+        self, spec: bytes, force: bool = False, *, allow: Sequence[str] = (), looks: bool = False, brief: bool = False
     ) -> Plan:
         """Return what the spec would do to the cluster; SpecError or RefusedError if it cannot be done.
 
-        `looks`: it concerns a Kafka cluster, which the coordinator must look at for the answer.
+        `looks`: it concerns a Kafka cluster, which the coordinator must look at for the answer. `brief` as in
+        `ValidateSpec`.
         """
-        request = ValidateSpec(spec=msgspec.Raw(spec), force=force, allow=tuple(allow))
+        request = ValidateSpec(spec=msgspec.Raw(spec), force=force, allow=tuple(allow), brief=brief)
         return await self._ask(request, Plan, max(self._timeout_s, LOOK_TIMEOUT_S) if looks else self._timeout_s)
 
     async def stop(self, id: str) -> None:
@@ -143,7 +151,7 @@ class Client:
 
     async def show(self, id: str) -> TaskInfo:
         """Return one task with its workers; NotFoundError if there is none."""
-        return await self._ask(ShowTask(id=id), TaskInfo)
+        return _whole_task(await self._pages(ShowTask(id=id), TaskInfo))
 
     async def experiment(
         self, id: str, after: int = 0, with_result: bool = False, silence_s: float = 0.0
@@ -157,11 +165,15 @@ class Client:
 
     async def tasks(self, query: ListTasks | None = None) -> tuple[TaskInfo, ...]:
         """Return the tasks that match, by id; all without a query."""
-        return await self._ask(query or ListTasks(), tuple[TaskInfo, ...])
+        return _whole_tasks(chain(*await self._pages(query or ListTasks(), tuple[TaskInfo, ...])))
 
     async def nodes(self) -> tuple[NodeRow, ...]:
         """Return the nodes, by name."""
-        return await self._ask(ListNodes(), tuple[NodeRow, ...])
+        return tuple(chain(*await self._pages(ListNodes(), tuple[NodeRow, ...])))
+
+    async def view(self) -> list[ViewPage]:
+        """Return all that a monitor shows, in pages; BusError from a coordinator of a version that sends it whole."""
+        return await self._pages(AskView(), ViewPage)
 
     async def status(self, silence_s: float = 0.0) -> CoordinatorStatus:
         """Return when the coordinator started, and what it is; it is asked again for `silence_s` without an answer."""
@@ -176,7 +188,8 @@ class Client:
 
     async def proof(self, latch: str, node: str = "") -> Proof:
         """Return what is proven under an abort, of one node or ("") of all; `latch` as `abort` returned it."""
-        return await self._ask(AskProof(latch=latch, node=node), Proof)
+        found = await self._pages(AskProof(latch=latch, node=node), Proof)
+        return Proof(nodes=tuple(chain(*(page.nodes for page in found))))
 
     async def forget(self, node: str, force: bool = False) -> Forgotten:
         """Forget a node whose agent is gone; RefusedError if it is alive or may hold something, unless `force`."""
@@ -216,6 +229,16 @@ class Client:
                 if time.monotonic() - began > silence_s:
                     raise
 
+    async def _pages(self, request: PagedRequest, kind: type[_T], first: Reply | None = None) -> list[_T]:
+        """Return all pages of an answer, at least one; `first` is the reply with the first one, if it is there."""
+        request = msgspec.structs.replace(request, most_bytes=PAGE_BYTES)
+        reply = first or await self._answer(request)
+        found = [self._read(reply, kind)]
+        while reply.more:
+            reply = await self._answer(msgspec.structs.replace(request, after=reply.more))
+            found.append(self._read(reply, kind))
+        return found
+
     async def _ask(self, request: Request, kind: type[_T], timeout_s: float | None = None) -> _T:
         return self._read(await self._answer(request, timeout_s), kind)
 
@@ -236,6 +259,18 @@ class Client:
         if isinstance(request, CHANGES):
             self.replicated = reply.replicated
         return reply
+
+
+def _whole_tasks(parts: Iterable[TaskInfo]) -> tuple[TaskInfo, ...]:
+    """Return tasks of which one may come in several parts, each with some of its workers; the newest row counts."""
+    found: dict[str, list[TaskInfo]] = {}
+    for part in parts:
+        found.setdefault(part.task.id, []).append(part)
+    return tuple(_whole_task(parts) for parts in found.values())
+
+
+def _whole_task(parts: Sequence[TaskInfo]) -> TaskInfo:
+    return TaskInfo(task=parts[-1].task, workers=tuple(chain(*(part.workers for part in parts))))
 
 
 def _raised(reply: Reply) -> TrogdorBusError:

@@ -173,6 +173,16 @@ class Request(Message, frozen=True, kw_only=True, tag_field="request"):
     """The base of what a client asks of the coordinator."""
 
 
+class PagedRequest(Request, frozen=True, kw_only=True):
+    """The base of what asks for rows: one page of about `most_bytes`, 0 for all in one; `after` as `Reply.more` told.
+
+    A coordinator of a version without pages answers with all in one.
+    """
+
+    after: str = ""
+    most_bytes: Number = 0
+
+
 class CreateTask(Request, frozen=True, kw_only=True, tag="create"):
     """Create a task; the same id with the same spec is the same task.
 
@@ -188,12 +198,16 @@ class CreateTask(Request, frozen=True, kw_only=True, tag="create"):
 
 
 class ValidateSpec(Request, frozen=True, kw_only=True, tag="validate"):
-    """Check a spec against the classes and the cluster; the reply is a Plan. `allow`, `own_topics` as in CreateTask."""
+    """Check a spec against the classes and the cluster; the reply is a Plan. `allow`, `own_topics` as in CreateTask.
+
+    `brief`: without what each node would do, which may be much.
+    """
 
     spec: msgspec.Raw
     force: bool = False
     allow: tuple[str, ...] = ()
     own_topics: tuple[str, ...] = ()
+    brief: bool = False
 
 
 class StopTask(Request, frozen=True, kw_only=True, tag="stop"):
@@ -208,14 +222,17 @@ class DestroyTask(Request, frozen=True, kw_only=True, tag="destroy"):
     id: str
 
 
-class ShowTask(Request, frozen=True, kw_only=True, tag="show"):
-    """Ask for one task."""
+class ShowTask(PagedRequest, frozen=True, kw_only=True, tag="show"):
+    """Ask for one task; each page is a TaskInfo with the next of its workers."""
 
     id: str
 
 
-class ListTasks(Request, frozen=True, kw_only=True, tag="tasks"):
-    """Ask for tasks; filters as Trogdor's (0 or less = off, all are ANDed)."""
+class ListTasks(PagedRequest, frozen=True, kw_only=True, tag="tasks"):
+    """Ask for tasks; filters as Trogdor's (0 or less = off, all are ANDed).
+
+    A page may end in the middle of a task's workers: the next one then begins with the same task and the others.
+    """
 
     ids: tuple[str, ...] = ()
     state: str = ""
@@ -225,8 +242,12 @@ class ListTasks(Request, frozen=True, kw_only=True, tag="tasks"):
     last_end_ms: Number = 0
 
 
-class ListNodes(Request, frozen=True, kw_only=True, tag="nodes"):
+class ListNodes(PagedRequest, frozen=True, kw_only=True, tag="nodes"):
     """Ask for the nodes."""
+
+
+class AskView(PagedRequest, frozen=True, kw_only=True, tag="view"):
+    """Ask for all that a monitor shows; each page is a ViewPage, as ListTasks may divide a task."""
 
 
 class AskStatus(Request, frozen=True, kw_only=True, tag="status"):
@@ -249,7 +270,7 @@ class Resume(Request, frozen=True, kw_only=True, tag="resume"):
     node: str = ""
 
 
-class AskProof(Request, frozen=True, kw_only=True, tag="proof"):
+class AskProof(PagedRequest, frozen=True, kw_only=True, tag="proof"):
     """Ask how far an abort is, on one node or ("") on all; the reply is a Proof. `latch` is the id of the abort."""
 
     latch: str
@@ -286,6 +307,7 @@ AnyRequest = (
     | ShowTask
     | ListTasks
     | ListNodes
+    | AskView
     | AskStatus
     | Abort
     | Resume
@@ -481,7 +503,7 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     """The answer to a request: `result` (the JSON of the request's result type), or `error` (an error class name).
 
     `remedies` are those that the text of an error names. `replicated` says of what changes something whether the log
-    has it; None without a log, and for questions.
+    has it; None without a log, and for questions. `more`, "" if this was the last page, is where the next one begins.
     """
 
     result: msgspec.Raw = msgspec.Raw(b"null")
@@ -491,6 +513,7 @@ class Reply(Message, frozen=True, kw_only=True, omit_defaults=True):
     remedy: str = ""
     remedies: tuple[Remedy, ...] = ()
     replicated: bool | None = None
+    more: str = ""
 
     @classmethod
     def refusing(cls, error: TrogdorBusError) -> Self:
@@ -517,9 +540,13 @@ class Event(Message, frozen=True, kw_only=True, tag_field="event", omit_defaults
 
 
 class TaskChanged(Event, frozen=True, kw_only=True, tag="task"):
-    """A task was created or changed."""
+    """A task was created or changed.
+
+    `same_specs` True: `original` and `spec` of its row, which may be large, are those told before, and are left out.
+    """
 
     task: TaskRow
+    same_specs: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class TaskGone(Event, frozen=True, kw_only=True, tag="task-gone"):
@@ -554,8 +581,35 @@ class Noted(Event, frozen=True, kw_only=True, tag="note"):
 AnyEvent = TaskChanged | TaskGone | WorkerChanged | NodeChanged | NodeGone | Noted
 
 
+class Pulse(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):
+    """What the coordinator says each beat: that it is there, the number of its newest event, the digest of its view.
+
+    `digest` is that of `view.Versions`, "" from a coordinator that sends whole WorldViews instead.
+    """
+
+    seq: Number
+    at_ms: Number
+    status: CoordinatorStatus
+    digest: str = ""
+
+
+class ViewPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """Some rows of a view, each as it was at event `seq`; those of later pages may be newer.
+
+    `seqs` are the versions of the rows that the digest counts, by their keys in `view.Versions`. Whoever applies all
+    events after the first page's `seq` to all pages has the whole view.
+    """
+
+    seq: Number
+    at_ms: Number
+    status: CoordinatorStatus
+    nodes: tuple[NodeRow, ...] = ()
+    tasks: tuple[TaskInfo, ...] = ()
+    seqs: dict[str, Number] = {}
+
+
 class WorldView(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):
-    """Everything a late monitor needs, as of event `seq`; sent each beat."""
+    """Everything a late monitor needs, as of event `seq`. Coordinators of versions without Pulse send it each beat."""
 
     seq: Number
     at_ms: Number

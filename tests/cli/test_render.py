@@ -28,6 +28,7 @@ from trogdor_bus.messages import (
     WorldView,
     encode,
 )
+from trogdor_bus.mirror import Mirror
 from trogdor_bus.roles import Chosen
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
@@ -235,8 +236,8 @@ def test_a_view_from_a_slow_link_is_no_step_back() -> None:
     views: list[int] = []
 
     class Screen:
-        def view(self, world: WorldView) -> None:
-            views.append(world.at_ms)
+        def view(self, mirror: Mirror) -> None:
+            views.append(mirror.at_ms)
 
         def event(self, event: AnyEvent) -> None: ...
 
@@ -257,7 +258,9 @@ def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
     dirty = NodeRow(name="node3", alive=True, heard_ms=0, dirty=("the undo of task t is stuck; by hand: kill -CONT 7",))
     status = CoordinatorStatus(server_start_ms=0, now_ms=0)
     with screen.live:
-        screen.view(WorldView(seq=1, at_ms=0, status=status, nodes=(dirty,)))
+        mirror = Mirror()
+        mirror.replace(WorldView(seq=1, at_ms=0, status=status, nodes=(dirty,)))
+        screen.view(mirror)
         screen.event(WorkerChanged(seq=2, at_ms=0, task_id="t", worker=STUCK, text="task t on node3: it stays"))
         screen.event(WorkerChanged(seq=3, at_ms=0, task_id="u", worker=STUCK_NO_MORE, text="task u on node3: done"))
         screen.event(NodeChanged(seq=4, at_ms=0, node=dirty))

@@ -34,6 +34,7 @@ from trogdor_bus.messages import (
     Beat,
     ExperimentInfo,
     GetExperiment,
+    NodeRow,
     Reply,
     Report,
     Snapshot,
@@ -125,6 +126,7 @@ class Cluster:
         self.exit = next((effect for effect in effects if isinstance(effect, Exit)), self.exit)
         assert self.machine.view.tasks == self.store.told.tasks
         assert self.machine.view.workers == self.store.told.workers
+        assert unheard(self.machine.view.nodes) == unheard({n: s.row for n, s in self.machine.fleet.nodes.items()})
         return [snapshot.node for snapshot in told]
 
     def _give(self, event: Event) -> None:
@@ -238,6 +240,11 @@ class Cluster:
     def orders(self, node: str) -> list[tuple[str, bool]]:
         """Return the tasks that the last word to a node asks for, and whether it says what to do."""
         return [(order.task, order.actions is not None) for order in self.published[node].orders]
+
+
+def unheard(rows: Mapping[str, NodeRow]) -> dict[str, NodeRow]:
+    """Return rows without the times of the last beats, which no event tells."""
+    return {name: msgspec.structs.replace(row, heard_ms=-1) for name, row in rows.items()}
 
 
 def raw(body: Mapping[str, Any]) -> msgspec.Raw:

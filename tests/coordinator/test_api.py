@@ -15,7 +15,9 @@ from tests.coordinator.driver import BEAT_MS, NODES, Cluster, raw
 from trogdor_bus import __version__
 from trogdor_bus.coordinator.api import RECENT_MS
 from trogdor_bus.messages import (
+    AskProof,
     AskStatus,
+    AskView,
     CoordinatorStatus,
     CreateTask,
     Destroyed,
@@ -31,6 +33,7 @@ from trogdor_bus.messages import (
     StopTask,
     TaskInfo,
     ValidateSpec,
+    ViewPage,
     encode,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES
@@ -225,14 +228,26 @@ def test_shutdown_is_passed_on(cluster: Cluster) -> None:
     assert cluster.task().state is TaskState.RUNNING
 
 
-def test_the_world_leaves_out_what_ended_long_ago(filled: tuple[Cluster, int]) -> None:
+def test_a_monitors_view_leaves_out_what_ended_long_ago(filled: tuple[Cluster, int]) -> None:
     cluster, _ = filled
-    world = cluster.api.world()
-    assert [info.task.id for info in world.tasks] == ALL
-    assert (world.seq, world.at_ms, world.status.epoch) == (cluster.machine.view.seq, cluster.now, 1)
-    assert world.nodes == tuple(cluster.api.nodes())
+    page: ViewPage = result(cluster, AskView(), ViewPage)
+    assert [info.task.id for info in page.tasks] == ALL
+    assert (page.seq, page.at_ms, page.status.epoch) == (cluster.machine.view.seq, cluster.now, 1)
+    assert page.nodes == tuple(cluster.api.nodes())
     cluster.now += RECENT_MS
-    assert [info.task.id for info in cluster.api.world().tasks] == ["pending", "running", "stopping"]
+    page = result(cluster, AskView(), ViewPage)
+    assert [info.task.id for info in page.tasks] == ["pending", "running", "stopping"]
+
+
+@pytest.mark.parametrize("after", ["x", "[]", "[1]", "{}", '["\\ud800"]', "[" * 500])
+def test_a_place_in_a_list_that_nobody_told(cluster: Cluster, after: str) -> None:
+    for request in (
+        ListTasks(after=after),
+        ListNodes(after=after),
+        AskView(after=after),
+        AskProof(latch="L", after=after),
+    ):
+        assert refused(cluster, request) == ("SpecError", "is no place in a list")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

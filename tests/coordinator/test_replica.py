@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.coordinator.driver import BEAT_MS, Cluster
 from tests.effort import examples
 from tests.sim.store import SimStore
+from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.coordinator import replica as replica_module
 from trogdor_bus.coordinator.changes import Change, DropTask, Loaded, Meta, PutMeta, PutRow, PutTask, PutWorker
 from trogdor_bus.coordinator.changes import StoredWorker as Stored
@@ -75,6 +76,21 @@ def test_what_is_committed_is_what_is_found() -> None:
     assert state(leader.keeper) == of(leader.store)
     assert {row.row.id for row in of(leader.store).workers["t"]} == {8}
     assert not [key for key in leader.log.read(1.0) if key.endswith(("/7", "/1", "before"))]
+
+
+def test_a_commit_that_no_frame_carries_is_followed_by_a_new_generation_and_never_by_a_part_of_it() -> None:
+    leader = Leader(MemoryKeeper(), "a", 3)
+    large = msgspec.Raw(b'"' + b"x" * 2_000_000 + b'"')
+    for number in range(5):
+        leader.commit(task(f"t{number}", spec=large))
+    leader.begin()
+    before = of(leader.store)
+    leader.commit(*(task(f"t{number}", spec=large, state=TaskState.STOPPING) for number in range(5)))
+    leader.commit(task("after"))
+    assert state(leader.keeper) == before and not leader.replica.complete()
+    leader.begin()
+    assert state(leader.keeper) == of(leader.store) and leader.replica.complete()
+    assert max(len(value) for _, value in leader.keeper.records) < MAX_FRAME_BYTES
 
 
 def test_a_new_leader_replaces_what_the_log_had_and_an_old_one_that_writes_on_changes_nothing() -> None:

@@ -22,6 +22,7 @@ from trogdor_bus.messages import (
     AnyEvent,
     AnyRequest,
     AskStatus,
+    AskView,
     Beat,
     CoordinatorStatus,
     CreateTask,
@@ -30,6 +31,7 @@ from trogdor_bus.messages import (
     NodeChanged,
     NodeRow,
     Order,
+    Pulse,
     Reply,
     Report,
     Snapshot,
@@ -74,6 +76,7 @@ KINDS: dict[str, Any] = {
     "Reply": Reply,
     "AnyEvent": AnyEvent,
     "WorldView": WorldView,
+    "Pulse": Pulse,
 }
 REAL: list[tuple[str, Any]] = [
     (
@@ -101,11 +104,14 @@ REAL: list[tuple[str, Any]] = [
     ("AnyRequest", ListTasks(ids=("a",), state="RUNNING", first_start_ms=1)),
     ("AnyRequest", StopTask(id="t")),
     ("AnyRequest", AskStatus()),
+    ("AnyRequest", AskView(after='["n1"]', most_bytes=1_000_000)),
     ("Reply", Reply(result=msgspec.Raw(b'{"a":[1]}'))),
+    ("Reply", Reply(result=msgspec.Raw(b"[]"), more='["t","n1",7,true]')),
     ("Reply", Reply(error="SpecError", message="m", path="$.x", remedy="r")),
     ("AnyEvent", TaskChanged(seq=1, at_ms=2, text="x", task=TASK)),
     ("AnyEvent", WorkerChanged(seq=1, at_ms=2, task_id="t", worker=ROW)),
     ("AnyEvent", NodeChanged(seq=1, at_ms=2, node=NODE)),
+    ("Pulse", Pulse(seq=1, at_ms=2, status=STATUS, digest="0123456789abcdef")),
     (
         "WorldView",
         WorldView(seq=1, at_ms=2, status=STATUS, nodes=(NODE,), tasks=(TaskInfo(task=TASK, workers=(ROW,)),)),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import msgspec
 
 from tests.agents.simdisk import Crash
+from tests.coordinator.driver import unheard
 from tests.sim.clock import DriftingClock
 from tests.sim.cluster import sighting
 from tests.sim.fuse import PlantedError, SimFuse
@@ -34,7 +35,8 @@ from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import load, without
 from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
-from trogdor_bus.messages import VERSION, Beat, Noted
+from trogdor_bus.messages import VERSION, AskView, Beat, Noted
+from trogdor_bus.mirror import Mirror
 from trogdor_bus.states import TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
@@ -148,6 +150,9 @@ class SimCoordinator:
         )
         self._commands = Commands(self._core.api, look=_unasked, told=_unasked)
         self._bus.receive(self._hear, lambda frame, reply: None)
+        self._mirror = Mirror()
+        self._mirror.take([self._core.api.view_page(AskView()).result])
+        self._core.hub.subscribe(self._mirror.hear)
         world.tell((self.name,), "{} starts, epoch after {}", self.name, self.machine.epoch)
         self.check_fold()
         self._set_timer()
@@ -469,6 +474,10 @@ class SimCoordinator:
         kept = {name: {row.row.id: row.row for row in rows} for name, rows in known.items()}
         if view.tasks != told_tasks or workers != told_workers:
             self.world.fail((self.name,), f"the view of {self.name} is not the fold of its events")
+        if unheard(view.nodes) != unheard({name: node.row for name, node in self.machine.fleet.nodes.items()}):
+            self.world.fail((self.name,), f"the events of {self.name} do not tell what it knows of its nodes")
+        if not self._mirror.beat(self._core.api.pulse()):
+            self.world.fail((self.name,), f"a monitor of {self.name} that hears every event has another view")
         if view.tasks != kept_tasks or workers != kept:
             self.world.fail((self.name,), f"the view of {self.name} is not what it stored")
         if self.replica is not None and (difference := self.replica.difference(self.store, self.machine.epoch)):

@@ -163,13 +163,14 @@ def _run(reach: Reach, task_id: str, spec: ExperimentSpec, out: Path, *, no_wait
     from trogdor_bus.cli import following, render, waiting
     from trogdor_bus.cli.asking import ask
     from trogdor_bus.client import Client
+    from trogdor_bus.messages import ListTasks
     from trogdor_bus.spec import wire
 
     body = wire(spec)
-    ask(reach, lambda client: client.validate(body))
+    ask(reach, lambda client: client.validate(body, brief=True))
 
     async def create(client: Client) -> None:
-        if any(info.task.id == task_id for info in await client.tasks()):
+        if await client.tasks(ListTasks(ids=(task_id,))):
             raise ConflictError(f"there is a task {task_id} already; give another --id")
         await client.create(task_id, body)
 

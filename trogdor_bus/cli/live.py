@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Protocol
 
 import msgspec
@@ -20,17 +20,21 @@ from rich.table import Table
 from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.cli.wording import said_json
-from trogdor_bus.errors import BusError
+from trogdor_bus.client import Client
+from trogdor_bus.errors import BusError, TrogdorBusError
 from trogdor_bus.messages import (
     EVENT_TOPIC,
     VIEW_TOPIC,
     AnyEvent,
+    Pulse,
     TaskChanged,
+    ViewPage,
     WorkerChanged,
     WorldView,
     decode,
     encode,
 )
+from trogdor_bus.mirror import Mirror, Numbered
 from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
@@ -38,6 +42,8 @@ from trogdor_bus.view import View
 SILENCE_S = 3.0
 TICK_S = 0.25
 REMEMBERED_EVENTS = 1000
+AGAIN_S, LONGEST_S = 1.0, 30.0
+"""How long it waits at least, and at most, before it asks for a whole view again."""
 
 
 def watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
@@ -50,7 +56,7 @@ def watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
 
 
 class _Screen(Protocol):
-    def view(self, world: WorldView) -> None: ...
+    def view(self, mirror: Mirror) -> None: ...
 
     def event(self, event: AnyEvent) -> None: ...
 
@@ -60,7 +66,7 @@ class _Screen(Protocol):
 
 
 class _Ears:
-    """Decodes what is heard, drops what was heard already, and notices silence.
+    """Decodes what is heard, drops what was heard already, keeps a view, and notices silence.
 
     What goes wrong in showing it is raised by `tick`: whoever calls `hear` is a bus, and knows nothing of screens.
     """
@@ -71,7 +77,8 @@ class _Ears:
         self._last = time.monotonic()
         self._silent = False
         self._broken = ""
-        self._newest = (-1, -1)
+        self._leader, self._ask_at, self._wait_s = "", 0.0, AGAIN_S
+        self.mirror = Mirror()
         self.heard = False
         self._failed: Exception | None = None
 
@@ -90,24 +97,65 @@ class _Ears:
             self._screen.say("The coordinator is heard again.")
         try:
             if topic.startswith(VIEW_TOPIC):
-                self._hear_view(decode(frame, WorldView))
+                self._hear_view(frame)
             elif topic.startswith(EVENT_TOPIC):
-                self._hear_event(decode(frame, AnyEvent))
+                self._hear_event(frame)
         except BusError as error:
-            if str(error) != self._broken:
-                self._broken = str(error)
-                self._screen.say(f"A frame is left out: {error}")
+            self._say_broken(f"A frame is left out: {error}")
 
-    def _hear_view(self, world: WorldView) -> None:
-        age = (world.status.epoch, world.at_ms)
-        if age >= self._newest:  # a slow link brings what a fast one has brought long ago
-            self._newest = age
-            self._screen.view(world)
+    def _hear_view(self, frame: bytes) -> None:
+        pulse: Pulse = decode(frame, Pulse)
+        if pulse.status.coordinator != self._leader:
+            self._leader, self._ask_at, self._wait_s = pulse.status.coordinator, 0.0, AGAIN_S
+        agrees = self.mirror.beat(pulse) if pulse.digest else self.mirror.replace(decode(frame, WorldView))
+        if agrees:
+            self._wait_s = AGAIN_S
+            self._screen.view(self.mirror)
 
-    def _hear_event(self, event: AnyEvent) -> None:
+    def _hear_event(self, frame: bytes) -> None:
+        try:
+            event = decode(frame, AnyEvent)
+        except BusError:
+            self.mirror.skip(decode(frame, Numbered))  # of a kind that only newer versions know
+            raise
         if (event.at_ms, event.seq) not in self._seen:
             self._seen.append((event.at_ms, event.seq))
-            self._screen.event(event)
+            whole = self.mirror.filled(event)
+            self.mirror.hear(event)
+            self._screen.event(whole)
+
+    def wants(self) -> bool:
+        """Return whether a whole view is to be asked for now; whoever is told so asks.
+
+        Not before anything is heard: from the first view on, no event is missed.
+        """
+        now = time.monotonic()
+        if not (self.heard and self.mirror.wants) or now < self._ask_at:
+            return False
+        self._ask_at, self._wait_s = now + self._wait_s, min(2 * self._wait_s, LONGEST_S)
+        return True
+
+    async def ask(self, client: Client) -> None:
+        """Ask for a whole view, and show it."""
+        try:
+            self._take(await client.view())
+        except TrogdorBusError as error:
+            if self.mirror.wants and not self._silent:
+                self._say_broken(f"Only events are shown, since the whole view does not come: {error}")
+
+    def _take(self, pages: Sequence[ViewPage]) -> None:
+        try:
+            self.mirror.take(pages)
+            if not self.mirror.wants:
+                self._broken = ""
+                self._screen.view(self.mirror)
+        except Exception as error:
+            self._failed = self._failed or error
+
+    def _say_broken(self, text: str) -> None:
+        if text != self._broken:
+            self._broken = text
+            self._screen.say(text)
 
     def tick(self) -> None:
         if self._failed is not None:
@@ -124,14 +172,38 @@ async def _watch(reach: Reach, as_json: bool, limit_s: float | None) -> int:
     try:
         with _screen(as_json, reach.where()) as screen:
             ears = _Ears(screen, silence_text)
-            bus.receive(ears.hear)
-            end = time.monotonic() + limit_s if limit_s is not None else None
-            while end is None or time.monotonic() < end:
-                await asyncio.sleep(TICK_S if end is None else max(0.0, min(TICK_S, end - time.monotonic())))
-                ears.tick()
+            async with reach.client() as client, _asking(ears, client) as ask:
+
+                def hear(topic: str, frame: bytes) -> None:
+                    ears.hear(topic, frame)
+                    ask()
+
+                bus.receive(hear)
+                end = time.monotonic() + limit_s if limit_s is not None else None
+                while end is None or time.monotonic() < end:
+                    ask()
+                    await asyncio.sleep(TICK_S if end is None else max(0.0, min(TICK_S, end - time.monotonic())))
+                    ears.tick()
     finally:
         bus.close()
     return 0 if ears.heard else 4
+
+
+@asynccontextmanager
+async def _asking(ears: _Ears, client: Client) -> AsyncIterator[Callable[[], None]]:
+    """Yield what begins to ask for a whole view, if that is wanted and not under way."""
+    under_way: list[asyncio.Task[None]] = []
+
+    def ask() -> None:
+        if all(task.done() for task in under_way) and ears.wants():
+            under_way[:] = [asyncio.create_task(ears.ask(client))]
+
+    try:
+        yield ask
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
 
 @contextmanager
@@ -149,7 +221,9 @@ def _screen(as_json: bool, where: str) -> Iterator[_Screen]:
 class _JsonLines:
     """One JSON line per event, and per view as {"view": ...}; words for people go to standard error."""
 
-    def view(self, world: WorldView) -> None:
+    def view(self, mirror: Mirror) -> None:
+        if (world := mirror.world()) is None:
+            return
         tasks = tuple(msgspec.structs.replace(one, task=render.with_why(one.task)) for one in world.tasks)
         _print_raw(b'{"view":' + encode(msgspec.structs.replace(world, tasks=tasks)) + b"}")
 
@@ -172,10 +246,10 @@ class _Lines:
         self._console = render.console()
         self._greeted = False
 
-    def view(self, world: WorldView) -> None:
+    def view(self, mirror: Mirror) -> None:
         if not self._greeted:
             self._greeted = True
-            self.say(_summary(_view_of(world)))
+            self.say(_summary(mirror.view))
 
     def event(self, event: AnyEvent) -> None:
         _print_event(self._console, event)
@@ -192,16 +266,15 @@ class _LiveScreen:
 
     def __init__(self, console: Console, where: str) -> None:
         self._where = where
-        self._view = View()
+        self._mirror = Mirror()
         self._offset_ms: int | None = None
         self.live = Live(render.text(f"listening to {where} ..."), console=console, auto_refresh=False)
 
-    def view(self, world: WorldView) -> None:
-        self._view.replace(world)
-        self._offset_ms = world.at_ms - time.monotonic_ns() // 1_000_000
+    def view(self, mirror: Mirror) -> None:
+        self._mirror = mirror
+        self._offset_ms = mirror.at_ms - time.monotonic_ns() // 1_000_000
 
     def event(self, event: AnyEvent) -> None:
-        self._view.apply(event)
         _print_event(self.live.console, event)
 
     def say(self, text: str) -> None:
@@ -212,9 +285,11 @@ class _LiveScreen:
             self.live.update(self._screen(time.monotonic_ns() // 1_000_000 + self._offset_ms), refresh=True)
 
     def _screen(self, now_ms: int) -> RenderableType:
-        head = render.text(f"{self._where}: {_summary(self._view)}", "bold")
-        nodes = sorted(self._view.nodes.values(), key=lambda node: node.name)
-        return Group(head, render.nodes_table(nodes, now_ms), *render.dirt(nodes), _running(self._view, now_ms))
+        view = self._mirror.view
+        head = render.text(f"{self._where}: {_summary(view)}", "bold")
+        nodes = sorted(view.nodes.values(), key=lambda node: node.name)
+        table = render.nodes_table(nodes, now_ms, live=True)
+        return Group(head, table, *render.dirt(nodes), _running(view, now_ms))
 
 
 def _running(view: View, now_ms: int) -> Table:
@@ -230,12 +305,6 @@ def _running(view: View, now_ms: int) -> Table:
         name = render.text(f"{task.id} ({render.kind_of(task)})")
         result.add_row(name, render.text(task.state.value), bar, render.text(left))
     return result
-
-
-def _view_of(world: WorldView) -> View:
-    view = View()
-    view.replace(world)
-    return view
 
 
 def _summary(view: View) -> str:

@@ -176,13 +176,17 @@ def print_workers(to: Console, info: TaskInfo) -> None:
             to.print(text(f"{worker.node}, by hand: {command}", _COLOURS["STUCK"]), soft_wrap=True)
 
 
-def nodes_table(nodes: Iterable[NodeRow], now_ms: int) -> Table:
-    """Return the nodes with what was last heard of them; `now_ms` is on the coordinator's clock."""
+def nodes_table(nodes: Iterable[NodeRow], now_ms: int, *, live: bool = False) -> Table:
+    """Return the nodes with what was last heard of them; `now_ms` is on the coordinator's clock.
+
+    `live`: the rows do not tell when a node that is alive was heard last.
+    """
     rows = list(nodes)
     with_links = ("LINKS",) if any(node.links for node in rows) else ()
     result = table("NODE", "STATE", "HEARD", *with_links, "ADDRESSES", "NOTE")
     for node in rows:
         heard = f"{duration(now_ms - node.heard_ms)} ago" if node.heard_ms >= 0 else "-"
+        heard = "just now" if live and node.alive else heard
         tags = f"tags: {' '.join(node.tags)}" if node.tags else ""
         broker = f"broker {node.broker}" if node.broker is not None else ""
         controller = f"controller {node.controller}" if node.controller is not None else ""

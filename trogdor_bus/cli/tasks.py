@@ -64,7 +64,7 @@ def submit(
     task_id = new_id(found.aliases[0] if found.aliases else "task") if id is None else check_name(id, "task id")
     announce = json.dumps({"id": task_id}) if as_json else f"Task {task_id}"
     print(announce, file=sys.stderr if as_json else sys.stdout, flush=True)
-    ask(reach, lambda client: client.validate(body, force, allow=permits, looks=looks))
+    ask(reach, lambda client: client.validate(body, force, allow=permits, looks=looks, brief=True))
 
     async def verb(client: Client) -> bool | None:
         await client.create(task_id, body, force, allow=permits)

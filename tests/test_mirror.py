@@ -1,0 +1,250 @@
+"""A monitor's copy of the view: whatever the bus does to frames, it is what the coordinator has, or asks for all."""
+
+from __future__ import annotations
+
+from random import Random
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.effort import examples
+from trogdor_bus.coordinator import pages
+from trogdor_bus.messages import (
+    AnyEvent,
+    CoordinatorStatus,
+    NodeChanged,
+    NodeGone,
+    NodeRow,
+    Noted,
+    Pulse,
+    TaskChanged,
+    TaskGone,
+    TaskInfo,
+    ViewPage,
+    WorkerChanged,
+    WorldView,
+)
+from trogdor_bus.mirror import RECENT_MS, Mirror
+from trogdor_bus.states import TaskRow, TaskState, WorkerRow
+from trogdor_bus.view import View, node_key, task_key, worker_key
+
+
+class Coordinator:
+    """A coordinator with numbered events, made at random, that are told to nobody in particular.
+
+    As in a real one, a task that is DONE stays so until it is gone.
+    """
+
+    def __init__(self, random: Random, name: str = "c1", epoch: int = 1, seq: int = 0) -> None:
+        self.random, self.view, self.now_ms = random, View(), 1_000 * epoch
+        self.view.seq = seq
+        self.status = CoordinatorStatus(server_start_ms=self.now_ms, now_ms=0, epoch=epoch, coordinator=name)
+        self.workers = 0
+
+    def change(self) -> AnyEvent:
+        """Return the next event: workers only of tasks that exist, and some tasks end."""
+        self.now_ms += self.random.choice((0, 0, 1))
+        at = {"seq": self.view.seq + 1, "at_ms": self.now_ms}
+        task_id, node = self.random.choice(("t1", "t2", "t3")), self.random.choice("abc")
+        event: AnyEvent
+        match self.random.choice(("task", "done", "gone", "worker", "worker", "worker", "node", "no node", "note")):
+            case "task" if task_id not in self.view.tasks or self.view.tasks[task_id].state is not TaskState.DONE:
+                event = TaskChanged(task=TaskRow(id=task_id, start_ms=self.now_ms, state=TaskState.RUNNING), **at)
+            case "done":
+                event = TaskChanged(task=TaskRow(id=task_id, state=TaskState.DONE, done_ms=self.now_ms), **at)
+            case "gone":
+                event = TaskGone(id=task_id, **at)
+            case "worker" if task_id in self.view.tasks:
+                known = list(self.view.workers[task_id])
+                if len(known) < 3:
+                    self.workers += 1
+                    known = [self.workers]
+                row = WorkerRow(id=self.random.choice(known), node=node, status=f"at {self.now_ms}")
+                event = WorkerChanged(task_id=task_id, worker=row, **at)
+            case "node":
+                event = NodeChanged(node=NodeRow(name=node, note=f"at {self.now_ms}"), **at)
+            case "no node":
+                event = NodeGone(name=node, **at)
+            case _:
+                event = Noted(**at)
+        self.view.apply(event)
+        return event
+
+    def pulse(self) -> Pulse:
+        digest = self.view.versions.digest
+        return Pulse(seq=self.view.seq, at_ms=self.now_ms, status=self.status, digest=digest)
+
+    def page(self, after: pages.Mark | None, most: int) -> tuple[ViewPage, pages.Mark | None]:
+        """Return the next page of the whole view, and where the one after it begins."""
+        view, room, more = self.view, pages.Room(most), ""
+        nodes, tasks = list[NodeRow](), list[TaskInfo]()
+        if after is None or not after.is_task:
+            rows = [row for _, row in sorted(view.nodes.items())]
+            nodes, more = pages.named(rows, lambda row: row.name, after, room)
+            after = None
+        if not more:
+            tasks, more = pages.tasks([view.tasks[name] for name in sorted(view.tasks)], view, after, room)
+        keys = [node_key(node.name) for node in nodes]
+        keys += [key for one in tasks for key in (task_key(one.task.id), *(worker_key(row.id) for row in one.workers))]
+        seqs = {key: seq for key in keys if (seq := view.versions.get(key)) is not None}
+        told = ViewPage(
+            seq=view.seq,
+            at_ms=self.now_ms,
+            status=self.status,
+            nodes=tuple(nodes),
+            tasks=tuple(tasks),
+            seqs=seqs,
+        )
+        return told, msgspec.json.decode(more, type=pages.Mark) if more else None
+
+
+def state(view: View) -> object:
+    """Return what a view holds of what has not ended, and its digest."""
+    tasks = {name: task for name, task in view.tasks.items() if task.state is not TaskState.DONE}
+    return view.seq, tasks, {name: view.workers[name] for name in tasks}, view.nodes, view.versions.digest
+
+
+def whole(coordinator: Coordinator, mirror: Mirror) -> None:
+    """Let a mirror ask for everything."""
+    mirror.take([coordinator.page(None, 0)[0]])
+
+
+def take(mirror: Mirror, frame: AnyEvent | Pulse) -> None:
+    """Let a mirror hear a frame."""
+    if isinstance(frame, Pulse):
+        mirror.beat(frame)
+    else:
+        mirror.hear(frame)
+
+
+seeds = st.integers(0, 2**32)
+
+
+@examples(300)
+@given(seeds)
+def test_what_is_taken_page_by_page_while_all_changes_is_the_view(seed: int) -> None:
+    random = Random(seed)
+    coordinator, mirror = Coordinator(random), Mirror()
+    for _ in range(random.randint(0, 30)):
+        coordinator.change()
+    found, after = [], None
+    most, late = random.choice((1, 300, 1_000, 10_000)), list[AnyEvent | Pulse]()
+    while True:
+        page, after = coordinator.page(after, most)
+        found.append(page)
+        for _ in range(random.randint(0, 4)):
+            late.append(coordinator.pulse() if random.random() < 0.3 else coordinator.change())
+        if after is None:
+            break
+    early = late[: random.randint(0, len(late))]
+    for frame in early:
+        take(mirror, frame)
+    mirror.take(found)
+    assert not mirror.wants
+    for frame in (*late[len(early) :], coordinator.change()):
+        take(mirror, frame)
+        assert not mirror.wants, "a pulse from between two pages is of neither"
+    assert mirror.beat(coordinator.pulse())
+    assert state(mirror.view) == state(coordinator.view)
+
+
+@examples(300)
+@given(seeds)
+def test_whatever_is_lost_doubled_or_reordered_shows_and_is_mended_by_a_whole_view(seed: int) -> None:
+    random = Random(seed)
+    coordinator, mirror = Coordinator(random), Mirror()
+    whole(coordinator, mirror)
+    for _ in range(6):
+        events = [coordinator.change() for _ in range(random.randint(0, 12))]
+        heard = [event for event in events if random.random() < random.choice((1.0, 0.8))]
+        heard += random.sample(heard, len(heard) // 3)
+        random.shuffle(heard)
+        for event in heard:
+            mirror.hear(event)
+        agrees = mirror.beat(coordinator.pulse())
+        complete = mirror.view.seq == coordinator.view.seq
+        assert agrees == complete
+        if not complete:
+            assert not mirror.beat(coordinator.pulse())
+            assert mirror.wants, "two pulses tell of the same event that is missing"
+            whole(coordinator, mirror)
+            assert mirror.beat(coordinator.pulse())
+        assert state(mirror.view) == state(coordinator.view)
+
+
+def test_a_view_that_differs_though_nothing_is_missing_is_seen_by_its_digest() -> None:
+    coordinator, mirror = Coordinator(Random(1)), Mirror()
+    for _ in range(30):
+        coordinator.change()
+    whole(coordinator, mirror)
+    mirror.view.apply(NodeChanged(seq=mirror.view.seq + 1, at_ms=5_000, node=NodeRow(name="nobody")))
+    coordinator.view.seq += 1
+    assert not mirror.beat(coordinator.pulse()) and mirror.wants
+    whole(coordinator, mirror)
+    assert mirror.beat(coordinator.pulse()) and "nobody" not in mirror.view.nodes
+
+
+@examples(100)
+@given(seeds)
+def test_another_coordinator_is_asked_anew_and_late_frames_of_the_old_one_do_no_harm(seed: int) -> None:
+    random = Random(seed)
+    old, mirror = Coordinator(random), Mirror()
+    whole(old, mirror)
+    late = [old.change() for _ in range(10)]
+    for event in late[:5]:
+        mirror.hear(event)
+    old_pulse = old.pulse()
+    new = Coordinator(random, "c2", epoch=2, seq=old.view.seq - random.choice((0, 3)))
+    new.change()
+    assert not mirror.beat(new.pulse()) and mirror.wants
+    assert not mirror.beat(old_pulse)
+    whole(old, mirror)
+    assert mirror.wants, "what it was told by the old one counts no more"
+    whole(new, mirror)
+    for event in (*late, new.change()):
+        mirror.hear(event)
+    assert mirror.beat(new.pulse())
+    assert state(mirror.view) == state(new.view)
+
+
+def test_an_event_from_a_slower_link_is_waited_for_one_beat() -> None:
+    coordinator, mirror = Coordinator(Random(3)), Mirror()
+    whole(coordinator, mirror)
+    first, second = coordinator.change(), coordinator.change()
+    mirror.hear(second)
+    assert not mirror.beat(coordinator.pulse()) and not mirror.wants
+    mirror.hear(first)
+    assert mirror.beat(coordinator.pulse())
+    assert state(mirror.view) == state(coordinator.view)
+
+
+def test_ended_tasks_are_told_for_a_minute() -> None:
+    coordinator, mirror = Coordinator(Random(4)), Mirror()
+    done = TaskRow(id="t1", state=TaskState.DONE, done_ms=coordinator.now_ms)
+    coordinator.view.apply(TaskChanged(seq=1, at_ms=0, task=done))
+    whole(coordinator, mirror)
+    world = mirror.world()
+    assert world is not None and [info.task for info in world.tasks] == [done]
+    coordinator.now_ms += RECENT_MS
+    assert mirror.beat(coordinator.pulse()), "what has ended is not in the digest"
+    world = mirror.world()
+    assert world is not None and world.tasks == ()
+
+
+def test_a_coordinator_of_before_sends_its_view_whole() -> None:
+    mirror, status = Mirror(), CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=1, coordinator="c1")
+    told = WorldView(seq=5, at_ms=7, status=status, nodes=(NodeRow(name="a"),))
+    assert mirror.replace(told) and not mirror.wants
+    assert mirror.world() == told
+    assert not mirror.replace(msgspec.structs.replace(told, at_ms=6)), "a slow link brings it late"
+    mirror.hear(NodeChanged(seq=6, at_ms=8, node=NodeRow(name="b")))
+    world = mirror.world()
+    assert world is not None and [node.name for node in world.nodes] == ["a", "b"]
+
+
+def test_no_view_is_no_view() -> None:
+    mirror = Mirror()
+    assert mirror.world() is None and mirror.wants
+    mirror.hear(NodeChanged(seq=6, at_ms=8, node=NodeRow(name="b")))
+    assert mirror.view.nodes == {}
