@@ -12,10 +12,13 @@ from uuid import uuid4
 import pytest
 
 from tests.coordinator.driver import Cluster, raw
+from tests.support import at_once
 from trogdor_bus.bus import ClientBus, MonitorBus, OnTopic
 from trogdor_bus.cli import live
 from trogdor_bus.cli.reach import Reach
 from trogdor_bus.client import Client
+from trogdor_bus.coordinator import commands
+from trogdor_bus.coordinator.commands import Commands
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, CoordinatorStatus, ListTasks, NodeRow, WorldView, encode
 from trogdor_bus.transports import transport
@@ -46,6 +49,7 @@ class Place:
             fed=lambda: None,
             broken=self._broken,
         )
+        self.commands = Commands(self.core.api, look=self.cluster._look, told=self.cluster._told)
         self.bus.receive(lambda frame: None, self._answer)
 
     def create(self, task_id: str) -> None:
@@ -82,7 +86,7 @@ class Place:
     def _answer(self, frame: bytes, answer: Callable[[bytes], None]) -> None:
         self.asked.append(frame)
         if not self.refuses:
-            answer(self.core.api.answer(frame))
+            answer(at_once(commands.answer(self.commands, frame)))
 
     def _broken(self, error: Exception) -> None:
         raise error
@@ -142,8 +146,8 @@ def test_a_monitor_asks_once_and_follows_by_events(place: Place, capsys: pytest.
     assert err == "" and len(place.asked) == 1
     first, last = views(lines)
     assert [node["name"] for node in first["nodes"]] == ["a", "b"] and first["tasks"] == []
-    whole = place.core.api.reply(encode(ListTasks()))[0]
-    assert last["tasks"] == json.loads(bytes(whole.result))
+    whole = at_once(place.commands.execute(ListTasks())).result
+    assert last["tasks"] == json.loads(encode(whole))
     assert last["seq"] == place.cluster.machine.view.seq
     assert [line["event"] for line in lines if "event" in line] == ["task", "task", "worker", "worker"]
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from tests.coordinator.driver import Cluster
-from trogdor_bus.actions import RunCommand
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.client import Client
 from trogdor_bus.coordinator import orders
@@ -30,12 +30,10 @@ from trogdor_bus.messages import (
     ListTasks,
     NodeRow,
     PagedRequest,
-    Reply,
     ShowTask,
     TaskInfo,
     ValidateSpec,
     ViewPage,
-    decode,
     encode,
 )
 from trogdor_bus.mirror import Mirror
@@ -55,7 +53,7 @@ def asked(cluster: Cluster, use: Callable[[Client], Awaitable[T]]) -> T:
     async def run() -> T:
         url = f"memory://{uuid4().hex}"
         coordinator = transport(url).open_coordinator(url, None)
-        coordinator.receive(lambda _: None, lambda frame, answer: answer(cluster.api.answer(frame)))
+        coordinator.receive(lambda _: None, lambda frame, answer: answer(encode(cluster.answer(frame))))
         try:
             async with Client(transport(url).open_client(url, None), "here", timeout_s=2.0) as client:
                 return await use(client)
@@ -136,7 +134,7 @@ def test_an_abort_of_ten_such_tasks_is_answered_and_told() -> None:
     cluster = Cluster("a")
     for number in range(10):
         cluster.create(f"t{number}", "command", **LARGE)
-    reply: Reply = decode(cluster.api.answer(encode(Abort(latch="L"))), Reply)
+    reply = cluster.answer(encode(Abort(latch="L")))
     assert not reply.error and len(encode(reply)) < 1000
     assert cluster.published["a"].abort == "L" and cluster.published["a"].orders == ()
 
@@ -158,7 +156,7 @@ def read(cluster: Cluster, request: PagedRequest, kind: Any) -> list[Any]:
     """Return all pages of an answer, read one by one."""
     found = []
     while True:
-        reply: Reply = decode(cluster.api.answer(encode(request)), Reply)
+        reply = cluster.answer(encode(request))
         assert not reply.error, reply
         found.append(msgspec.json.decode(reply.result, type=kind))
         if not reply.more:
@@ -205,7 +203,7 @@ def test_a_list_goes_on_after_the_row_at_which_it_stopped_is_gone() -> None:
     cluster = Cluster("a")
     for name in ("t1", "t2", "t3"):
         cluster.create(name, "noop")
-    reply: Reply = decode(cluster.api.answer(encode(ListTasks(most_bytes=1))), Reply)
+    reply = cluster.answer(encode(ListTasks(most_bytes=1)))
     cluster.give(DestroyRequested("t1"))
     cluster.give(DestroyRequested("t2"))
     rest = read(cluster, ListTasks(most_bytes=1, after=reply.more), list[TaskInfo])
@@ -214,10 +212,10 @@ def test_a_list_goes_on_after_the_row_at_which_it_stopped_is_gone() -> None:
 
 def test_a_client_without_pages_is_told_that_the_answer_does_not_fit(ended: Cluster) -> None:
     for request in (ListTasks(), AskView()):
-        reply: Reply = decode(ended.api.answer(encode(request)), Reply)
+        reply = ended.answer(encode(request))
         if reply.error:
             assert reply.error == "BusError" and "the bus carries at most 8323072: a client of this" in reply.message
-    assert decode(ended.api.answer(encode(ListTasks())), Reply).error == "BusError"
+    assert ended.answer(encode(ListTasks())).error == "BusError"
 
 
 def test_a_result_that_no_frame_carries_says_where_it_is() -> None:
