@@ -23,7 +23,6 @@ from trogdor_bus.messages import (
     TaskInfo,
     ViewPage,
     WorkerChanged,
-    WorldView,
 )
 from trogdor_bus.mirror import RECENT_MS, Mirror
 from trogdor_bus.states import TaskRow, TaskState, WorkerRow
@@ -208,6 +207,15 @@ def test_another_coordinator_is_asked_anew_and_late_frames_of_the_old_one_do_no_
     assert state(mirror.view) == state(new.view)
 
 
+def test_a_pulse_from_a_slower_link_is_no_step_back() -> None:
+    coordinator, mirror = Coordinator(Random(4)), Mirror()
+    whole(coordinator, mirror)
+    late = coordinator.pulse()
+    coordinator.now_ms += 5
+    assert mirror.beat(coordinator.pulse())
+    assert not mirror.beat(late) and mirror.at_ms == coordinator.now_ms
+
+
 def test_an_event_from_a_slower_link_is_waited_for_one_beat() -> None:
     coordinator, mirror = Coordinator(Random(3)), Mirror()
     whole(coordinator, mirror)
@@ -230,17 +238,6 @@ def test_ended_tasks_are_told_for_a_minute() -> None:
     assert mirror.beat(coordinator.pulse()), "what has ended is not in the digest"
     world = mirror.world()
     assert world is not None and world.tasks == ()
-
-
-def test_a_coordinator_of_before_sends_its_view_whole() -> None:
-    mirror, status = Mirror(), CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=1, coordinator="c1")
-    told = WorldView(seq=5, at_ms=7, status=status, nodes=(NodeRow(name="a"),))
-    assert mirror.replace(told) and not mirror.wants
-    assert mirror.world() == told
-    assert not mirror.replace(msgspec.structs.replace(told, at_ms=6)), "a slow link brings it late"
-    mirror.hear(NodeChanged(seq=6, at_ms=8, node=NodeRow(name="b")))
-    world = mirror.world()
-    assert world is not None and [node.name for node in world.nodes] == ["a", "b"]
 
 
 def test_no_view_is_no_view() -> None:

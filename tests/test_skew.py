@@ -19,10 +19,11 @@ from trogdor_bus.messages import (
     CoordinatorStatus,
     NodeRow,
     Noted,
+    Pulse,
     Reply,
     Snapshot,
     TaskInfo,
-    WorldView,
+    ViewPage,
     decode,
     encode,
     read_rows,
@@ -85,17 +86,17 @@ def test_what_is_no_row_at_all_is_an_error(kind: Any, body: Any) -> None:
 
 def test_a_view_with_rows_that_are_not_known_shows_all_others() -> None:
     status = CoordinatorStatus(server_start_ms=1, now_ms=2)
-    body = plain(WorldView(seq=1, at_ms=2, status=status, nodes=(NodeRow(name="a"),), tasks=(INFO, OTHER)))
+    body = plain(ViewPage(seq=1, at_ms=2, status=status, nodes=(NodeRow(name="a"),), tasks=(INFO, OTHER)))
     body["tasks"][0]["task"]["state"] = "PAUSED"
     body["tasks"][0]["workers"][0]["outcome"] = "weird"
     body["nodes"][0]["tags"] = 7
-    world = decode(frame(body), WorldView)
-    assert world.tasks[1] == OTHER
-    assert "'PAUSED'" in world.tasks[0].task.error
-    assert "'weird'" in world.tasks[0].workers[0].error
-    assert "tags" in world.nodes[0].note
+    page = read_rows(frame(body), ViewPage)
+    assert page.tasks[1] == OTHER
+    assert "'PAUSED'" in page.tasks[0].task.error
+    assert "'weird'" in page.tasks[0].workers[0].error
+    assert "tags" in page.nodes[0].note
     with pytest.raises(BusError):
-        decode(frame({**body, "status": 7}), WorldView)
+        read_rows(frame({**body, "status": 7}), ViewPage)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ SPEAKERS = {
     AnyRequest: "the client",
     Reply: "the coordinator",
     AnyEvent: "the coordinator",
-    WorldView: "the coordinator",
+    Pulse: "the coordinator",
 }
 
 

@@ -609,7 +609,7 @@ class ViewPage(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class WorldView(Message, frozen=True, kw_only=True, omit_defaults=False, rename="camel"):
-    """Everything a late monitor needs, as of event `seq`. Coordinators of versions without Pulse send it each beat."""
+    """The whole view of a monitor, as of event `seq`; no frame."""
 
     seq: Number
     at_ms: Number
@@ -654,7 +654,9 @@ def _read(frame: bytes, kind: Any) -> Any:
 
 
 def read_rows(raw: bytes | msgspec.Raw, kind: Any) -> Any:
-    """Return what a coordinator answered: a TaskInfo, or a tuple of them or of NodeRow; BusError if it is none."""
+    """Return an answer: a ViewPage, a TaskInfo, or a tuple of TaskInfo or of NodeRow; BusError if it is none."""
+    if kind is ViewPage:
+        return _view_page(msgspec.Raw(raw))
     if kind is TaskInfo:
         return _task_info(msgspec.Raw(raw))
     if kind in (tuple[TaskInfo, ...], tuple[NodeRow, ...]):
@@ -738,10 +740,10 @@ def _report(raw: msgspec.Raw) -> Report:
     return UnreadReport(**known, why=found.words(), blind="state" in found.unread)
 
 
-def _world(frame: bytes) -> WorldView:
+def _view_page(raw: msgspec.Raw) -> ViewPage:
     readers = {"nodes": lambda raw: read_rows(raw, tuple[NodeRow, ...])}
     readers["tasks"] = lambda raw: read_rows(raw, tuple[TaskInfo, ...])
-    return WorldView(**late.read(frame, WorldView, (), readers).known)
+    return ViewPage(**late.read(raw, ViewPage, (), readers).known)
 
 
 def _event(frame: bytes) -> Noted:
@@ -763,7 +765,7 @@ def _node_row(raw: msgspec.Raw) -> NodeRow:
     return msgspec.structs.replace(row, note="; ".join(filter(None, (row.note, why))))
 
 
-_LATE: dict[Any, Any] = {Beat: _beat, WorldView: _world, AnyEvent: _event}
+_LATE: dict[Any, Any] = {Beat: _beat, AnyEvent: _event}
 """How a frame is read that cannot be read at once."""
 
 

@@ -13,9 +13,6 @@ import msgspec
 from trogdor_bus.messages import (
     AnyEvent,
     CoordinatorStatus,
-    Message,
-    Noted,
-    Number,
     Pulse,
     TaskChanged,
     TaskInfo,
@@ -29,13 +26,6 @@ RECENT_MS = 60_000
 """Ended tasks stay in a monitor's view for this long."""
 MOST_WAITING = 100_000
 """So many events wait for one before them, or for a whole view."""
-
-
-class Numbered(Message, frozen=True, kw_only=True, rename="camel"):
-    """What every event has, whatever its kind."""
-
-    seq: Number
-    at_ms: Number
 
 
 class Mirror:
@@ -76,10 +66,6 @@ class Mirror:
         task = msgspec.structs.replace(event.task, original=known.original, spec=known.spec)
         return msgspec.structs.replace(event, task=task, same_specs=msgspec.UNSET)
 
-    def skip(self, event: Numbered) -> None:
-        """Go on without an event that cannot be read; if it changed what is in the view, the digest shows it."""
-        self.hear(Noted(seq=event.seq, at_ms=event.at_ms))
-
     def beat(self, pulse: Pulse) -> bool:
         """Take in a pulse; return whether the copy is what the coordinator has. One from a slow link is none."""
         if (pulse.status.epoch, pulse.at_ms) < self._newest:
@@ -119,16 +105,6 @@ class Mirror:
         self._whole = last.seq
         self._waiting = {seq: event for seq, event in self._waiting.items() if seq > first.seq}
         self._go_on()
-
-    def replace(self, world: WorldView) -> bool:
-        """Take over a view from a coordinator that sends it whole each beat; return whether it is newer."""
-        if (world.status.epoch, world.at_ms) < self._newest:
-            return False
-        self._take_over(world)
-        self.view.replace(world)
-        self._waiting.clear()
-        self._whole = world.seq
-        return True
 
     def world(self) -> WorldView | None:
         """Return the whole view as of now, None while there is none.

@@ -20,7 +20,7 @@ from trogdor_bus.client import Client
 from trogdor_bus.coordinator import commands
 from trogdor_bus.coordinator.commands import Commands
 from trogdor_bus.coordinator.core import CoordinatorCore
-from trogdor_bus.messages import EVENT_TOPIC, VIEW_TOPIC, CoordinatorStatus, ListTasks, NodeRow, WorldView, encode
+from trogdor_bus.messages import EVENT_TOPIC, VERSION, ListTasks, encode
 from trogdor_bus.transports import transport
 
 
@@ -202,29 +202,20 @@ def test_without_a_whole_view_events_are_shown_and_it_says_so_once(
     assert err.count("Only events are shown, since the whole view does not come: no coordinator answered") == 1
 
 
-def test_a_coordinator_of_a_version_that_sends_its_view_whole(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
-    status = CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=1, coordinator="old")
-    world = WorldView(seq=7, at_ms=5, status=status, nodes=(NodeRow(name="a", alive=True, heard_ms=3),))
-
-    async def story() -> None: ...
-
-    lines, err = watched(place, story, capsys, lambda: place.bus.announce(VIEW_TOPIC, encode(world)))
-    assert lines == [{"view": json.loads(encode(world))}] and err == "" and place.asked == []
-
-
-def test_an_event_of_a_newer_version_is_left_out_and_costs_no_other(
+def test_of_an_event_of_a_newer_version_the_text_is_told_and_it_costs_no_other(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def story() -> None:
         view = place.cluster.machine.view
         view.seq += 1
-        place.bus.announce(EVENT_TOPIC, b'{"v":1,"event":"comet","seq":%d,"atMs":%d}' % (view.seq, place.cluster.now))
+        comet = {"v": VERSION, "event": "comet", "seq": view.seq, "atMs": place.cluster.now, "text": "it is seen"}
+        place.bus.announce(EVENT_TOPIC, encode(comet))
         place.create("t")
         place.core.beat()
 
     lines, err = watched(place, story, capsys)
     assert views(lines)[-1]["seq"] == place.cluster.machine.view.seq and len(place.asked) == 1
-    assert "A frame is left out: not a frame of ours" in err
+    assert err == "" and [line["text"] for line in lines if line.get("event") == "note"] == ["it is seen"]
 
 
 def test_who_hears_nothing_asks_nobody(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

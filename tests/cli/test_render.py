@@ -18,15 +18,13 @@ from trogdor_bus.experiment import junit, page
 from trogdor_bus.experiment.result import Result
 from trogdor_bus.experiment.result import encode as encode_result
 from trogdor_bus.messages import (
-    AnyEvent,
     CoordinatorStatus,
     NodeChanged,
     NodeRow,
     Plan,
     TaskInfo,
+    ViewPage,
     WorkerChanged,
-    WorldView,
-    encode,
 )
 from trogdor_bus.mirror import Mirror
 from trogdor_bus.roles import Chosen
@@ -232,26 +230,6 @@ def test_links_are_a_column_only_where_a_node_has_several() -> None:
     assert f"{RED}kafka silent" in out.getvalue()
 
 
-def test_a_view_from_a_slow_link_is_no_step_back() -> None:
-    views: list[int] = []
-
-    class Screen:
-        def view(self, mirror: Mirror) -> None:
-            views.append(mirror.at_ms)
-
-        def event(self, event: AnyEvent) -> None: ...
-
-        def say(self, text: str) -> None: ...
-
-        def tick(self) -> None: ...
-
-    ears = live._Ears(Screen(), "")
-    for epoch, at_ms in ((1, 5), (1, 7), (1, 6), (1, 7), (2, 3), (1, 9), (2, 4)):
-        status = CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=epoch)
-        ears.hear("view/", encode(WorldView(seq=1, at_ms=at_ms, status=status)))
-    assert views == [5, 7, 7, 3, 4]
-
-
 def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
     to, out = terminal(80)
     screen = live._LiveScreen(to, "here")
@@ -259,7 +237,7 @@ def test_the_live_screen_shows_what_is_stuck_in_red() -> None:
     status = CoordinatorStatus(server_start_ms=0, now_ms=0)
     with screen.live:
         mirror = Mirror()
-        mirror.replace(WorldView(seq=1, at_ms=0, status=status, nodes=(dirty,)))
+        mirror.take([ViewPage(seq=1, at_ms=0, status=status, nodes=(dirty,))])
         screen.view(mirror)
         screen.event(WorkerChanged(seq=2, at_ms=0, task_id="t", worker=STUCK, text="task t on node3: it stays"))
         screen.event(WorkerChanged(seq=3, at_ms=0, task_id="u", worker=STUCK_NO_MORE, text="task u on node3: done"))

@@ -38,11 +38,9 @@ from trogdor_bus.messages import (
     Stamp,
     StopTask,
     TaskChanged,
-    TaskInfo,
     UnreadOrder,
     UnreadReport,
     WorkerChanged,
-    WorldView,
     decode,
     encode,
 )
@@ -75,7 +73,6 @@ KINDS: dict[str, Any] = {
     "AnyRequest": AnyRequest,
     "Reply": Reply,
     "AnyEvent": AnyEvent,
-    "WorldView": WorldView,
     "Pulse": Pulse,
 }
 REAL: list[tuple[str, Any]] = [
@@ -112,10 +109,6 @@ REAL: list[tuple[str, Any]] = [
     ("AnyEvent", WorkerChanged(seq=1, at_ms=2, task_id="t", worker=ROW)),
     ("AnyEvent", NodeChanged(seq=1, at_ms=2, node=NODE)),
     ("Pulse", Pulse(seq=1, at_ms=2, status=STATUS, digest="0123456789abcdef")),
-    (
-        "WorldView",
-        WorldView(seq=1, at_ms=2, status=STATUS, nodes=(NODE,), tasks=(TaskInfo(task=TASK, workers=(ROW,)),)),
-    ),
 ]
 FRAMES = [(kind, encode(message)) for kind, message in REAL]
 

@@ -30,11 +30,10 @@ from trogdor_bus.messages import (
     TaskChanged,
     ViewPage,
     WorkerChanged,
-    WorldView,
     decode,
     encode,
 )
-from trogdor_bus.mirror import Mirror, Numbered
+from trogdor_bus.mirror import Mirror
 from trogdor_bus.printable import escape_json
 from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
@@ -107,17 +106,12 @@ class _Ears:
         pulse: Pulse = decode(frame, Pulse)
         if pulse.status.coordinator != self._leader:
             self._leader, self._ask_at, self._wait_s = pulse.status.coordinator, 0.0, AGAIN_S
-        agrees = self.mirror.beat(pulse) if pulse.digest else self.mirror.replace(decode(frame, WorldView))
-        if agrees:
+        if self.mirror.beat(pulse):
             self._wait_s = AGAIN_S
             self._screen.view(self.mirror)
 
     def _hear_event(self, frame: bytes) -> None:
-        try:
-            event = decode(frame, AnyEvent)
-        except BusError:
-            self.mirror.skip(decode(frame, Numbered))  # of a kind that only newer versions know
-            raise
+        event: AnyEvent = decode(frame, AnyEvent)  # of one that only newer versions know the text; the digest shows it
         if (event.at_ms, event.seq) not in self._seen:
             self._seen.append((event.at_ms, event.seq))
             whole = self.mirror.filled(event)
