@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.agents.platforms.hungfs import hung, hung_process
 from tests.agents.platforms.nodes import Node
-from tests.agents.platforms.running import running
+from tests.agents.platforms.running import running, until
+from tests.agents.platforms.test_waiting import Slow
 from tests.support import wait_until
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.platform import Surroundings
@@ -77,3 +82,40 @@ def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
                     assert says in str(error.strerror), error
                 else:
                     raise AssertionError(path)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_disk_that_hangs_keeps_no_service_down(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    stuck, answers, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def hanging(fd: int) -> None:
+        if stuck.is_set():
+            answers.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", hanging)
+    (tmp_path / "service").mkdir()
+    service = Slow(node, tmp_path / "service")
+
+    async def scenario() -> None:
+        async with running(service.platform, tmp_path / "state") as agent:
+            kill = Kill(match=service.match, signal="SIGTERM", restart=Restart(command=service.argv))
+            agent.order(1, kill, 2_000)
+            await agent.reports(1, "RUNNING")
+            if hangs:
+                stuck.set()
+            await until(lambda: agent.says(1).startswith("STOPPING"))
+            service.may_end()
+            try:
+                await until(lambda: len(service.starts()) == 2, 25)
+            finally:
+                stuck.clear()
+                answers.set()
+            await agent.reports(1, "DONE", 20)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        service.close()
