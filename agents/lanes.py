@@ -1,8 +1,8 @@
 """Work in lanes, one for each resource: what hangs in one of them holds up nothing in another.
 
-A job is a coroutine. It waits for a `Call` that is done in a lane, or not longer than `Within` a time, for a `Pause`, or
-for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So jobs
-share memory without a lock.
+A job is a coroutine. It waits for a `Call` that is done in a lane, or not longer than `Within` a time, for a `Pause`,
+or for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So
+jobs share memory without a lock.
 """
 
 from __future__ import annotations

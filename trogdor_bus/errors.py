@@ -82,7 +82,7 @@ class CannotHealError(HostError):
 class NotYetError(TrogdorBusError):
     """What was asked of a machine goes on by itself: ask again soon. `notes` tell of what was done already.
 
-    `overdue`: what is waited for should have happened at once, so whoever waits is late. Else somebody takes their time.
+    `overdue`: what is waited for should have happened at once, so whoever waits is late. Else somebody is slow.
     """
 
     def __init__(self, text: str, notes: tuple[str, ...] = (), *, overdue: bool = False) -> None:

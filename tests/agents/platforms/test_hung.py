@@ -18,6 +18,7 @@ from tests.support import wait_until
 from trogdor_bus.actions import Kill, ProcessMatch, Restart, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
 from trogdor_bus.supervisor import tree
@@ -68,6 +69,18 @@ def test_a_process_that_hangs_keeps_no_other_from_being_found(node: Node, tmp_pa
     with reader.Reader() as again:  # it sees to those that were given up before
         assert again.read(str(pid_file), 3) == f"{victim.pid}"[:3].encode()
         wait_until(lambda: again._give_up() or not reader._given_up, what="all of them to be gone")
+
+
+def test_where_too_many_hang_the_search_fails_and_says_so(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MOST_SILENT", 0)
+    node.sleeper("the-one")
+    with (
+        hung_process(tmp_path / "dead", "the-hung", "ip", "netns", "exec", node.name),
+        pytest.raises(HostError, match="more than 0 processes hang, and do not tell what they are"),
+    ):
+        find(node, ProcessMatch(command="the-one"))
 
 
 def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
