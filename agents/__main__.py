@@ -7,6 +7,7 @@ A guard of an older version gives it as `run START FD`.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from trogdor_bus import badge, logs
 from trogdor_bus.agents.guard import GUARD_FD, START
 from trogdor_bus.agents.leash import Leash
 from trogdor_bus.config import AgentSettings
-from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.errors import SpecError, TrogdorBusError
 from trogdor_bus.exits import report
 from trogdor_bus.title import set_title
 
@@ -34,13 +35,22 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def become_guard(start: Start) -> NoReturn:
-    """Replace this process by a guard with an agent under it: the same pid, a smaller memory."""
+    """Replace this process by a guard with an agent under it: the same pid, a smaller memory.
+
+    SpecError if the settings are more than Linux hands to a program.
+    """
     text = msgspec.json.encode(start, enc_hook=str).decode()
     argv = [sys.executable, "-m", "trogdor_bus.agents.guard", "--node", start.settings.node]
     argv += ["--state-dir", str(start.settings.state_dir), "--log", "json" if start.log_json else "text"]
     if (worn := badge.wear()) >= 0:
         os.set_inheritable(worn, True)  # by the guard, and by whom it starts, from their first moment on
-    os.execve(sys.executable, argv, {**os.environ, START: text})  # noqa: S606 (no shell)
+    try:
+        os.execve(sys.executable, argv, {**os.environ, START: text})  # noqa: S606 (no shell)
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        what = f"the agent's settings have {len(text)} bytes, and Linux hands a program 128 KiB at most"
+        raise SpecError(what, path="$.agent.allowCommands", remedy="list fewer or shorter commands") from None
 
 
 def main(text: str, guard_fd: str = "-1") -> int:

@@ -90,13 +90,14 @@ class NotHealed(msgspec.Struct, frozen=True):
 class NotYet(msgspec.Struct, frozen=True):
     """What `Inject` or `Heal` asked for goes on by itself, and is to be asked for again soon; `why` is what it awaits.
 
-    `notes` and `last` are those of `Healed` so far.
+    `notes` and `last` are those of `Healed` so far. `overdue`: what is awaited should have happened by now.
     """
 
     worker: int
     why: str
     notes: tuple[str, ...] = ()
     last: ReadBack | None = None
+    overdue: bool = False
 
 
 class Looked(msgspec.Struct, frozen=True):

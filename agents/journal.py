@@ -11,7 +11,7 @@ import enum
 import re
 import threading
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from typing import Annotated
 
 import msgspec
@@ -24,6 +24,8 @@ from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome
 
 VERSION = 1
+BUSY_S = 4.0
+"""So long is waited for other writing to be done."""
 MAX_ID = 2**62
 """The largest number that a message holds."""
 _IDENTITY = "journal.json"
@@ -148,7 +150,7 @@ class Journal:
 
     def begin(self) -> None:
         """Have this life on disk; HostError if it cannot be written yet."""
-        with self._writing:
+        with self._alone():
             if self.begun:
                 return
             self._begin(self._disk.names(), list(self.broken), lambda: self.id, grown=0)
@@ -158,7 +160,10 @@ class Journal:
         self.keep(self.write(entry))
 
     def write(self, entry: Entry) -> Entry:
-        """Write an entry and return it as another life would read it, so that both undo the same; `keep` is to come."""
+        """Write an entry and return it as another life would read it, so that both undo the same; `keep` is to come.
+
+        HostError also if other writing is not done within `BUSY_S`.
+        """
         try:
             data = msgspec.json.format(msgspec.json.encode(entry), indent=2)
             kept = _compact(msgspec.json.decode(data, type=Entry))
@@ -273,9 +278,18 @@ class Journal:
         self.begun = True
 
     def _write(self, name: str, data: bytes) -> None:
-        with self._writing:
+        with self._alone():
             self._check_writable()
             self._replace(name, data)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._writing.acquire(timeout=BUSY_S):
+            raise HostError(f"other writing to the journal is not done within {BUSY_S:g} s: does its disk hang?")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _replace(self, name: str, data: bytes) -> None:
         temporary = f"{name}.tmp"

@@ -1,7 +1,8 @@
 """Work in lanes, one for each resource: what hangs in one of them holds up nothing in another.
 
-A job is a coroutine. It waits for a `Call` that is done in a lane, for a `Pause`, or for several at once (`All`), and
-everything between two of these runs where the jobs are begun, one at a time. So jobs share memory without a lock.
+A job is a coroutine. It waits for a `Call` that is done in a lane, or not longer than `Within` a time, for a `Pause`,
+or for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So
+jobs share memory without a lock.
 """
 
 from __future__ import annotations
@@ -59,6 +60,16 @@ class Pause:
         yield self
 
 
+class Within(Generic[T]):
+    """A call that is waited for so many seconds: after these `otherwise` is raised, and it is done all the same."""
+
+    def __init__(self, call: Call[T], seconds: float, otherwise: Exception) -> None:
+        self.call, self.seconds, self.otherwise = call, seconds, otherwise
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return (yield self)  # type: ignore[no-any-return]
+
+
 class All(Generic[T]):
     """Several calls or jobs at once; whoever awaits it gets, in their order, what each returned, or its Exception.
 
@@ -70,6 +81,18 @@ class All(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, list[T | Exception]]:
         return (yield self)  # type: ignore[no-any-return]
+
+
+class _Once:
+    """Passes on the first outcome only."""
+
+    def __init__(self, answer: Callable[[Any], None]) -> None:
+        self._answer: Callable[[Any], None] | None = answer
+
+    def __call__(self, outcome: object) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            answer(outcome)
 
 
 class _Lane:
@@ -143,6 +166,10 @@ class Lanes:
             self._ask()
         elif isinstance(wanted, Pause):
             self._later(wanted.seconds, lambda: answer(None))
+        elif isinstance(wanted, Within):
+            once = _Once(answer)
+            self._want(wanted.call, once)
+            self._later(wanted.seconds, lambda: once(wanted.otherwise))
         elif isinstance(wanted, All):
             self._gather(wanted.parts, answer)
         else:
@@ -229,6 +256,8 @@ def run(job: Job[T], sleep: Callable[[float], None]) -> T:
 def _here(wanted: object, sleep: Callable[[float], None]) -> object:
     if isinstance(wanted, Call):
         return carry_out([wanted])[0]
+    if isinstance(wanted, Within):
+        return _here(wanted.call, sleep)
     if isinstance(wanted, Pause):
         sleep(wanted.seconds)
         return None

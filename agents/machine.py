@@ -204,7 +204,7 @@ class AgentMachine:
     def _not_yet(self, event: NotYet, now_ms: int) -> None:
         worker = self._known(event.worker, "not-yet")
         self._move(worker, "not-yet", now_ms)
-        worker.wait(event.why, now_ms, now_ms if worker.stirred else now_ms + AGAIN_MS)
+        worker.wait(event.why, now_ms, now_ms if worker.stirred else now_ms + AGAIN_MS, overdue=event.overdue)
         worker.stirred = False
         worker.warnings += event.notes
         if event.last is not None:

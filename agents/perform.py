@@ -11,12 +11,12 @@ import msgspec
 
 from trogdor_bus.actions import Peer
 from trogdor_bus.actions.network import BlockFrom
-from trogdor_bus.agents import looks
+from trogdor_bus.agents import looks, threads
 from trogdor_bus.agents.drift import beyond, together
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.hands import Hands, in_words
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.agents.lanes import All, Call, Pause, first
+from trogdor_bus.agents.lanes import All, Call, Pause, Within, first
 from trogdor_bus.agents.undoing import Undoing, undo_all
 from trogdor_bus.clock import boot_ms
 from trogdor_bus.errors import (
@@ -45,6 +45,8 @@ MAX_STEPS = 200
 """Putting back what is disturbed may add steps to a worker up to so many."""
 JOURNAL = "journal"
 """The lane of the disk."""
+DISK_S = 5.0
+"""So long is waited for the disk; it may hang, and what it was given is written when it answers again."""
 T = TypeVar("T")
 
 
@@ -61,13 +63,19 @@ class Performer:
 
     NotYetError of `inject` and `heal`: it goes on, so call it again soon. Meanwhile other workers have their turn.
     `now_ms` is CLOCK_BOOTTIME: how late an undo is counts from when it was due until it is read back that nothing is
-    left.
+    left. `within` does what may hang, for so many seconds at most.
     """
 
-    def __init__(self, journal: Journal, platform: Platform, now_ms: Callable[[], int] = boot_ms) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        platform: Platform,
+        now_ms: Callable[[], int] = boot_ms,
+        within: Callable[[float, Callable[[], Entry]], Entry] = threads.within,
+    ) -> None:
         self.journal = journal
         self.platform = platform
-        self._hands, self._now_ms = Hands(platform), now_ms
+        self._hands, self._now_ms, self._within = Hands(platform), now_ms, within
         self._surroundings: dict[int, Surroundings] = {}
         self._begun: dict[int, Callable[[], Awaitable[tuple[str, ...]]]] = {}
         self._followed: dict[int, tuple[Peer, ...]] = {}
@@ -139,7 +147,7 @@ class Performer:
         due_ms = self._now_ms() if due_ms is None else due_ms
         self._begun.pop(worker, None)
         unreadable = worker in self.journal.unreadable
-        if unreadable and (name := self.journal.read_again(worker)):
+        if unreadable and (name := await _disk(functools.partial(self.journal.read_again, worker))):
             raise CannotHealError(UNREADABLE.format(name))
         entry = self.journal.entries.get(worker)
         if entry is None and unreadable:
@@ -280,13 +288,13 @@ class Performer:
 
     async def begin(self, then: Callable[[], None]) -> None:
         """Have this life on disk, and do `then`; HostError if it cannot be written yet."""
-        await Call(JOURNAL, self.journal.begin)
-        await Call(JOURNAL, then)
+        await _disk(self.journal.begin)
+        await _disk(then)
 
     async def keep_latch(self, latch: str) -> None:
         """Keep the id of an abort over restarts, "" for none; after a HostError it counts for this life only."""
         self.journal.latch = latch
-        await Call(JOURNAL, functools.partial(self.journal.write_latch, latch))
+        await _disk(functools.partial(self.journal.write_latch, latch))
 
     async def forget(self, worker: int) -> None:
         """Drop an undone worker from the journal; an unknown one is none. InvalidTransitionError for any other."""
@@ -297,7 +305,7 @@ class Performer:
             raise InvalidTransitionError(f"worker {worker} of task {entry.task}", entry.state, "forget")
         self._surroundings.pop(worker, None)
         self._followed.pop(worker, None)
-        await Call(JOURNAL, functools.partial(self.journal.remove, worker))
+        await _disk(functools.partial(self.journal.remove, worker))
         self.journal.drop(worker)
 
     def _held(self, worker: int) -> tuple[Step, ...]:
@@ -456,7 +464,7 @@ class Performer:
         notes = [note for note in undoing.notes if note]
         if begun != self.journal.entries[entry.worker] and (trouble := await self._keep(begun)):
             notes.append(f"the journal could not note how far the undo is (a restart begins it once more): {trouble}")
-        return NotYetError("; ".join(undoing.awaited), tuple(notes))
+        return NotYetError("; ".join(undoing.awaited), tuple(notes), overdue=undoing.overdue)
 
     async def _undo_all(self, entry: Entry, due_ms: int) -> Undoing:
         def noted(steps: tuple[Step, ...]) -> str:
@@ -467,7 +475,7 @@ class Performer:
 
     async def _put(self, entry: Entry) -> None:
         """Have the entry on disk; after a HostError the memory is as before."""
-        self.journal.keep(await Call(JOURNAL, functools.partial(self.journal.write, entry)))
+        self.journal.keep(await _disk(functools.partial(self.journal.write, entry)))
 
     async def _keep(self, entry: Entry) -> str:
         """Write the entry; if that fails, keep it in memory all the same and return the trouble."""
@@ -479,12 +487,18 @@ class Performer:
         return ""
 
     def _keep_now(self, entry: Entry) -> str:
+        """Do the same in the lane of an undo, which the disk must not keep either."""
         try:
-            self.journal.put(entry)
+            self.journal.keep(self._within(DISK_S, functools.partial(self.journal.write, entry)))
         except HostError as error:
             self.journal.keep(entry)
             return str(error)
         return ""
+
+
+def _disk(work: Callable[[], T]) -> Within[T]:
+    hangs = HostError(f"the disk of the state directory does not answer within {DISK_S:g} s")
+    return Within(Call(JOURNAL, work), DISK_S, hangs)
 
 
 def _or_raise(outcomes: Sequence[T | Exception]) -> list[T]:

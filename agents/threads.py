@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from trogdor_bus.agents.lanes import Call, Job, Lanes, carry_out
+from trogdor_bus.agents.lanes import Call, Job, Lanes, carry_out, caught
+from trogdor_bus.errors import HostError
 
 T = TypeVar("T")
 Deliver = Callable[[str, Sequence[object]], None]
@@ -71,6 +72,20 @@ def _insist_on_starting(thread: threading.Thread) -> None:
             time.sleep(AGAIN_S)
         else:
             return
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Return what `work()` returns; HostError if that takes longer, and then its thread goes on alone."""
+    outcome: SimpleQueue[T | Exception] = SimpleQueue()
+    thread = threading.Thread(target=lambda: outcome.put(caught(work)), name="within", daemon=True)
+    _insist_on_starting(thread)
+    try:
+        found = outcome.get(timeout=seconds)
+    except Empty:
+        raise HostError(f"nothing answers within {seconds:g} s") from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def run_in_lanes(job: Job[T]) -> T:

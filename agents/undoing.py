@@ -19,12 +19,16 @@ PAUSES_S = (0.05, 0.2)
 
 @dataclasses.dataclass
 class Undoing:
-    """What came of undoing some steps; `left` are those that may still be in force, `awaited` what some wait for."""
+    """What came of undoing some steps; `left` are those that may still be in force, `awaited` what some wait for.
+
+    `overdue`: some of that should have happened by now.
+    """
 
     notes: list[str] = dataclasses.field(default_factory=list)
     failures: list[str] = dataclasses.field(default_factory=list)
     residue: list[str] = dataclasses.field(default_factory=list)
     awaited: list[str] = dataclasses.field(default_factory=list)
+    overdue: bool = False
     left: tuple[Step, ...] = ()
 
     def fail(self, failure: str) -> None:
@@ -59,6 +63,7 @@ async def undo_all(
     for index, outcome in zip(newest_first, undone, strict=True):
         if isinstance(outcome, NotYetError):
             undoing.awaited.append(in_words(outcome))
+            undoing.overdue = undoing.overdue or outcome.overdue
             left.add(index)
             going_on.add(index)
         elif isinstance(outcome, Exception):

@@ -104,7 +104,7 @@ class Work:
                 worker, effect.outcome, effect.error, effect.held_ms, saw=seen.append, due_ms=effect.due_ms
             )
         except NotYetError as error:
-            return NotYet(worker, str(error), error.notes, seen[0] if seen else None)
+            return NotYet(worker, str(error), error.notes, seen[0] if seen else None, error.overdue)
         except CannotHealError as error:
             entry = self._journal.entries.get(worker)
             residue, by_hand = entry.residue if entry else (), await self._performer.by_hand(worker)

@@ -20,10 +20,11 @@ class Worker(msgspec.Struct, kw_only=True):
 
     `since_ms` is when it took hold, `stopped_ms` when it was told to end, `due_ms` when it is to be gone (after a wait
     for somebody: when it is asked for again), and `late_ms` how long after that it was, waits left out. `inject` is
-    what it began with, `awaits` what its do or undo waits for. `met_nothing`: why there was nothing to do. `put_back`:
-    how often what was disturbed was put back. `progress` is what runs for it said last of itself (JSON), `stirred`
-    whether that may have ended since. `counted` are packets since its rules are there (None: not to be known), `before`
-    those that were counted before its rules were put back. `drift` is what its peers announce since.
+    what it began with, `awaits` what its do or undo waits for; `overdue`: that should have happened by now.
+    `met_nothing`: why there was nothing to do. `put_back`: how often what was disturbed was put back. `progress` is
+    what runs for it said last of itself (JSON), `stirred` whether that may have ended since. `counted` are packets
+    since its rules are there (None: not to be known), `before` those that were counted before its rules were put back.
+    `drift` is what its peers announce since.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Worker(msgspec.Struct, kw_only=True):
     retry_ms: int | None = 0
     inject: Inject | None = None
     awaits: str = ""
+    overdue: bool = False
     story: list[str] = msgspec.field(default_factory=list)
 
     def status(self) -> str:
@@ -105,11 +107,12 @@ class Worker(msgspec.Struct, kw_only=True):
         self.outcome, self.error = ended(outcome, error, seen, self.met_nothing)
         self.stopped_ms, self.due_ms = now_ms, min(self.ends_ms, now_ms)
 
-    def wait(self, why: str, now_ms: int, retry_ms: int) -> None:
-        """Note that its do or undo goes on by itself, and is asked for again then: meanwhile nobody is late."""
-        if self.state is WorkerState.STOPPING:
-            self.late_ms += 0 if self.awaits else max(0, now_ms - self.due_ms)
+    def wait(self, why: str, now_ms: int, retry_ms: int, *, overdue: bool) -> None:
+        """Note that its do or undo goes on by itself, and is asked for again then: who is not overdue is not late."""
+        if self.state is WorkerState.STOPPING and not overdue:
+            self.late_ms += 0 if self.awaits and not self.overdue else max(0, now_ms - self.due_ms)
             self.due_ms = retry_ms
+        self.overdue = overdue
         self.awaits, self.retry_ms = why, retry_ms
 
     def fail(self, error: str, residue: tuple[str, ...], by_hand: tuple[str, ...], retry_ms: int) -> None:

@@ -77,7 +77,8 @@ def _assign(spec: TaskSpec, topology: Topology, force: bool) -> tuple[WorkerPlan
     targets = sorted(spec.targets(topology))
     unknown = sorted(set(targets).difference(topology.names()))
     if unknown:
-        raise SpecError(f"Unknown node names: {', '.join(unknown)}", remedy="`‹nodes›` lists the nodes")
+        names = ", ".join(name or '""' for name in unknown)
+        raise SpecError(f"Unknown node names: {names}", remedy="`‹nodes›` lists the nodes")
     if not targets:
         raise SpecError("No node names specified.", remedy="name at least one node")
     plans = tuple(_worker(spec, node, topology) for node in targets)

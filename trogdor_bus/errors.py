@@ -94,10 +94,13 @@ class CannotHealError(HostError):
 
 
 class NotYetError(TrogdorBusError):
-    """What was asked of a machine goes on by itself: ask again soon. `notes` tell of what was done already."""
+    """What was asked of a machine goes on by itself: ask again soon. `notes` tell of what was done already.
 
-    def __init__(self, text: str, notes: tuple[str, ...] = ()) -> None:
-        self.notes = notes
+    `overdue`: what is waited for should have happened at once, so whoever waits is late. Else somebody is slow.
+    """
+
+    def __init__(self, text: str, notes: tuple[str, ...] = (), *, overdue: bool = False) -> None:
+        self.notes, self.overdue = notes, overdue
         super().__init__(text)
 
 

@@ -27,7 +27,7 @@ class Inline:
         kind: type[Performer] = Performer,
     ) -> None:
         self.journal, self._sleep = journal, sleep
-        self.performer = kind(journal, platform)
+        self.performer = kind(journal, platform, within=lambda seconds, work: work())
 
     @property
     def platform(self) -> Platform:

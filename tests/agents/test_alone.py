@@ -26,6 +26,7 @@ class Batching(Machine):
     def undo_many(
         self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
     ) -> list[str | Exception]:
+        assert self.held, "nothing is undone without the lock"
         return [self.undo(*one) for one in many]
 
     def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> list[tuple[str, ...] | Exception]:

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trogdor_bus.agents.lanes import SOON, All, Call, Job, Lanes, Pause, Rank, carry_out, first, run
-from trogdor_bus.agents.threads import run_in_lanes
+from trogdor_bus.agents.lanes import SOON, All, Call, Job, Lanes, Pause, Within, carry_out, first, run
+from trogdor_bus.agents.threads import run_in_lanes, within
+from trogdor_bus.errors import HostError
 
 
 class World:
@@ -89,13 +90,36 @@ def test_a_lane_that_hangs_holds_up_no_other(world: World) -> None:
 @given(st.lists(st.one_of(st.none(), st.integers(0, 5)), max_size=8))
 def test_undos_come_first_and_by_when_they_are_due_and_the_rest_in_order(dues: list[int | None]) -> None:
     world, done = World(), list[str]()
-    ranks: list[Rank] = [SOON if due is None else first(due) for due in dues]
-    for number, rank in enumerate(ranks):
-        world.begin(str(number), calls(Call("a", noting(done, str(number)), rank)))
+    for number, due in enumerate(dues):
+        world.begin(str(number), calls(Call("a", noting(done, str(number)), SOON if due is None else first(due))))
     world.soon()
     while world.under_way:
         assert world.carried("a") == 1
-    assert done == [str(number) for number, _ in sorted(enumerate(ranks), key=lambda one: (one[1], one[0]))]
+    undos = sorted((due, number) for number, due in enumerate(dues) if due is not None)
+    rest = [number for number, due in enumerate(dues) if due is None]
+    assert done == [str(number) for number in (*(number for _, number in undos), *rest)]
+
+
+def test_who_waits_within_a_time_goes_on_after_it_and_the_call_is_done_all_the_same(world: World) -> None:
+    done = list[str]()
+
+    async def patient() -> str:
+        try:
+            return await Within(Call("a", lambda: done.append("late") or "too late"), 5.0, HostError("no answer"))
+        except HostError as error:
+            return str(error)
+
+    world.begin("first", patient())
+    world.soon()
+    world.wake()
+    assert (world.ended, done) == ({"first": "no answer"}, [])
+    world.carried("a")
+    assert (world.ended, done) == ({"first": "no answer"}, ["late"])
+    world.begin("second", patient())
+    world.soon()
+    world.carried("a")
+    world.wake()
+    assert world.ended["second"] == "too late"
 
 
 def test_what_waits_in_a_lane_at_the_same_time_is_done_together_and_each_gets_its_own(world: World) -> None:
@@ -195,3 +219,20 @@ def test_threads_of_lanes_do_not_wait_for_each_other() -> None:
         return await All([Call("a", lambda: hangs.wait(60)), lambda: calls(Call("b", hangs.set))])
 
     assert run_in_lanes(job()) == [True, [None]]
+
+
+def test_what_takes_too_long_is_given_up_and_goes_on_alone() -> None:
+    go, done = threading.Event(), threading.Event()
+
+    def hangs() -> None:
+        go.wait(30)
+        done.set()
+
+    with pytest.raises(HostError, match=r"nothing answers within 0\.1 s"):
+        within(0.1, hangs)
+    assert not done.is_set()
+    go.set()
+    assert done.wait(30)
+    assert within(5.0, lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        within(5.0, lambda: 1 // 0)

@@ -201,6 +201,18 @@ def test_the_first_reason_to_stop_counts() -> None:
     assert agent.report().outcome is Outcome.LEASE
 
 
+def test_an_end_that_is_noticed_late_was_due_when_it_was_due_and_a_stop_now() -> None:
+    agent = Agent()
+    agent.run(1, remaining_ms=10_000)
+    ends = agent.now + 10_000
+    agent.after(13_000)
+    assert agent.due[1] == ends
+    agent.run(2, remaining_ms=10_000)
+    agent.after(100)
+    agent.hear()
+    assert agent.due[2] == agent.now
+
+
 def test_a_stop_that_comes_twice_undoes_once() -> None:
     agent = Agent()
     agent.run()

@@ -158,6 +158,24 @@ def test_an_undo_that_goes_on_by_itself_is_asked_for_again_soon_and_what_it_awai
     assert agent.pass_(10 * AGAIN_MS) == []
 
 
+def test_who_waits_for_what_should_have_happened_is_late_meanwhile() -> None:
+    agent = Driven()
+    agent.run()
+    agent.hear()
+    agent.give(NotYet(1, "it may take its time"))
+    agent.pass_(5_000)
+    due = agent.due[1]
+    agent.give(NotYet(1, "it was killed, and is not gone yet", overdue=True))
+    agent.pass_(2_000)
+    assert agent.due[1] == due, "it is late since then"
+    agent.give(NotYet(1, "the service is starting"))
+    late_ms = agent.now - due
+    agent.pass_(60_000)
+    agent.give(Healed(1, late_ms=30))
+    told = agent.report()
+    assert (told.late_ms, told.outcome) == (late_ms + 30, Outcome.LATE)
+
+
 def test_a_do_that_goes_on_by_itself_is_asked_for_again_and_if_it_is_stopped_what_was_begun_is_undone() -> None:
     agent = Driven()
     (inject,) = agent.hear(order())

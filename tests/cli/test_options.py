@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,3 +202,12 @@ def test_the_cluster_under_test_is_the_buss_own_unless_another_is_named(tmp_path
         Seat().cluster("b1", None)
     with pytest.raises(NotFoundError, match="check --cluster-config or TROGDOR_BUS_CLUSTER_CONFIG"):
         Seat().cluster("b1:9092", tmp_path / "none")
+
+
+def test_more_settings_than_a_program_can_be_given_are_refused_in_words(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"agent": {"allowCommands": [["x" * 900_000]]}}))
+    where = ["--coordinator", "127.0.0.1", "--insecure", "--state-dir", str(tmp_path / "state")]
+    ran = run("agent", "--node", "n1", "--config", str(config), *where)
+    assert ran.code == 2 and "Traceback" not in ran.err
+    assert "agent.allowCommands: the agent's settings have 900" in " ".join(ran.err.split())

@@ -223,7 +223,9 @@ def plant(leak: str, folder: Path) -> None:
             return Path(table.tool).name.split("-")[0] == leak
 
         firewall.remove = lambda space, table: None if forgotten(table) else removed(space, table)
-        firewall.residue = lambda space, table: () if forgotten(table) else left(space, table)
+        firewall.residue = lambda space, tables: [
+            () if forgotten(table) else found for table, found in zip(tables, left(space, tables), strict=True)
+        ]
     elif leak == "thaw":
         signals.thaw, signals.is_stopped = lambda *_, **__: "", lambda _: False
     else:

@@ -35,6 +35,7 @@ from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.service import remembered
 from trogdor_bus.agents.work import Chore, Work
+from trogdor_bus.clock import boot_ms
 from trogdor_bus.errors import HostError, VersionError
 from trogdor_bus.messages import Beat, Snapshot, decode, encode
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent, MemoryCoordinator
@@ -415,6 +416,9 @@ class SimAgent:
 
 class _Performer(Performer):
     """The performer itself; while the machine is `cursed`, each undo ends in an error that no code of ours knows."""
+
+    def __init__(self, journal: Journal, platform: Machine, now_ms: Callable[[], int] = boot_ms) -> None:
+        super().__init__(journal, platform, now_ms, lambda seconds, work: work())
 
     async def _undo_all(self, entry: Entry, *rest: Any) -> Any:
         undoing = await super()._undo_all(entry, *rest)

@@ -66,7 +66,7 @@ class Endings:
         if wait(lambda: not any(map(thread_states, living)), LOOK_S):
             self._since.pop(dying, None)
         elif time.monotonic() - began_s < signals.KILL_S:
-            raise NotYetError(f"{named(living)} was killed, and is not gone yet")
+            raise NotYetError(f"{named(living)} was killed, and is not gone yet", overdue=True)
         else:
             raise HostError(f"{named(living)} is still there {signals.KILL_S:g} s after SIGKILL")
 

@@ -22,7 +22,7 @@ class Patience:
         since_s = self._since.setdefault(what, time.monotonic())
         came = wait(done, min(LOOK_S, within_s))
         if not came and time.monotonic() - since_s < within_s:
-            raise NotYetError(why)
+            raise NotYetError(why, overdue=True)
         self._since.pop(what, None)
         return came
 

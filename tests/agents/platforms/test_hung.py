@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.agents.platforms.hungfs import hung, hung_process
 from tests.agents.platforms.nodes import Node
-from tests.agents.platforms.running import running
+from tests.agents.platforms.running import running, until
+from tests.agents.platforms.test_waiting import Slow
 from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
-from trogdor_bus.actions.process import Suspend
+from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
 from trogdor_bus.supervisor import tree
@@ -66,6 +72,18 @@ def test_a_process_that_hangs_keeps_no_other_from_being_found(node: Node, tmp_pa
         wait_until(lambda: again._give_up() or not reader._given_up, what="all of them to be gone")
 
 
+def test_where_too_many_hang_the_search_fails_and_says_so(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "MOST_SILENT", 0)
+    node.sleeper("the-one")
+    with (
+        hung_process(tmp_path / "dead", "the-hung", "ip", "netns", "exec", node.name),
+        pytest.raises(HostError, match="more than 0 processes hang, and do not tell what they are"),
+    ):
+        find(node, ProcessMatch(command="the-one"))
+
+
 def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"\xff\0text")
     with reader.Reader() as one:
@@ -78,3 +96,40 @@ def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
                     assert says in str(error.strerror), error
                 else:
                     raise AssertionError(path)
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_disk_that_hangs_keeps_no_service_down(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: bool
+) -> None:
+    stuck, answers, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def hanging(fd: int) -> None:
+        if stuck.is_set():
+            answers.wait(60)
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", hanging)
+    (tmp_path / "service").mkdir()
+    service = Slow(node, tmp_path / "service")
+
+    async def scenario() -> None:
+        async with running(service.platform, tmp_path / "state") as agent:
+            kill = Kill(match=service.match, signal="SIGTERM", restart=Restart(command=service.argv))
+            agent.order(1, kill, 2_000)
+            await agent.reports(1, "RUNNING")
+            if hangs:
+                stuck.set()
+            await until(lambda: agent.says(1).startswith("STOPPING"))
+            service.may_end()
+            try:
+                await until(lambda: len(service.starts()) == 2, 25)
+            finally:
+                stuck.clear()
+                answers.set()
+            await agent.reports(1, "DONE", 20)
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        service.close()
