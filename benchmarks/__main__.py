@@ -14,7 +14,7 @@ from benchmarks.results import ROOT, WIDTH, Result, Skipped, Table, headline, ke
 from trogdor_bus.errors import TrogdorBusError
 from trogdor_bus.lab.interrupts import Interrupted, Interrupts
 
-NAMES = ("bus", "kafka", "views", "partition", "rules", "lateness", "daemons")
+NAMES = ("bus", "kafka", "views", "restart", "partition", "rules", "lateness", "daemons")
 
 
 def main() -> int:

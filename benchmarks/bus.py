@@ -186,31 +186,45 @@ def running(
     bus: Bus = ZMQ,
     requests: str = "",
 ) -> Iterator[str]:
-    """Yield the URL of a coordinator daemon that was just started, with its crowd of agents; all ended after.
-
-    `profile`, `requests`: what each process of the crowd leaves behind, as a path without its number.
-    """
-    (options, url), keys = bus.place(), directory / "keys"
-    crowd: list[tuple[subprocess.Popen[bytes], Path]] = []
-    argv = [*coordinator, "coordinator", *options]
+    """Yield the URL of a coordinator daemon that was just started, with its crowd of agents; all ended after."""
+    options, url = bus.place()
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context((directory / "coordinator.log").open("wb"))
+        stack.callback(end, begin([*coordinator, "coordinator", *options], directory))
+        stack.enter_context(crowd(agents, directory, url, profile=profile, requests=requests))
+        yield url
+
+
+def begin(argv: list[str], directory: Path) -> subprocess.Popen[bytes]:
+    """Start a coordinator whose state, keys and log are in the directory; HostError if it makes no keys."""
+    keys, log = directory / "keys", directory / "coordinator.log"
+    with log.open("ab") as said:
         daemon = subprocess.Popen(
             [*argv, "--state-dir", str(directory / "state"), "--keys", str(keys)],
             stdin=subprocess.DEVNULL,
-            stderr=log,
+            stderr=said,
             env=environment(),
         )
-        stack.callback(end, daemon)
-        deadline = time.monotonic() + 20
-        while not (keys / "member.json").exists():
-            if daemon.poll() is not None or time.monotonic() > deadline:
-                raise HostError(f"the coordinator did not start: {(directory / 'coordinator.log').read_text()[-2000:]}")
-            time.sleep(0.02)
+    deadline = time.monotonic() + 20
+    while not (keys / "member.json").exists():
+        if daemon.poll() is not None or time.monotonic() > deadline:
+            end(daemon)
+            raise HostError(f"the coordinator did not start: {log.read_text()[-2000:]}")
+        time.sleep(0.02)
+    return daemon
+
+
+@contextlib.contextmanager
+def crowd(agents: int, directory: Path, url: str, *, profile: str = "", requests: str = "") -> Iterator[None]:
+    """Run so many agents, whose keys are in the directory, in a few processes, and end them after.
+
+    `profile`, `requests`: what each process leaves behind, as a path without its number.
+    """
+    members: list[tuple[subprocess.Popen[bytes], Path]] = []
+    with contextlib.ExitStack() as stack:
         for index in range(PROCESSES):
             given = {
                 "url": url,
-                "keys": str(keys),
+                "keys": str(directory / "keys"),
                 "numbers": list(range(index, agents, PROCESSES)),
                 "profile": f"{profile}.agents{index}" if profile else "",
                 "requests": f"{requests}.agents{index}" if requests else "",
@@ -223,11 +237,11 @@ def running(
                 env=environment(),
             )
             stack.callback(floor.hang_up, child)
-            crowd.append((child, directory / f"agents{index}.log"))
+            members.append((child, directory / f"agents{index}.log"))
         try:
-            yield url
+            yield
         except HostError as error:
-            for child, said in crowd:
+            for child, said in members:
                 if child.poll() is not None:
                     raise HostError(f"{error}; the agents ended: {said.read_text()[-500:]}") from None
             raise

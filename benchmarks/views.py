@@ -7,13 +7,15 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from benchmarks.bus import free_ports
 from benchmarks.results import Aim, Result, Table, ms, ratio
+from trogdor_bus.bus import Answer
 from trogdor_bus.client import Client
+from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.core import CoordinatorCore
 from trogdor_bus.coordinator.events import CreateRequested
 from trogdor_bus.coordinator.fleet import Fleet
@@ -95,7 +97,18 @@ class Crowd:
             broken=_broken,
         )
         self.told = False
-        self.bus.receive(lambda frame: None, lambda frame, answer: answer(self.core.api.answer(frame)))
+        self._beside: set[asyncio.Task[None]] = set()
+        self.commands = Commands(self.core.api, look=_unasked, told=_unasked)
+        self.bus.receive(lambda frame: None, lambda frame, reply: self.soon(self._answer(frame, reply)))
+
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done beside, and wait for it at the end."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._beside.add(task)
+        task.add_done_callback(self._beside.discard)
+
+    async def _answer(self, frame: bytes, reply: Answer) -> None:
+        reply(await answer(self.commands, frame))
 
     def publish(self, node: str, frame: bytes) -> None:
         """Nobody needs the orders here."""
@@ -223,6 +236,10 @@ async def _pass(crowd: Crowd, ear: Ear, changing: int) -> int:
         await asyncio.sleep(0.002)
     least = [json.dumps(change, separators=(",", ":")) for change in changed]
     return sum(map(len, least)) + len(json.dumps([crowd.machine.view.seq]))
+
+
+async def _unasked(*_: object) -> NoReturn:
+    raise HostError("nobody asks that here")
 
 
 def _ended(reason: str, fenced: bool) -> None:
