@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trogdor_bus.limits import flaw, is_too_deep
 from trogdor_bus.supervisor.lines import Allowance, Lines
 
 MOST_STATUS = 16 * 1024
@@ -78,12 +79,9 @@ class Hearing:
             self._say({"error": _text(word["error"])[:MOST_LOGGED]})
 
     def _take_status(self, status: Any) -> None:
-        try:
-            size = len(json.dumps(status, allow_nan=False))
-        except (ValueError, RecursionError):
-            self._log("log", "a status is no JSON, and is dropped")
-            return
-        if size > MOST_STATUS:
+        if why := flaw(status):
+            self._log("log", f"a status {why}, and is dropped")
+        elif (size := len(json.dumps(status))) > MOST_STATUS:
             self._log("log", f"a status of {size} bytes is dropped: {MOST_STATUS} are the most")
         else:
             self._status = status
@@ -107,4 +105,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value as a text that JSON can carry."""
+    if is_too_deep(value):
+        return "JSON that is nested too deeply"
+    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode()
