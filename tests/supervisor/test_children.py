@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
 from trogdor_bus.supervisor import tree
-from trogdor_bus.supervisor.children import LOST
+from trogdor_bus.supervisor.children import LOST, Child
 
 WAITS = shell("sleep 3600")
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -129,6 +130,49 @@ def test_whoever_holds_its_output_does_not_hold_its_end() -> None:
         assert runs(one, "sleep")
         one.child.stop(0)
         assert one.over(10) and not one.left()
+
+
+@pytest.mark.parametrize("line", [r'{"log": "\udcff"}', r'{"status": "\udcff"}', r'{"log": ["\udcff"]}'])
+def test_half_a_character_keeps_nothing_else_from_being_heard(line: str) -> None:
+    with kept(shell(f"printf '%s\\n' '{line}' '{{\"status\": 1}}'; exit 3")) as one:
+        one.child.release()
+        wait_until(lambda: one.child.ended is not None, 10, "its end")
+        assert (one.child.ended, one.child.exit, one.said()) == ("exited with return code 3", 3, 1)
+
+
+def test_half_a_character_in_its_error_does_not_hide_it() -> None:
+    with kept(shell(r"""printf '%s\n' '{"error": "boom \udcff"}'; sleep 3600""")) as one:
+        one.child.release()
+        wait_until(lambda: one.child.ended is not None, 10, "its end")
+        assert one.child.ended == "boom ?"
+
+
+def test_a_word_of_a_keeper_that_nobody_can_read_is_dropped_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with kept(WAITS) as one:
+        one.child.release()
+        one.child._take(rb'{"log": "\udcff"}')
+        one.child._take(b'{"log": "\xff"}')
+        one.child._take(b'{"status": %s}' % (b"[" * 101 + b"0" + b"]" * 101))
+        one.child._take(b'{"status": 2}')
+        assert one.said() == 2 and len(caplog.messages) == 3
+
+
+def test_whatever_happens_to_the_one_who_listens_its_keeper_is_known_to_be_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    def broken(self: Child, word: bytes) -> None:
+        raise ZeroDivisionError
+
+    with kept(WAITS) as one:
+        monkeypatch.setattr(Child, "_take", broken)
+        with pytest.raises(HostError, match=LOST):
+            one.child.release()
+        assert one.over(10) and one.child.ended == LOST
+        wait_until(lambda: not one.left(), what="all of it to be gone")
+    assert len(raised) == 1
 
 
 def test_what_is_no_status_is_dropped(caplog: pytest.LogCaptureFixture) -> None:

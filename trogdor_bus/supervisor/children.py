@@ -20,6 +20,7 @@ import msgspec
 import trogdor_bus
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.host import identity
+from trogdor_bus.limits import flaw
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.tree import KEEPER
@@ -151,27 +152,24 @@ class Child:
 
     def _hear(self) -> None:
         heard = b""
-        with contextlib.suppress(OSError):
-            while len(heard) < MOST_WORD and (part := self._socket.recv(1 << 16)):
-                *words, heard = (heard + part).split(b"\n")
-                for word in words:
-                    self._take(msgspec.json.decode(word, type=dict[str, msgspec.Raw]))
-        if not self.gone:
-            self._end(LOST)
-        self._socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._keeper.wait(PATIENCE_S)
-        for event in (self._over, self._waits, self._runs):
-            event.set()
-        self._stirred()
+        try:
+            with contextlib.suppress(OSError):
+                while len(heard) < MOST_WORD and (part := self._socket.recv(1 << 16)):
+                    *words, heard = (heard + part).split(b"\n")
+                    for word in words:
+                        self._take(word)
+        finally:
+            if not self.gone:
+                self._end(LOST)
+            self._socket.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(PATIENCE_S)
+            for event in (self._over, self._waits, self._runs):
+                event.set()
+            self._stirred()
 
-    def _take(self, word: dict[str, msgspec.Raw]) -> None:
-        for what, raw in word.items():
-            try:
-                value = msgspec.json.decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                log.warning("%s: a %s that is no JSON is dropped", self._name, what)
-                continue
+    def _take(self, word: bytes) -> None:
+        for what, value in self._read(word).items():
             match what:
                 case "pid":
                     with contextlib.suppress(NotFoundError):
@@ -184,7 +182,7 @@ class Child:
                     self._waits.set()
                     self._runs.set()
                 case "status":
-                    self.status = raw.copy()
+                    self.status = msgspec.Raw(msgspec.json.encode(value))
                 case "log":
                     log.info("%s: %s", self._name, value)
                 case "stderr":
@@ -198,6 +196,18 @@ class Child:
                     self._end(f"exited with return code {value}" if value else "")
                 case "gone":
                     self.gone = True
+
+    def _read(self, word: bytes) -> dict[str, Any]:
+        """Return a word of its keeper; an empty one for a word that not each of us can read."""
+        try:
+            told = msgspec.json.decode(word, type=dict[str, Any])
+            why = flaw(told.get("status"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            why = f"cannot be read: {error}"
+        if not why:
+            return told
+        log.warning("%s: a word of its keeper %s, and is dropped", self._name, why)
+        return {}
 
     def _end(self, error: str) -> None:
         """Note how it ended by itself; the first word of it counts, and none after it was told to."""
