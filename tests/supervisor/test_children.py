@@ -18,7 +18,7 @@ from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
-from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor import children, tree
 from trogdor_bus.supervisor.children import LOST, Child
 
 WAITS = shell("sleep 3600")
@@ -249,6 +249,50 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
         one.child.stop(0)
         assert one.over(20) and one.child.gone
         assert not one.left()
+
+
+def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "KILL_S", 0.3)
+    with kept(python(f"{DEAF}{DEEP}{UP}")) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        wait_until(lambda: len(tree.below([one.child.keeper], tree.living())) == 3, what="all of it to run")
+        os.kill(one.child.keeper, signal.SIGSTOP)
+        assert len(one.left()) == 4
+        one.child.stop(700)
+        assert not one.over(0.6) and len(one.left()) == 4, "its grace is not over"
+        assert one.over(10) and not one.left()
+        assert one.child.ended is None, "it was told to"
+
+
+def test_a_keeper_is_known_though_it_does_not_tell_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    living = tree.living
+    with kept(python(f"{DEAF}{DEEP}{UP}")) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        wait_until(lambda: len(tree.below([one.child.keeper], tree.living())) == 3, what="all of it to run")
+        os.kill(one.child.keeper, signal.SIGSTOP)
+        assert len(one.left()) == 4
+        monkeypatch.setattr(tree, "living", lambda: living(marks=False))
+        assert one.child.sweep()
+        monkeypatch.setattr(tree, "living", living)
+        assert not one.left()
+
+
+def test_what_the_machine_refuses_while_it_is_swept_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    living, refusals = tree.living, [OSError(24, "Too many open files")] * 3
+
+    def refused() -> tree.Family:
+        if refusals:
+            raise refusals.pop()
+        return living()
+
+    with kept(WAITS) as one:
+        os.kill(one.child.keeper, signal.SIGSTOP)
+        monkeypatch.setattr(tree, "living", refused)
+        assert one.child.sweep()
+        monkeypatch.setattr(tree, "living", living)
+        wait_until(lambda: not one.left(), what="all of it to be gone")
 
 
 # --- who dies ---------------------------------------------------------------------------------------------------------
