@@ -103,6 +103,7 @@ sys.stdin.read()
         ("""echo '{"error": "boom"}'; exit 3""", "boom"),
         ("""echo '{"error": "boom"}'; exec sleep 3600""", "boom"),
         ("""echo '{"error": ""}'; exit 3""", ""),
+        ("""echo '{"error": null}'; exit 3""", "exited with return code 3"),
         ("""echo '{"error": {"code": 7}}'; sleep 3600""", '{"code": 7}'),
         ("exec 0<&- 1>&- 2>&-; exit 4", "exited with return code 4"),
     ],
@@ -113,6 +114,17 @@ def test_it_ends_by_itself_as_it_says_and_that_stirs_at_once(script: str, ended:
         wait_until(lambda: one.child.ended is not None, 5, "its end")
         assert one.child.ended == ended
         wait_until(lambda: one.stirs == [None], what="one stir")
+
+
+def test_an_error_that_it_says_when_it_is_told_to_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    script = """trap 'echo "{\\"error\\": \\"half done\\"}"; exit 1' TERM
+        echo '{"status": 1}'; while :; do sleep 0.05; done"""
+    with kept(shell(script)) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        one.child.stop(30_000)
+        assert one.over(20) and one.child.ended is None, "it was told to"
+        assert "task t: error: half done" in caplog.messages
 
 
 def test_what_it_said_at_its_very_end_is_heard() -> None:

@@ -85,6 +85,12 @@ def test_a_status_may_be_as_deep_and_as_large_as_a_spec(status: str) -> None:
     assert told == [{"status": json.loads(status)}]
 
 
+def test_null_is_no_error_and_an_empty_text_is_the_end_without_one() -> None:
+    told: list[dict[str, Any]] = []
+    Hearing(told.append).stdout(b'{"error": null}\n{"error": ""}\n')
+    assert told == [{"error": ""}]
+
+
 def test_texts_are_such_as_json_can_carry() -> None:
     told: list[dict[str, Any]] = []
     deep = "[" * 500 + "]" * 500

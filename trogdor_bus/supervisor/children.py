@@ -206,6 +206,8 @@ class Child:
                 case "stderr":
                     log.warning("%s: standard error: %s", self._name, value)
                 case "error":
+                    if value:  # else it is the end without one
+                        log.warning("%s: error: %s", self._name, value)
                     self._end(value)
                 case "signal":
                     self.exit = -value

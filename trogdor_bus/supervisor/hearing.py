@@ -1,6 +1,7 @@
 """What a child says: lines of JSON on standard output, anything else on either stream. What is told of it is bounded.
 
-A line of standard output that is an object may hold `status` (any JSON, the latest counts), `log` and `error`.
+A line of standard output that is an object may hold `status` (any JSON, the latest counts), `log` and `error` (null is
+none, "" is the end without one: so it is in Trogdor).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Hearing:
             self._take_status(word["status"])
         if "log" in word:
             self._log("log", _text(word["log"]))
-        if "error" in word and not self._failed:  # the first one counts
+        if word.get("error") is not None and not self._failed:  # the first one counts
             self._failed = True
             self.tell(time.monotonic(), at_once=True)
             self._say({"error": _text(word["error"])[:MOST_LOGGED]})
