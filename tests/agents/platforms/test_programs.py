@@ -97,7 +97,7 @@ def test_what_cannot_be_run_leaves_nothing(tmp_path: Path) -> None:
     hold, release = life.prepared(RunCommand(command=(str(broken),)))
     undo = life.platform.do(hold)
     assert undo is not None
-    with pytest.raises(HostError, match=r"Unable to start process: .*broken: No such file or directory"):
+    with pytest.raises(HostError, match=r"Unable to start process: .*broken: its interpreter .* does not exist"):
         life.platform.do(release)
     assert undone(life.platform, Step(hold.do, undo)) == ""
     assert left([hold]) == []
