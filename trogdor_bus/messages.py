@@ -13,6 +13,7 @@ import msgspec
 
 from trogdor_bus.actions import AnyAction, Peer
 from trogdor_bus.errors import BusError
+from trogdor_bus.limits import flaw
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.spec import Texts
@@ -539,6 +540,14 @@ def decode(frame: bytes, kind: Any) -> Any:
     if message.v > VERSION:
         raise BusError(f"the peer speaks version {message.v} of the protocol, we speak {VERSION}: upgrade this side")
     return message
+
+
+def is_readable(told: msgspec.Raw) -> bool:
+    """Return whether JSON that a message carries as it is can be read by everybody."""
+    try:
+        return not flaw(msgspec.json.decode(told))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 @functools.cache

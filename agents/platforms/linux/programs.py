@@ -104,16 +104,17 @@ class Programs:
         child, who = self._children.get(operation.mark), operation.name
         if child:
             child.stop(operation.grace_ms)
-            assert child.asked_s is not None
-            late_s = time.monotonic() - child.asked_s - operation.grace_ms / 1000
-            if not child.over and late_s < signals.KILL_S:
+            assert child.kill_s is not None
+            if not child.over:
+                late = time.monotonic() > child.kill_s
                 raise NotYetError(
-                    f"{who} was killed, and is not gone yet" if late_s > 0 else f"{who} may take its time to end"
+                    f"{who} was killed, and is not gone yet" if late else f"{who} may take its time to end",
+                    overdue=late,
                 )
         if left := self._kill(operation):
             began_s = self._killed_s.setdefault(operation.mark, time.monotonic())
             if time.monotonic() - began_s < signals.KILL_S:
-                raise NotYetError(f"{who} was killed, and is not gone yet")
+                raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
             raise HostError(f"{endings.named(left)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
         self._children.pop(operation.mark, None)
         self._killed_s.pop(operation.mark, None)

@@ -97,7 +97,7 @@ def test_what_cannot_be_run_leaves_nothing(tmp_path: Path) -> None:
     hold, release = life.prepared(RunCommand(command=(str(broken),)))
     undo = life.platform.do(hold)
     assert undo is not None
-    with pytest.raises(HostError, match=r"Unable to start process: .*broken: No such file or directory"):
+    with pytest.raises(HostError, match=r"Unable to start process: .*broken: its interpreter .* does not exist"):
         life.platform.do(release)
     assert undone(life.platform, Step(hold.do, undo)) == ""
     assert left([hold]) == []
@@ -248,7 +248,7 @@ def test_a_keeper_that_is_killed_is_a_failure_and_nothing_is_left(tmp_path: Path
 
 
 def test_a_keeper_that_stands_still_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trogdor_bus.agents.platforms.linux.signals.KILL_S", 0.5)
+    monkeypatch.setattr("trogdor_bus.supervisor.children.KILL_S", 0.5)
     argv = command("trap '' TERM; while :; do sleep 0.05; done")
 
     async def scene() -> None:
