@@ -309,3 +309,18 @@ def test_trogdors_example_runs_as_trogdor_runs_it(tmp_path: Path, monkeypatch: p
 
 def said(agent: Running, worker: int) -> object:
     return next((json.loads(bytes(one.progress)) for one in agent.bus.beats[-1].reports if one.worker == worker), None)
+
+
+def test_what_is_late_after_its_grace_is_told(tmp_path: Path) -> None:
+    argv = command("exec sleep 3600")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            agent.order(1, RunCommand(command=argv, grace_ms=200), 3_000)
+            await agent.reports(1, "RUNNING")
+            (child,) = agent.performer.platform._programs._children.values()  # type: ignore[attr-defined]
+            os.kill(child.keeper, signal.SIGSTOP)
+            told = await agent.reports(1, "DONE", 30)
+            assert told.late_ms > 3_000 and told.outcome is Outcome.LATE, (told.late_ms, told.outcome)
+
+    asyncio.run(scenario())
