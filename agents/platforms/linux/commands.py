@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trogdor_bus import badge
 from trogdor_bus.errors import HostError
 
 log = logging.getLogger("trogdor_bus.agents")
@@ -65,6 +66,7 @@ def run(
             stderr=subprocess.PIPE,
             cwd="/",
             env={**(environment or {}), **own},
+            pass_fds=badge.handed(),  # no fault hits it, of whatever agent
             process_group=0,  # of its own, to be killed as one; the session stays the agent's, which the guard kills
         )
     except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ import sys
 import time
 from typing import Self
 
+from trogdor_bus import badge
 from trogdor_bus.agents.platforms.linux import files
 from trogdor_bus.agents.platforms.linux.files import HEAD
 
@@ -85,6 +86,7 @@ def _start() -> subprocess.Popen[bytes]:
         cwd="/",
         env={},
         process_group=0,
+        pass_fds=badge.handed(),
     )
     try:
         _receive(child, HEAD.size, time.monotonic() + START_S)
