@@ -367,8 +367,8 @@ class LinuxPlatform:
 
     def _held(self, steps: Sequence[Step]) -> Stops:
         """Return the stops of other workers; within one prepare or undo they are read once."""
-        self._stops = self._stops.among(steps)
-        return self._stops
+        stops = self._stops = self._stops.among(steps)  # lanes call this at the same time
+        return stops
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):

@@ -16,7 +16,8 @@ from tests.agents.platforms.running import running, until
 from trogdor_bus.actions import BlockPorts, Kill, MoveLeader, ProcessMatch, Suspend
 from trogdor_bus.actions import Restart as RestartAction
 from trogdor_bus.agents.platforms.linux.lanes import FIREWALL, LEADERS, PROCESSES, SEARCH, lane, lock_of
-from trogdor_bus.agents.platforms.linux.operations import Restart, Thaw, Unit, step
+from trogdor_bus.agents.platforms.linux.operations import Freeze, Restart, Stops, Thaw, Unit, step
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.platform import ProcessIdentity, Step
 from trogdor_bus.states import Outcome
 
@@ -139,3 +140,18 @@ def test_lanes_are_what_is_touched() -> None:
     assert lane("prepare", MoveLeader(topic="t", partition=0, bootstrap="b:1")) == LEADERS
     assert lane("undo", Step(do={"op": "of a newer version"}, undo={"op": "of a newer version"})) == "others"
     assert (lock_of(thaw), lock_of(start)) == (PROCESSES, "start")
+
+
+def test_two_lanes_that_ask_for_the_stops_of_others_at_once_each_get_their_own() -> None:
+    process = ProcessIdentity("b", 1, 1)
+    frozen = (step(Freeze(process, "x", leave=False), Thaw(process, "x", leave=False)),)
+
+    class Meanwhile(LinuxPlatform):
+        """Another lane asks at the worst moment: when the first one has written down what it found."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_stops" and isinstance(value, Stops) and value.of(process):
+                self._held(())
+
+    assert Meanwhile()._held(frozen).wanted(process)
