@@ -34,7 +34,7 @@ class ToolFailedError(HostError):
 
 def find_tool(name: str) -> str | None:
     """Return the absolute path of a tool, or None; the sbin directories are searched whatever PATH says."""
-    return shutil.which(name, path=_search_path())
+    return shutil.which(name, path=search_path())
 
 
 def require_tool(name: str, package: str) -> str:
@@ -54,7 +54,7 @@ def run(
     agent's environment it sees PATH only, and what `environment` adds.
     """
     tool = Path(argv[0]).name
-    own = {"PATH": _search_path(), "LC_ALL": "C"}
+    own = {"PATH": search_path(), "LC_ALL": "C"}
     try:
         path = find_tool(argv[0])
         if path is None or not Path(path).stat().st_size:  # a shell would run an empty file, with success
@@ -125,5 +125,6 @@ def _warn_of_orphans() -> None:
     )
 
 
-def _search_path() -> str:
+def search_path() -> str:
+    """Return the directories in which tools are, as PATH has them."""
     return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"

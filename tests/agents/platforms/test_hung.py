@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from pathlib import Path
+
+import pytest
 
 from tests.agents.platforms.hungfs import hung, hung_process
 from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running
 from tests.support import wait_until
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import Kill, ProcessMatch, Restart, RunCommand, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
 from trogdor_bus.supervisor import tree
@@ -39,6 +44,35 @@ def test_a_pid_file_on_a_dead_mount_fails_its_task_and_holds_up_no_undo(node: No
             assert (thawed.outcome, thawed.late_ms < 1_000) == (Outcome.DONE, True), thawed
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_program_on_a_dead_mount_fails_its_task(
+    by_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead"
+    argv = (f"{dead}/hung-program" if by_path else "hung-program",)
+    monkeypatch.setenv("PATH", f"{dead}:{os.environ['PATH']}")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            with hung(dead):
+                agent.order(1, RunCommand(command=argv, grace_ms=100), 3_000)
+                failed = await agent.reports(1, "DONE")
+            assert failed.outcome is Outcome.FAILED
+            why = "cannot be looked at: nothing answers within 1 s: is it on a dead mount?"
+            assert failed.error == f"Unable to start process: {argv[0]!r} {why}"
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_by_a_program_on_a_dead_mount_is_no_fault(node: Node, tmp_path: Path) -> None:
+    node.sleeper("the-one")
+    argv = (f"{tmp_path}/dead/hung-service",)
+    kill = Kill(match=ProcessMatch(command="the-one"), restart=Restart(command=argv))
+    platform = LinuxPlatform(f"netns:{node.name}", [argv])
+    with hung(tmp_path / "dead"), pytest.raises(HostError, match="hung-service' cannot be looked at: nothing answers"):
+        platform.prepare(1, kill, Surroundings(), ())
 
 
 def test_a_process_that_hangs_keeps_no_other_from_being_found(node: Node, tmp_path: Path) -> None:
