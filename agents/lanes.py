@@ -1,7 +1,8 @@
 """Work in lanes, one for each resource: what hangs in one of them holds up nothing in another.
 
-A job is a coroutine. It waits for a `Call` that is done in a lane, for a `Pause`, or for several at once (`All`), and
-everything between two of these runs where the jobs are begun, one at a time. So jobs share memory without a lock.
+A job is a coroutine. It waits for a `Call` that is done in a lane, or `Within` some seconds for one, for a `Pause`, or
+for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So jobs
+share memory without a lock.
 """
 
 from __future__ import annotations
@@ -57,6 +58,16 @@ class Pause:
 
     def __await__(self) -> Generator[Any, Any, None]:
         yield self
+
+
+class Within(Generic[T]):
+    """A call that is waited for no longer than some seconds: then TimeoutError, and what comes of it is dropped."""
+
+    def __init__(self, seconds: float, call: Call[T]) -> None:
+        self.seconds, self.call = seconds, call
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return (yield self)  # type: ignore[no-any-return]
 
 
 class All(Generic[T]):
@@ -143,10 +154,22 @@ class Lanes:
             self._ask()
         elif isinstance(wanted, Pause):
             self._later(wanted.seconds, lambda: answer(None))
+        elif isinstance(wanted, Within):
+            self._within(wanted, answer)
         elif isinstance(wanted, All):
             self._gather(wanted.parts, answer)
         else:
             raise TypeError(f"a job waits for {wanted!r}")
+
+    def _within(self, wanted: Within[Any], answer: Callable[[Any], None]) -> None:
+        waits = [answer]
+
+        def first_of(outcome: object) -> None:
+            if waits:
+                waits.pop()(outcome)
+
+        self._want(wanted.call, first_of)
+        self._later(wanted.seconds, lambda: first_of(TimeoutError()))
 
     def _gather(self, parts: Sequence[Call[Any] | Callable[[], Job[Any]]], answer: Callable[[Any], None]) -> None:
         outcomes: list[object] = [None] * len(parts)
@@ -229,6 +252,8 @@ def run(job: Job[T], sleep: Callable[[float], None]) -> T:
 def _here(wanted: object, sleep: Callable[[float], None]) -> object:
     if isinstance(wanted, Call):
         return carry_out([wanted])[0]
+    if isinstance(wanted, Within):
+        return _here(wanted.call, sleep)
     if isinstance(wanted, Pause):
         sleep(wanted.seconds)
         return None

@@ -148,7 +148,7 @@ class Performer:
         if entry.state is JournalState.UNDONE:
             return ()
         if entry.state is JournalState.APPLIED:
-            last = await looks.read_back(self._hands, entry.steps, first(due_ms))
+            last = await looks.read_back(self._hands, entry.steps, first(due_ms), last=True)
             missed = await looks.missed(self._hands, entry.steps, first(due_ms))
             last = msgspec.structs.replace(last, found=(*last.found, *missed))
             saw(last)

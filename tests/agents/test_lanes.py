@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trogdor_bus.agents.lanes import SOON, All, Call, Job, Lanes, Pause, Rank, carry_out, first, run
+from trogdor_bus.agents.lanes import SOON, All, Call, Job, Lanes, Pause, Rank, Within, carry_out, first, run
 from trogdor_bus.agents.threads import run_in_lanes
 
 
@@ -142,6 +142,26 @@ def test_jobs_of_one_key_come_one_after_the_other_whatever_becomes_of_them(world
     assert set(world.under_way) == {"b", "c"}
     world.carried("b")
     assert world.ended["second"] == [2]
+
+
+def test_what_is_waited_for_within_some_seconds_holds_up_its_job_no_longer(world: World) -> None:
+    async def impatient(call: Call[int]) -> str:
+        try:
+            return f"came: {await Within(3, call)}"
+        except TimeoutError:
+            return "given up"
+
+    world.begin("hangs", impatient(Call("a", lambda: 1)))
+    world.begin("comes", impatient(Call("b", lambda: 2)))
+    world.soon()
+    world.carried("b")
+    assert world.ended == {"comes": "came: 2"}
+    assert [seconds for seconds, _ in world.timers] == [3, 3]
+    world.wake()
+    assert world.ended == {"comes": "came: 2", "hangs": "given up"}
+    world.carried("a")
+    assert world.lanes.idle() and world.ended == {"comes": "came: 2", "hangs": "given up"}
+    assert run(impatient(Call("a", lambda: 3)), lambda _: None) == "came: 3"
 
 
 def test_several_at_once_go_on_each_by_itself_and_are_awaited_together(world: World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -44,6 +45,37 @@ def test_a_pid_file_on_a_dead_mount_fails_its_task_and_holds_up_no_undo(node: No
             assert (thawed.outcome, thawed.late_ms < 1_000) == (Outcome.DONE, True), thawed
 
     asyncio.run(scenario())
+
+
+def test_an_undo_waits_for_no_search_neither_of_others_nor_of_its_own_last_look(node: Node, tmp_path: Path) -> None:
+    node.sleeper("the-frozen")
+    node.sleeper("the-killed")
+
+    async def scenario(hangs: contextlib.ExitStack) -> None:
+        async with running(node.platform, tmp_path / "state") as agent:
+            agent.order(1, Suspend(match=ProcessMatch(command="the-frozen")), 60_000)
+            agent.order(2, Kill(match=ProcessMatch(command="the-killed"), signal="SIGKILL"), 60_000)
+            await agent.reports(1, "RUNNING")
+            await agent.reports(2, "RUNNING")
+            for number in range(5):
+                inside = ("ip", "netns", "exec", node.name)
+                hangs.enter_context(hung_process(tmp_path / f"dead{number}", f"hung{number}", *inside))
+            for worker in (3, 4, 5):
+                agent.order(worker, Suspend(match=ProcessMatch(command="the-frozen")), 60_000)
+            await agent.reports(3, "STARTING")
+            agent.stop(1)
+            agent.stop(2)
+            thawed = await agent.reports(1, "DONE")
+            assert (thawed.outcome, thawed.late_ms < 700) == (Outcome.DONE, True), thawed
+            undone = await agent.reports(2, "DONE")
+            assert (undone.outcome, undone.late_ms < 1_500) == (Outcome.DISTURBED, True), undone
+            assert "the search for processes takes more than 0.8 s" in undone.error
+            assert agent.says(5).startswith("STARTING"), "the searches go on"
+            for worker in (3, 4, 5):
+                agent.stop(worker)
+
+    with contextlib.ExitStack() as hangs:
+        asyncio.run(scenario(hangs))
 
 
 @pytest.mark.parametrize("by_path", [True, False])

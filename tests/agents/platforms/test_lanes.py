@@ -13,7 +13,7 @@ import pytest
 
 from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running, until
-from trogdor_bus.actions import BlockPorts, Kill, MoveLeader, ProcessMatch, Suspend
+from trogdor_bus.actions import BlockPorts, Kill, MoveLeader, ProcessMatch, RunCommand, Suspend
 from trogdor_bus.actions import Restart as RestartAction
 from trogdor_bus.agents.platforms.linux.lanes import FIREWALL, LEADERS, PROCESSES, SEARCH, lane, lock_of
 from trogdor_bus.agents.platforms.linux.operations import Freeze, Restart, Stops, Thaw, Unit, step
@@ -133,9 +133,12 @@ def test_lanes_are_what_is_touched() -> None:
         Restart(boot_id="b", how=Unit("/bin/systemctl", "kafka.service"), unless=match, alive_ms=1),
     )
     assert lane("undo", thaw) == lane("residue", thaw) == PROCESSES
-    assert lane("look", thaw) == lane("prepare", Suspend(match=match)) == lane("prepare", Kill(match=match)) == SEARCH
+    assert lane("prepare", Suspend(match=match)) == lane("prepare", Kill(match=match)) == SEARCH
+    for one in (thaw, start):
+        assert (lane("look", one), lane("search", one), lane("again", one)) == (PROCESSES, SEARCH, SEARCH)
     assert lane("undo", start) == "start kafka.service"
-    assert lane("prepare", Kill(match=match, restart=RestartAction(unit="kafka.service"))) == "start kafka.service"
+    assert lane("prepare", Kill(match=match, restart=RestartAction(unit="kafka.service"))) == "search kafka.service"
+    assert lane("prepare", RunCommand(command=("a", "b"))) == "search a b"
     assert lane("prepare", BlockPorts(ports=(1,))) == lane("strays", None) == FIREWALL
     assert lane("prepare", MoveLeader(topic="t", partition=0, bootstrap="b:1")) == LEADERS
     assert lane("undo", Step(do={"op": "of a newer version"}, undo={"op": "of a newer version"})) == "others"
