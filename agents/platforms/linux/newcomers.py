@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes, signals
-from trogdor_bus.agents.platforms.linux.namespace import Attachment, open_attached
+from trogdor_bus.agents.platforms.linux.namespace import Attachment, UnseenError, open_attached
 from trogdor_bus.agents.platforms.linux.operations import Deliver, Freeze, Nothing, Thaw, Watch, step
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Seen, Step, Surroundings
@@ -64,6 +64,8 @@ def _find(
     try:
         with open_attached(attachment) as namespace:
             found = processes.find(watch.match, namespace, surroundings).processes
+    except UnseenError:
+        raise
     except HostError:  # its container is down, or its pid file is gone
         return ()
     return [process for process in found if process.identity.start_ticks > watch.since_ticks]

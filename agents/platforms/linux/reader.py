@@ -21,6 +21,7 @@ from trogdor_bus import badge
 from trogdor_bus.agents.platforms.linux import files
 from trogdor_bus.agents.platforms.linux.commands import search_path
 from trogdor_bus.agents.platforms.linux.files import HEAD
+from trogdor_bus.agents.platforms.linux.namespace import UnseenError
 from trogdor_bus.errors import HostError
 
 PATIENCE_S = 1.0
@@ -48,7 +49,7 @@ class Reader:
     def read(self, path: str, max_bytes: int, root: str = "") -> bytes:
         """Return at most the first `max_bytes` of a file, as `files.read_regular` does.
 
-        OSError says why it cannot be read: TimeoutError, that nothing answers.
+        OSError says why it cannot be read: TimeoutError, that nothing answers. UnseenError if there can be no child.
         """
         return self._ask("regular", path, max_bytes, root)
 
@@ -104,21 +105,26 @@ def find_program(name: str, folder: str) -> str:
 
 
 def _start() -> subprocess.Popen[bytes]:
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", files.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={},
-        process_group=0,
-        pass_fds=badge.handed(),
-    )
     try:
-        _receive(child, HEAD.size, time.monotonic() + START_S)
-    except BaseException:
-        child.kill()
-        raise
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", files.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            process_group=0,
+            pass_fds=badge.handed(),
+        )
+        try:
+            _receive(child, HEAD.size, time.monotonic() + START_S)
+        except BaseException:
+            child.kill()
+            raise
+    except OSError as error:
+        raise UnseenError(
+            f"the process that looks for processes and files cannot be started: {error.strerror}"
+        ) from None
     return child
 
 
