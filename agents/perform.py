@@ -156,7 +156,7 @@ class Performer:
         if entry.state is JournalState.UNDONE:
             return ()
         if entry.state is JournalState.APPLIED:
-            last = await looks.read_back(self._hands, entry.steps, first(due_ms))
+            last = await looks.read_back(self._hands, entry.steps, first(due_ms), last=True)
             missed = await looks.missed(self._hands, entry.steps, first(due_ms))
             last = msgspec.structs.replace(last, found=(*last.found, *missed))
             saw(last)
@@ -495,9 +495,11 @@ class Performer:
         return ""
 
 
-def _disk(work: Callable[[], T]) -> Within[T]:
-    hangs = HostError(f"the disk of the state directory does not answer within {DISK_S:g} s")
-    return Within(Call(JOURNAL, work), DISK_S, hangs)
+async def _disk(work: Callable[[], T]) -> T:
+    try:
+        return await Within(DISK_S, Call(JOURNAL, work))
+    except TimeoutError:
+        raise HostError(f"the disk of the state directory does not answer within {DISK_S:g} s") from None
 
 
 def _or_raise(outcomes: Sequence[T | Exception]) -> list[T]:

@@ -85,7 +85,7 @@ class Child:
             self._await(self._waits)
             if self._failed:
                 raise HostError(self._failed)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # it is refused a process, a descriptor, a thread
             self._socket.close()
             raise HostError(f"its keeper cannot be started: {error}") from None
         except BaseException:

@@ -24,7 +24,7 @@ from trogdor_bus.platform import Step, Verb
 FIREWALL = "firewall"
 PROCESSES = "processes"
 SEARCH = "search"
-"""Looking for processes: that reads of each what it may not tell."""
+"""Looking for processes, or for what is to be started: that asks who may not tell. No undo waits for it."""
 START = "start"
 PROGRAM = "program"
 LEADERS = "leaders"
@@ -39,9 +39,9 @@ def lane(verb: Verb, what: Step | AnyAction | None) -> str:
         case MoveLeader():
             return LEADERS
         case Kill() as kill if kill.restart is not None:
-            return f"{START} {kill.restart.unit or kill.restart.container or ' '.join(kill.restart.command)}"
+            return f"{SEARCH} {kill.restart.unit or kill.restart.container or ' '.join(kill.restart.command)}"
         case RunCommand(command=command):
-            return f"{START} {' '.join(command)}"
+            return f"{SEARCH} {' '.join(command)}"
         case Suspend() | Kill():
             return SEARCH
     return _lane_of(verb, what)
@@ -57,8 +57,8 @@ def _lane_of(verb: Verb, step: Step) -> str:
     resource = _resource(undo, do)
     if verb == "by-hand":
         return verb
-    if verb in ("look", "again") and resource.partition(" ")[0] in (PROCESSES, START):
-        return SEARCH
+    if verb in ("look", "search", "again") and resource.partition(" ")[0] in (PROCESSES, START):
+        return PROCESSES if verb == "look" else SEARCH
     return resource
 
 

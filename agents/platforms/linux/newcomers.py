@@ -6,10 +6,19 @@ from collections.abc import Sequence
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes, signals
-from trogdor_bus.agents.platforms.linux.namespace import Attachment, open_attached
+from trogdor_bus.agents.platforms.linux.namespace import Attachment, UnseenError, open_attached
 from trogdor_bus.agents.platforms.linux.operations import Deliver, Freeze, Nothing, Thaw, Watch, step
 from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Step, Surroundings
+from trogdor_bus.platform import Seen, Step, Surroundings
+
+
+def look(operation: Freeze | Deliver) -> Seen:
+    """Return how the process itself is; it is unsure where others may have taken its place."""
+    if isinstance(operation, Freeze) and (states := processes.thread_states(operation.process)):
+        return Seen(signals.frozen_disturbance(operation, states))
+    if _may_be_replaced(operation):
+        return Seen(unsure=True)
+    return Seen(signals.frozen_disturbance(operation, {}) if isinstance(operation, Freeze) else "")
 
 
 def disturbance(operation: Freeze | Deliver, attachment: Attachment) -> str:
@@ -50,14 +59,21 @@ def _find(
     operation: Freeze | Deliver, attachment: Attachment, surroundings: Surroundings
 ) -> Sequence[processes.Process]:
     watch = operation.watch
-    if watch is None or processes.thread_states(operation.process):  # one that lives on starts children of its own
+    if watch is None or not _may_be_replaced(operation):
         return ()
     try:
         with open_attached(attachment) as namespace:
             found = processes.find(watch.match, namespace, surroundings).processes
+    except UnseenError:
+        raise
     except HostError:  # its container is down, or its pid file is gone
         return ()
     return [process for process in found if process.identity.start_ticks > watch.since_ticks]
+
+
+def _may_be_replaced(operation: Freeze | Deliver) -> bool:
+    """Return whether it is watched, and has ended: one that lives on starts children of its own."""
+    return operation.watch is not None and not processes.thread_states(operation.process)
 
 
 def _running(operation: Freeze | Deliver, found: Sequence[processes.Process]) -> Sequence[processes.Process]:

@@ -215,17 +215,26 @@ class LinuxPlatform:
 
     def disturbance(self, step: Step) -> str:
         """Return "" while the step still holds, else what changed it."""
-        return self.look(step).disturbance
+        seen = self.look(step)
+        return (self.search(step) if seen.unsure else seen).disturbance
 
     def look(self, step: Step) -> Seen:
-        """Return what `disturbance` returns, what the step's rules dropped, and what a program says of itself."""
+        """Return how the step is, what its rules dropped, and what a program says of itself; it searches nothing."""
         match read(step.do):
             case Block() as block:
                 return unblocking.look([block])[0]
             case Freeze() | Deliver() as signalled:
-                return Seen(newcomers.disturbance(signalled, self._attachment))
+                return newcomers.look(signalled)
             case Hold() as hold:
                 return self._programs.look(hold)
+            case _:
+                return Seen()
+
+    def search(self, step: Step) -> Seen:
+        """Return how the step is by a search for those that took the place of its process."""
+        match read(step.do):
+            case Freeze() | Deliver() as signalled:
+                return Seen(newcomers.disturbance(signalled, self._attachment))
             case _:
                 return Seen()
 
@@ -367,8 +376,8 @@ class LinuxPlatform:
 
     def _held(self, steps: Sequence[Step]) -> Stops:
         """Return the stops of other workers; within one prepare or undo they are read once."""
-        self._stops = self._stops.among(steps)
-        return self._stops
+        stops = self._stops = self._stops.among(steps)  # lanes call this at the same time
+        return stops
 
     def _prepare_kill(self, namespace: Namespace, action: Kill, surroundings: Surroundings) -> Prepared:
         if action.signal not in get_args(Signal):

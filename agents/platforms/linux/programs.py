@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from collections.abc import Callable
@@ -12,11 +11,11 @@ import msgspec
 
 from trogdor_bus.actions import MOST_GRACE_MS, RunCommand
 from trogdor_bus.agents.platforms.linux import endings, signals
-from trogdor_bus.agents.platforms.linux.commands import find_tool
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
 from trogdor_bus.agents.platforms.linux.operations import Command, End, Hold, Nothing, Release, step
 from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import identify
+from trogdor_bus.agents.platforms.linux.reader import find_program
 from trogdor_bus.agents.platforms.linux.restart import check_allowed
 from trogdor_bus.agents.platforms.linux.starter import order
 from trogdor_bus.errors import HostError, NotYetError
@@ -50,8 +49,11 @@ class Programs:
         if not argv:
             raise HostError(NOT_STARTED.format("No command specified"))
         check_allowed(argv, allowed)
-        program = str(Path.cwd() / argv[0]) if "/" in argv[0] else find_tool(argv[0])
-        if program is None or not os.access(program, os.X_OK) or not Path(program).is_file():
+        try:
+            program = find_program(argv[0], str(Path.cwd()))
+        except HostError as error:
+            raise HostError(NOT_STARTED.format(error)) from None
+        if not program:
             raise HostError(NOT_STARTED.format(f"{argv[0]!r} does not exist on this machine or cannot be executed"))
         told = {"id": surroundings.task, "workload": action.workload}
         hold = Hold(

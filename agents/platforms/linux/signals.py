@@ -101,7 +101,10 @@ def deliver(operation: Deliver, patience: Patience, told: Callable[[ProcessIdent
             raise HostError(f"{_called(operation)} is still there {KILL_S:g} s after SIGKILL")
         if operation.grace_ms:
             argv = (os.dup(pidfd), operation.grace_ms / 1000)
-            threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
+            try:
+                threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
+            except RuntimeError:  # the machine refuses one: the undo does it
+                os.close(argv[0])
 
 
 def told_to_end(operation: Deliver, undo: AnyOperation) -> AnyOperation:

@@ -29,8 +29,8 @@ def unblock(reach: Reach, operations: Sequence[Unblock]) -> list[str | Exception
     namespace = reach(identity)
     if namespace is None:
         return [LOST] * len(operations)
-    with namespace, ThreadPoolExecutor() as families:  # each waits for the kernel to let go of the rules
-        failures = list(filter(None, families.map(partial(_remove, namespace), _joined(operations))))
+    with namespace:
+        failures = list(filter(None, _at_once(partial(_remove, namespace), _joined(operations))))
     if failures and len(operations) > 1:  # one of them may be the reason
         return [unblock(reach, [operation])[0] for operation in operations]
     if failures:
@@ -75,6 +75,15 @@ def _joined(operations: Iterable[Unblock]) -> list[OwnedChains]:
         for table in operation.tables:
             chains.setdefault(table.tool, []).extend(table.chains)
     return [OwnedChains(tool, tuple(names)) for tool, names in chains.items()]
+
+
+def _at_once(remove: Callable[[OwnedChains], str], tables: Sequence[OwnedChains]) -> list[str]:
+    """Return what comes of both families, which are done at once: each waits for the kernel to let go of the rules."""
+    try:
+        with ThreadPoolExecutor() as families:
+            return list(families.map(remove, tables))
+    except RuntimeError:  # the machine refuses a thread
+        return list(map(remove, tables))
 
 
 def _remove(namespace: Namespace, table: OwnedChains) -> str:
