@@ -115,7 +115,7 @@ class Child:
         """Kill what is left of it once its keeper is over; return whether nothing is, as far as is known."""
         deadline_s = time.monotonic() + SWEEP_S
         while not self.gone:
-            family = tree.living()
+            family = tree.living(strike=lambda kin: kin.mark == self._mark)
             left = tree.of_child(self._mark, self.identity.pid if self._identity else 0, family)
             if not left:
                 return True
