@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from tests.agents.platforms.hungfs import hung, hung_process
 from tests.agents.platforms.nodes import Node
 from tests.agents.platforms.running import running
 from tests.support import wait_until
-from trogdor_bus.actions import ProcessMatch, Suspend
+from trogdor_bus.actions import ProcessMatch, RunCommand, Suspend
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
 from trogdor_bus.supervisor import tree
@@ -77,3 +79,18 @@ def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
                     assert says in str(error.strerror), error
                 else:
                     raise AssertionError(path)
+
+
+def test_processes_that_hang_do_not_make_the_end_of_a_program_late(tmp_path: Path) -> None:
+    argv = ("/bin/sleep", "600")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            with contextlib.ExitStack() as stack:
+                for n in range(4):
+                    stack.enter_context(hung_process(tmp_path / f"dead{n}", f"hung{n}", "setsid"))
+                agent.order(1, RunCommand(command=argv, grace_ms=300), 2_000)
+                report = await agent.reports(1, "DONE")
+            assert report.outcome is Outcome.DONE and report.late_ms < 2_500, report
+
+    asyncio.run(scenario())
