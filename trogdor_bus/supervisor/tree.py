@@ -28,8 +28,8 @@ STEP_S = 0.02
 """How long one of them may hold up the look at the others."""
 ROUNDS = 5
 """So often is looked for new processes: on a machine that starts some all the time there is always one."""
-STRIKE_S = 0.25
-"""How long a look goes on because there is always another one to kill."""
+BUSY_S = 0.25
+"""How long a look goes on while there is always one that ended before it was looked at, or that it killed."""
 _NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What is said of a process that has ended, or that is not ours to look at."""
 
@@ -128,18 +128,20 @@ class _Look:
     def __init__(self, marks: bool, ancestor: int, strike: Callable[[Kin], bool] | None) -> None:
         self.seen = 0
         self._marks, self._ancestor, self._strike = marks, ancestor, strike
-        self._known, self._rounds, self._until_s = set[str](), 0, time.monotonic() + STRIKE_S
+        self._known, self._rounds, self._until_s = set[str](), 0, time.monotonic() + BUSY_S
+        self._later = False
         self._family: Family = {}
         self._sessions: dict[int, tuple[str, bool]] = {}
 
     def read(self, relieved: list[bool]) -> None:
         """Look at whoever was not looked at yet, the newest first, and each at once: it may not live for long."""
         while self._rounds < ROUNDS and (new := set(os.listdir("/proc")) - self._known):
-            struck = False
+            busy = False
             for pid in sorted(map(int, filter(str.isdecimal, new)), reverse=True):
                 self._known.add(str(pid))
                 self.seen += 1
                 if not (kin := _kin(pid)):
+                    busy = True  # it may have left another one
                     continue
                 self._family[pid] = kin
                 if not self._below(kin):
@@ -148,11 +150,14 @@ class _Look:
                     found = _ask(pid, kin.start)
                     if found[0]:
                         self._sessions[kin.session] = found
+                    elif self._later and not _kin(pid):
+                        busy = True
                     if relieved:
                         return
-                struck |= self._struck(pid, self._marked(kin))
+                busy |= self._struck(pid, self._marked(kin))
             self._known |= new
-            self._rounds += not struck or time.monotonic() > self._until_s
+            self._later = True
+            self._rounds += not busy or time.monotonic() > self._until_s
 
     def _struck(self, pid: int, kin: Kin) -> bool:
         if self._strike is None or kin.keeper or not self._strike(kin):
@@ -176,7 +181,7 @@ class _Look:
 
     def family(self) -> Family:
         """Return all that were seen, with the marks of their sessions."""
-        return {pid: self._marked(kin) for pid, kin in self._family.items()}
+        return {pid: self._marked(kin) for pid, kin in list(self._family.items())}
 
 
 def _patiently(look: _Look) -> None:
