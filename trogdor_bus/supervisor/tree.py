@@ -26,8 +26,8 @@ PATIENCE_S = 0.5
 """How long a look waits, in all, for processes that do not tell their environment: one of a dead disk never does."""
 STEP_S = 0.02
 """How long one of them may hold up the look at the others."""
-ROUNDS = 5
-"""So often is looked for new processes: on a machine that starts some all the time there is always one."""
+ROUNDS = 4
+"""So often is looked for new processes. Nobody new is no end: one that is just being born is in no list."""
 BUSY_S = 0.25
 """How long a look goes on while there is always one that ended before it was looked at, or that it killed."""
 _NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
@@ -135,8 +135,8 @@ class _Look:
 
     def read(self, relieved: list[bool]) -> None:
         """Look at whoever was not looked at yet, the newest first, and each at once: it may not live for long."""
-        while self._rounds < ROUNDS and (new := set(os.listdir("/proc")) - self._known):
-            busy = False
+        while self._rounds < ROUNDS:
+            new, busy = set(os.listdir("/proc")) - self._known, False
             for pid in sorted(map(int, filter(str.isdecimal, new)), reverse=True):
                 self._known.add(str(pid))
                 self.seen += 1
