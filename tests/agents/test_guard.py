@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import pytest
 
 from tests.agents.guarded import Guarded, guarded, stands, start_text, write
 from tests.agents.pids import group_of_pids
+from tests.agents.platforms.hungfs import hung_process
 from tests.support import require, wait_until
 from trogdor_bus.agents.guard import FAREWELL, HOPELESS, PR_SET_CHILD_SUBREAPER, Guard
 from trogdor_bus.agents.journal import JournalState
@@ -326,3 +328,15 @@ def test_the_leader_of_a_session_is_reaped_last() -> None:
             with contextlib.suppress(OSError, TypeError, ValueError):
                 signal.signal(number, handler)
     assert seen == ["Z", "Z"]
+
+
+def test_what_hangs_beside_a_dead_agent_holds_up_no_undo(tmp_path: Path) -> None:
+    with guarded(tmp_path) as guard, contextlib.ExitStack() as stack:
+        agent = guard.agent()
+        process = guard.frozen()
+        for n in range(4):
+            stack.enter_context(hung_process(tmp_path / f"dead{n}", f"hung{n}", "setsid"))
+        kill(agent)
+        began = time.monotonic()
+        wait_until(lambda: not stands(process), 30, "the undo")
+        assert time.monotonic() - began < 5

@@ -122,7 +122,7 @@ class Child:
         deadline_s = time.monotonic() + SWEEP_S
         while not self.gone:
             with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
-                family, keeper = tree.living(), self._keeper.pid
+                family, keeper = tree.living(strike=lambda kin: kin.mark == self._mark), self._keeper.pid
                 if keeper in family and self._keeper.poll() is None:  # on a busy machine it may not have told its mark
                     family[keeper] = family[keeper]._replace(mark=self._mark, keeper=True)
                 left = tree.of_child(self._mark, self.identity.pid if self._identity else 0, family)

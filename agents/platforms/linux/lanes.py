@@ -27,6 +27,8 @@ SEARCH = "search"
 """Looking for processes, or for what is to be started: that asks who may not tell. No undo waits for it."""
 START = "start"
 PROGRAM = "program"
+ENDS = "ends"
+"""Ends of programs: one look at all processes is for all that are due at once."""
 LEADERS = "leaders"
 OTHERS = "others"
 
@@ -59,6 +61,8 @@ def _lane_of(verb: Verb, step: Step) -> str:
         return verb
     if verb in ("look", "search", "again") and resource.partition(" ")[0] in (PROCESSES, START):
         return PROCESSES if verb == "look" else SEARCH
+    if verb in ("undo", "residue") and isinstance(undo, End):
+        return ENDS
     return resource
 
 

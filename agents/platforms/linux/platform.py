@@ -203,7 +203,7 @@ class LinuxPlatform:
                 case LeadBack() as back:
                     return self._leaders.restore(back)
                 case End() as end:
-                    return self._programs.end(end)
+                    return _or_raise(self._end([end])[0])
                 case Nothing():
                     return ""
                 case other:
@@ -241,18 +241,20 @@ class LinuxPlatform:
     def undo_many(
         self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
     ) -> Sequence[str | Exception]:
-        """Take steps back, chains of one namespace at once."""
+        """Take steps back, chains of one namespace at once, and all programs."""
         undos = [step.undo for step, _, _ in many]
-        return batches.done(undos, Unblock, partial(unblocking.unblock, self._reach), lambda at: self.undo(*many[at]))
+        together: batches.Together[str] = {Unblock: partial(unblocking.unblock, self._reach), End: self._end}
+        return batches.done(undos, together, lambda at: self.undo(*many[at]))
 
     def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> Sequence[tuple[str, ...] | Exception]:
-        """Return what is left of undone steps; the rules of one namespace are read once."""
+        """Return what is left of undone steps; the rules of one namespace, and all processes, are read once."""
         undos = [step.undo for step, _ in many]
-        return batches.done(undos, Unblock, self._left, lambda at: self.residue(*many[at]))
+        together: batches.Together[tuple[str, ...]] = {Unblock: self._left, End: self._programs.residue}
+        return batches.done(undos, together, lambda at: self.residue(*many[at]))
 
     def look_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
         """Return how applied steps are; the rules of one namespace are read once."""
-        return batches.done([step.do for step in steps], Block, unblocking.look, lambda at: self.look(steps[at]))
+        return batches.done([step.do for step in steps], {Block: unblocking.look}, lambda at: self.look(steps[at]))
 
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for: a process outlived its signal."""
@@ -291,7 +293,7 @@ class LinuxPlatform:
             case LeadBack() as back:
                 return self._leaders.residue(back)
             case End() as end:
-                return self._programs.residue(end)
+                return self._programs.residue([end])[0]
             case _:
                 return ()
 
@@ -339,10 +341,14 @@ class LinuxPlatform:
         return self._namespaces.open(identity) or open_again(identity) or open_held(identity)
 
     def _unblock(self, operation: Unblock) -> str:
-        outcome = unblocking.unblock(self._reach, [operation])[0]
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+        return _or_raise(unblocking.unblock(self._reach, [operation])[0])
+
+    def _end(self, operations: Sequence[End]) -> list[str | Exception]:
+        """End programs, as `undo` does: what fails cannot be healed."""
+        return [
+            CannotHealError(str(outcome)) if isinstance(outcome, HostError) else outcome
+            for outcome in self._programs.end(operations)
+        ]
 
     def _left(self, operations: Sequence[Unblock]) -> list[tuple[str, ...]]:
         """Return for each operation on one namespace what is left of its chains; where nothing is, let go of it."""
@@ -399,6 +405,12 @@ class LinuxPlatform:
             do = Deliver(process.identity, process.name, action.signal, watched, action.grace_ms)  # type: ignore[arg-type]
             steps.append(step(do, undone))
         return Prepared(tuple(steps), _warnings(found))
+
+
+def _or_raise(outcome: str | Exception) -> str:
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _signal(step: Step) -> str:

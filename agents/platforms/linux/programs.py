@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from trogdor_bus.actions import MOST_GRACE_MS, RunCommand
+from trogdor_bus.agents.lanes import caught
 from trogdor_bus.agents.platforms.linux import endings, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
 from trogdor_bus.agents.platforms.linux.operations import Command, End, Hold, Nothing, Release, step
@@ -20,7 +22,7 @@ from trogdor_bus.agents.platforms.linux.restart import check_allowed
 from trogdor_bus.agents.platforms.linux.starter import order
 from trogdor_bus.errors import HostError, NotYetError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.platform import Seen, Step, Surroundings
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.children import Child
 
@@ -99,57 +101,93 @@ class Programs:
         child = self._children.get(operation.mark)
         return Seen(ended=child.ended, status=child.status) if child else Seen()
 
-    def end(self, operation: End) -> str:
-        """Have nothing be left of the child; NotYetError while it may take its time, HostError names who survives."""
+    def end(self, operations: Sequence[End]) -> list[str | Exception]:
+        """Have nothing be left of these children; return for each a note, or an Exception.
+
+        NotYetError while it may take its time, HostError names who survives. One look at all processes is for all.
+        """
+        killed: list[Child] = []
+        for operation in operations:
+            child = self._children.get(operation.mark)
+            if child and operation.boot_id == boot_id():
+                child.stop(operation.grace_ms)
+                killed += [child] if _is_late(child) else []
+        wait(lambda: all(child.over for child in killed), LOOK_S)
+        ready = [operation for operation in operations if caught(partial(self._wait_for, operation)) == ""]
+        left = self._kill(ready)
+        return [caught(partial(self._ended, operation, left.get(operation.mark))) for operation in operations]
+
+    def _wait_for(self, operation: End) -> str:
+        """Return "" if what is left of a child is ours to kill, else a note; NotYetError while its keeper has it."""
         if operation.boot_id != boot_id():
             return "gone: the machine was booted since"
         child, who = self._children.get(operation.mark), operation.name
-        if child:
-            child.stop(operation.grace_ms)
-            assert child.kill_s is not None
-            if not child.over:
-                late = time.monotonic() > child.kill_s
-                raise NotYetError(
-                    f"{who} was killed, and is not gone yet" if late else f"{who} may take its time to end",
-                    overdue=late,
-                )
-        if left := self._kill(operation):
+        if child and not child.over:
+            late = _is_late(child)
+            raise NotYetError(
+                f"{who} was killed, and is not gone yet" if late else f"{who} may take its time to end",
+                overdue=late,
+            )
+        return ""
+
+    def _ended(self, operation: End, left: Sequence[int] | None) -> str:
+        """Return a note when nothing is left of a child; None: it was not looked for."""
+        note, who = self._wait_for(operation), operation.name
+        if left is None and not note:
+            raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
+        if processes := [process for pid in left or () if (process := identify(pid)) is not None]:
             began_s = self._killed_s.setdefault(operation.mark, time.monotonic())
             if time.monotonic() - began_s < signals.KILL_S:
                 raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
-            raise HostError(f"{endings.named(left)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
+            raise HostError(f"{endings.named(processes)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
         self._children.pop(operation.mark, None)
         self._killed_s.pop(operation.mark, None)
-        return ""
+        return note
 
-    def residue(self, operation: End) -> tuple[str, ...]:
-        """Return a line for each process that is left."""
-        if operation.boot_id != boot_id():
-            return ()
-        return tuple(f"process {pid} of {operation.name} is still there" for pid in _left(operation, tree.living()))
+    def residue(self, operations: Sequence[End]) -> list[tuple[str, ...]]:
+        """Return for each child a line for each process that is left of it."""
+        family = tree.living()
+        return [
+            tuple(f"process {pid} of {operation.name} is still there" for pid in _left(operation, family))
+            for operation in operations
+        ]
 
-    def _kill(self, operation: End) -> list[ProcessIdentity]:
-        """Kill what no keeper has, and return who is left a moment later."""
+    def _kill(self, operations: Sequence[End]) -> dict[str, list[int]]:
+        """Kill what no keeper has, and return who is left a moment later, by mark."""
+        marks = {operation.mark for operation in operations}
+        left: dict[str, list[int]] = {}
 
         def killed() -> bool:
-            family = tree.living()
-            left = _left(operation, family)
-            tree.kill(left, family)
-            return not left
+            nonlocal left
+            family = tree.living(strike=lambda kin: kin.mark in marks)
+            left = {operation.mark: _left(operation, family) for operation in operations}
+            for pids in left.values():
+                tree.kill(pids, family)
+            return not any(left.values())
 
-        if wait(killed, LOOK_S):
-            return []
-        found = (identify(pid) for pid in _left(operation, tree.living()))
-        return [process for process in found if process is not None]
+        if operations:
+            wait(killed, LOOK_S)
+        return left
 
 
 def typed(operation: End) -> str:
-    """Return what a person would type to end all of it that carries its mark."""
-    carry = f"grep -lsaE '({tree.CHILD}|{tree.KEEPER})={operation.mark}' /proc/[0-9]*/environ"
-    return f"{carry} | cut -d/ -f3 | xargs -r kill -KILL"
+    """Return what a person would type to end all of it: what is below its keeper first, so that nothing gets out."""
+    carry = "grep -lsaE '{}={}' /proc/[0-9]*/environ | cut -d/ -f3"
+    below = 'grep -ls "^PPid:.$k$" /proc/[0-9]*/status | xargs -r grep -Ls "^State:.Z" | cut -d/ -f3'
+    keepers = carry.format(tree.KEEPER, operation.mark)
+    all_of_it = carry.format(f"({tree.CHILD}|{tree.KEEPER})", operation.mark)
+    emptied = f'while p=$({below}); test "$p"; do kill -KILL $p; sleep 0.1; done'
+    return f"for k in $({keepers}); do {emptied}; done; {all_of_it} | xargs -r kill -KILL"
+
+
+def _is_late(child: Child) -> bool:
+    """Return whether the time is over that a child has to end, since it was told to."""
+    return child.kill_s is not None and time.monotonic() >= child.kill_s
 
 
 def _left(operation: End, family: tree.Family) -> list[int]:
+    if operation.boot_id != boot_id():
+        return []
     process, session = operation.process, 0
     if process is not None and identify(process.pid) in (None, process):  # else the number was given anew
         session = process.pid

@@ -194,3 +194,18 @@ def test_a_disk_that_hangs_keeps_no_service_down(
         asyncio.run(scenario())
     finally:
         service.close()
+
+
+def test_processes_that_hang_do_not_make_the_end_of_a_program_late(tmp_path: Path) -> None:
+    argv = ("/bin/sleep", "600")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            with contextlib.ExitStack() as stack:
+                for n in range(4):
+                    stack.enter_context(hung_process(tmp_path / f"dead{n}", f"hung{n}", "setsid"))
+                agent.order(1, RunCommand(command=argv, grace_ms=300), 2_000)
+                report = await agent.reports(1, "DONE")
+            assert report.outcome is Outcome.DONE and report.late_ms < 2_500, report
+
+    asyncio.run(scenario())

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.agents.driver import order
 from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import from_journal, undone
 from tests.agents.platforms.running import Running, running, until
+from tests.supervisor.kept import DEEP
 from tests.support import wait_until
 from trogdor_bus.actions import RunCommand
 from trogdor_bus.agents.disk import FileDisk
@@ -158,6 +160,39 @@ def test_what_a_person_would_type_works() -> None:
     assert os.system(life.platform.by_hand(steps[0])) == 0
     wait_until(lambda: not left(steps), what="all to be gone")
     assert undone(life.platform, steps[0]) == ""
+
+
+def test_what_a_person_types_ends_what_hides_below_a_keeper_that_stands() -> None:
+    argv = (sys.executable, "-c", f"{DEEP}time.sleep(3600)")
+    life = Life(argv)
+    steps = begun(life, argv)
+    (keeper,) = [pid for pid in left(steps) if tree.mark_of(pid)[1]]
+    wait_until(lambda: len(tree.below([keeper], tree.living())) == 3, what="all to run")
+    below = tree.below([keeper], tree.living())
+    os.kill(keeper, signal.SIGSTOP)
+    assert os.system(life.platform.by_hand(steps[0])) == 0
+    wait_until(lambda: not {keeper, *below} & tree.living().keys(), what="all to be gone")
+    assert undone(life.platform, steps[0]) == ""
+
+
+def test_programs_that_are_due_at_once_are_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv, looks, living = command("exec sleep 3600"), list[None](), tree.living
+    monkeypatch.setattr(tree, "living", lambda **asked: looks.append(None) or living(**asked))
+    life = Life(argv)
+    steps = [begun(life, argv)[0] for _ in range(5)]
+    assert len({life.platform.lane(verb, one) for verb in ("undo", "residue") for one in steps}) == 1
+    given, residue = [(one, (), lambda _: None) for one in steps], [(one, ()) for one in steps]
+
+    def ended() -> bool:
+        looks.clear()
+        outcomes = life.platform.undo_many(given)
+        assert len(looks) <= 1, "one look is for all"
+        assert all(outcome == "" or isinstance(outcome, NotYetError) for outcome in outcomes), outcomes
+        return set(outcomes) == {""}
+
+    wait_until(ended, what="all to end")
+    looks.clear()
+    assert life.platform.residue_many(residue) == [()] * 5 and len(looks) == 1
 
 
 def test_another_boot_has_nothing_to_end() -> None:
