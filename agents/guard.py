@@ -40,6 +40,8 @@ FIRST_BEAT_S = 30.0
 END_S = 60.0
 """How long an agent that was told to end may take to undo everything."""
 GONE_S = 10.0
+LOOKS = 3
+"""So many looks in a row must find no program: who forks and leaves all the time may be missed by one."""
 HEAL_S = 120.0
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
@@ -255,10 +257,12 @@ class Guard:
     def _kill_programs(self) -> list[int]:
         """Kill the children of the agent's supervisor with all that they started; return who was there."""
         mine = os.environ.get(tree.KEEPER) or os.environ.get(tree.CHILD) or ""
-        family = tree.living(ancestor=os.getpid(), strike=lambda kin: kin.mark not in ("", mine))
-        left = tree.of_children(os.getpid(), family, but=mine)
-        tree.kill(left, family)
-        return left
+        for _ in range(LOOKS):
+            family = tree.living(ancestor=os.getpid(), strike=lambda kin: kin.mark not in ("", mine))
+            if left := tree.of_children(os.getpid(), family, but=mine):
+                tree.kill(left, family)
+                return left
+        return []
 
     def _kill(self, kill: Callable[[], list[int]]) -> None:
         """Kill until nobody is left; `kill` returns who was."""

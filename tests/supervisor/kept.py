@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from tests.support import require
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.children import Child
 
@@ -31,24 +27,6 @@ leave([sys.executable, "-c", "import time; time.sleep(3600)"])
 os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "3600")
 """
 """Python that leaves a process behind which hides as well as it can, and another one below it."""
-CHAIN = """
-#include <time.h>
-#include <unistd.h>
-int main(void) {
-    for (int left = 8; fork(); ) if (!--left) { pause(); return 0; }
-    for (time_t end = time(0) + 60; time(0) < end; setsid()) if (fork()) _exit(0);
-}
-"""
-"""C of a program that leaves eight behind which go on as their own children, in sessions of their own, for a minute."""
-
-
-def chain(directory: Path) -> Path:
-    """Return such a program."""
-    compiler = shutil.which("cc")
-    require(compiler is not None, "cc is not installed", "apt-get install gcc")
-    assert compiler is not None
-    subprocess.run([compiler, "-O2", "-xc", "-", "-o", directory / "chain"], input=CHAIN, text=True, check=True)
-    return directory / "chain"
 
 
 def shell(script: str) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.supervisor.kept import DEEP, Kept, chain, kept, order, python, shell
+from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
@@ -305,24 +305,6 @@ def test_what_the_machine_refuses_while_it_is_swept_is_tried_again(monkeypatch: 
         assert one.child.sweep()
         monkeypatch.setattr(tree, "living", living)
         wait_until(lambda: not one.left(), what="all of it to be gone")
-
-
-@pytest.mark.parametrize("prefix", [[], ["/usr/bin/env", "-i"]])
-def test_what_always_goes_on_as_its_own_child_is_met(prefix: list[str], tmp_path: Path) -> None:
-    with kept([*prefix, str(chain(tmp_path))]) as one:
-        one.child.release()
-        below = lambda: tree.below([one.child.keeper], tree.living(marks=False))  # noqa: E731
-        wait_until(lambda: len(below()) > 1, what="it to run")
-        met = set[int]()
-        zombies = lambda: len(psutil.Process(one.child.keeper).children())  # noqa: E731
-        os.kill(one.child.identity.pid, signal.SIGKILL)
-        wait_until(lambda: one.child.ended is not None, what="the first one to end")
-        wait_until(lambda: met.update(below()) or len(met) > 50, what="them to go on")
-        wait_until(lambda: zombies() < 50, what="those that went on to be reaped")
-        began = time.monotonic()
-        one.child.stop(500)
-        assert one.over(20) and one.child.gone and not one.left()
-        assert time.monotonic() - began < 5
 
 
 # --- who dies ---------------------------------------------------------------------------------------------------------

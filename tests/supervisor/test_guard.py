@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.kept import DEEP, chain, order, python
+from tests.supervisor.kept import DEEP, order, python
 from trogdor_bus.supervisor import tree
 
 GUARD = """
@@ -134,20 +134,3 @@ def test_programs_that_do_not_go_hold_up_no_healing(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", UNDYING, str(tmp_path / "healed")]
     done = subprocess.run(argv, check=False, timeout=60, stderr=subprocess.PIPE, text=True)
     assert (tmp_path / "healed").exists() and "still there after" not in done.stderr, done.stderr
-
-
-def test_a_chain_that_lost_its_keeper_is_killed_and_holds_up_nothing(tmp_path: Path) -> None:
-    up, pids, found = (str(tmp_path / name) for name in ("up", "pids", "found"))
-    orders = [order(["/bin/sh", "-c", f"touch {up}; exec {chain(tmp_path)}"], "m" * 32)]
-    given = json.dumps({"orders": orders, "up": up, "pids": pids, "agent": "SIGKILL", "keepers": "SIGKILL"})
-    argv = [sys.executable, "-c", GUARD, AGENT.format(given=given), HEALER.format(pids=pids, found=found)]
-    began, service = time.monotonic(), 0
-    try:
-        done = subprocess.run(argv, check=False, timeout=60, stderr=subprocess.PIPE, text=True)
-        service, _ = json.loads(Path(pids).read_text())
-        assert "still there after" not in done.stderr and time.monotonic() - began < 10
-        assert not [pid for pid, kin in tree.living().items() if kin.mark == "m" * 32]
-    finally:
-        if service:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(service, signal.SIGKILL)
