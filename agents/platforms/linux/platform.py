@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from signal import Signals
 from typing import get_args
@@ -117,15 +116,12 @@ class LinuxPlatform:
         """Return the id of this boot of the machine."""
         return boot_id()
 
-    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def alone(self, steps: Sequence[Step]) -> Iterator[None]:
         """Hold the locks of what the steps act on, in the namespaces where that is; a lost one has none.
 
         HostError names the process that does not give one back.
         """
-        return self._alone(steps)
-
-    @contextlib.contextmanager
-    def _alone(self, steps: Sequence[Step]) -> Iterator[None]:
         kinds: dict[str, list[Step]] = {}
         for one in steps:
             kinds.setdefault(lanes.lock_of(one), []).append(one)
@@ -192,7 +188,7 @@ class LinuxPlatform:
         try:
             match read(step.undo):
                 case Unblock() as unblock:
-                    return self._unblock(unblock)
+                    return _or_raise(unblocking.unblock(self._reach, [unblock])[0])
                 case Thaw() as thaw:
                     return signals.thaw(thaw, self._patience, wanted=self._held(held).wanted(thaw.process))
                 case Finish() as finish:
@@ -339,9 +335,6 @@ class LinuxPlatform:
     def _reach(self, identity: NamespaceIdentity) -> Namespace | None:
         """Return that very namespace, however it can be reached, None if that is not known: see `open_held`."""
         return self._namespaces.open(identity) or open_again(identity) or open_held(identity)
-
-    def _unblock(self, operation: Unblock) -> str:
-        return _or_raise(unblocking.unblock(self._reach, [operation])[0])
 
     def _end(self, operations: Sequence[End]) -> list[str | Exception]:
         """End programs, as `undo` does: what fails cannot be healed."""
