@@ -28,7 +28,10 @@ SEARCH = "search"
 START = "start"
 PROGRAM = "program"
 ENDS = "ends"
-"""Ends of programs: one look at all processes is for all that are due at once."""
+"""Whether anything is left of programs: one look at all processes is for all that are due at once.
+
+A program is ended in its own lane: that has its thread also when the program has used up all that the machine gives.
+"""
 LEADERS = "leaders"
 OTHERS = "others"
 
@@ -61,7 +64,7 @@ def _lane_of(verb: Verb, step: Step) -> str:
         return verb
     if verb in ("look", "search", "again") and resource.partition(" ")[0] in (PROCESSES, START):
         return PROCESSES if verb == "look" else SEARCH
-    if verb in ("undo", "residue") and isinstance(undo, End):
+    if verb == "residue" and isinstance(undo, End):
         return ENDS
     return resource
 

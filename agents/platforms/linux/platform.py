@@ -199,7 +199,7 @@ class LinuxPlatform:
                 case LeadBack() as back:
                     return self._leaders.restore(back)
                 case End() as end:
-                    return _or_raise(self._end([end])[0])
+                    return self._programs.end(end)
                 case Nothing():
                     return ""
                 case other:
@@ -237,9 +237,9 @@ class LinuxPlatform:
     def undo_many(
         self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Operation], None]]]
     ) -> Sequence[str | Exception]:
-        """Take steps back, chains of one namespace at once, and all programs."""
+        """Take steps back, chains of one namespace at once."""
         undos = [step.undo for step, _, _ in many]
-        together: batches.Together[str] = {Unblock: partial(unblocking.unblock, self._reach), End: self._end}
+        together: batches.Together[str] = {Unblock: partial(unblocking.unblock, self._reach)}
         return batches.done(undos, together, lambda at: self.undo(*many[at]))
 
     def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> Sequence[tuple[str, ...] | Exception]:
@@ -335,13 +335,6 @@ class LinuxPlatform:
     def _reach(self, identity: NamespaceIdentity) -> Namespace | None:
         """Return that very namespace, however it can be reached, None if that is not known: see `open_held`."""
         return self._namespaces.open(identity) or open_again(identity) or open_held(identity)
-
-    def _end(self, operations: Sequence[End]) -> list[str | Exception]:
-        """End programs, as `undo` does: what fails cannot be healed."""
-        return [
-            CannotHealError(str(outcome)) if isinstance(outcome, HostError) else outcome
-            for outcome in self._programs.end(operations)
-        ]
 
     def _left(self, operations: Sequence[Unblock]) -> list[tuple[str, ...]]:
         """Return for each operation on one namespace what is left of its chains; where nothing is, let go of it."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from trogdor_bus.actions import MOST_GRACE_MS, RunCommand
-from trogdor_bus.agents.lanes import caught
 from trogdor_bus.agents.platforms.linux import endings, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
 from trogdor_bus.agents.platforms.linux.operations import Command, End, Hold, Nothing, Release, step
@@ -101,48 +99,26 @@ class Programs:
         child = self._children.get(operation.mark)
         return Seen(ended=child.ended, status=child.status) if child else Seen()
 
-    def end(self, operations: Sequence[End]) -> list[str | Exception]:
-        """Have nothing be left of these children; return for each a note, or an Exception.
-
-        NotYetError while it may take its time, HostError names who survives. One look at all processes is for all.
-        """
-        killed: list[Child] = []
-        for operation in operations:
-            child = self._children.get(operation.mark)
-            if child and operation.boot_id == boot_id():
-                child.stop(operation.grace_ms)
-                killed += [child] if _is_late(child) else []
-        wait(lambda: all(child.over for child in killed), LOOK_S)
-        ready = [operation for operation in operations if caught(partial(self._wait_for, operation)) == ""]
-        left = self._kill(ready)
-        return [caught(partial(self._ended, operation, left.get(operation.mark))) for operation in operations]
-
-    def _wait_for(self, operation: End) -> str:
-        """Return "" if what is left of a child is ours to kill, else a note; NotYetError while its keeper has it."""
+    def end(self, operation: End) -> str:
+        """Have nothing be left of the child; NotYetError while it may take its time, HostError names who survives."""
         if operation.boot_id != boot_id():
             return "gone: the machine was booted since"
         child, who = self._children.get(operation.mark), operation.name
-        if child and not child.over:
-            late = _is_late(child)
-            raise NotYetError(
-                f"{who} was killed, and is not gone yet" if late else f"{who} may take its time to end",
-                overdue=late,
-            )
-        return ""
-
-    def _ended(self, operation: End, left: Sequence[int] | None) -> str:
-        """Return a note when nothing is left of a child; None: it was not looked for."""
-        note, who = self._wait_for(operation), operation.name
-        if left is None and not note:
-            raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
-        if processes := [process for pid in left or () if (process := identify(pid)) is not None]:
+        if child:
+            child.stop(operation.grace_ms)
+            if not _is_late(child):
+                if not child.over:
+                    raise NotYetError(f"{who} may take its time to end")
+            elif not wait(lambda: child.over, LOOK_S):
+                raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
+        if left := [process for pid in self._kill(operation) if (process := identify(pid)) is not None]:
             began_s = self._killed_s.setdefault(operation.mark, time.monotonic())
             if time.monotonic() - began_s < signals.KILL_S:
                 raise NotYetError(f"{who} was killed, and is not gone yet", overdue=True)
-            raise HostError(f"{endings.named(processes)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
+            raise HostError(f"{endings.named(left)} ({who}) is still there {signals.KILL_S:g} s after SIGKILL")
         self._children.pop(operation.mark, None)
         self._killed_s.pop(operation.mark, None)
-        return note
+        return ""
 
     def residue(self, operations: Sequence[End]) -> list[tuple[str, ...]]:
         """Return for each child a line for each process that is left of it."""
@@ -152,21 +128,17 @@ class Programs:
             for operation in operations
         ]
 
-    def _kill(self, operations: Sequence[End]) -> dict[str, list[int]]:
-        """Kill what no keeper has, and return who is left a moment later, by mark."""
-        marks = {operation.mark for operation in operations}
-        left: dict[str, list[int]] = {}
+    def _kill(self, operation: End) -> list[int]:
+        """Kill what no keeper has, and return who is left a moment later."""
+        left: list[int] = []
 
         def killed() -> bool:
-            nonlocal left
-            family = tree.living(strike=lambda kin: kin.mark in marks)
-            left = {operation.mark: _left(operation, family) for operation in operations}
-            for pids in left.values():
-                tree.kill(pids, family)
-            return not any(left.values())
+            family = tree.living(strike=lambda kin: kin.mark == operation.mark)
+            left[:] = _left(operation, family)
+            tree.kill(left, family)
+            return not left
 
-        if operations:
-            wait(killed, LOOK_S)
+        wait(killed, LOOK_S)
         return left
 
 

@@ -175,24 +175,15 @@ def test_what_a_person_types_ends_what_hides_below_a_keeper_that_stands() -> Non
     assert undone(life.platform, steps[0]) == ""
 
 
-def test_programs_that_are_due_at_once_are_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_left_of_programs_that_are_due_at_once_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     argv, looks, living = command("exec sleep 3600"), list[None](), tree.living
-    monkeypatch.setattr(tree, "living", lambda **asked: looks.append(None) or living(**asked))
     life = Life(argv)
     steps = [begun(life, argv)[0] for _ in range(5)]
-    assert len({life.platform.lane(verb, one) for verb in ("undo", "residue") for one in steps}) == 1
-    given, residue = [(one, (), lambda _: None) for one in steps], [(one, ()) for one in steps]
-
-    def ended() -> bool:
-        looks.clear()
-        outcomes = life.platform.undo_many(given)
-        assert len(looks) <= 1, "one look is for all"
-        assert all(outcome == "" or isinstance(outcome, NotYetError) for outcome in outcomes), outcomes
-        return set(outcomes) == {""}
-
-    wait_until(ended, what="all to end")
-    looks.clear()
-    assert life.platform.residue_many(residue) == [()] * 5 and len(looks) == 1
+    assert [undone(life.platform, one) for one in steps] == [""] * 5
+    assert len({life.platform.lane("residue", one) for one in steps}) == 1
+    assert len({life.platform.lane("undo", one) for one in steps}) == 5, "none waits for another"
+    monkeypatch.setattr(tree, "living", lambda **asked: looks.append(None) or living(**asked))
+    assert life.platform.residue_many([(one, ()) for one in steps]) == [()] * 5 and len(looks) == 1
 
 
 def test_another_boot_has_nothing_to_end() -> None:
