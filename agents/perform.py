@@ -146,8 +146,13 @@ class Performer:
         due_ms = self._now_ms() if due_ms is None else due_ms
         self._begun.pop(worker, None)
         unreadable = worker in self.journal.unreadable
-        if unreadable and (name := await _disk(functools.partial(self.journal.read_again, worker))):
-            raise CannotHealError(UNREADABLE.format(name))
+        if unreadable:
+            try:
+                name = await _disk(functools.partial(self.journal.read_again, worker))
+            except HostError as hangs:
+                raise CannotHealError(str(hangs)) from hangs
+            if name:
+                raise CannotHealError(UNREADABLE.format(name))
         entry = self.journal.entries.get(worker)
         if entry is None and unreadable:
             return ("somebody removed its file from the journal",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -263,14 +265,21 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
         assert not one.left()
 
 
-def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(children, "KILL_S", 0.3)
+@contextlib.contextmanager
+def frozen_keeper() -> Iterator[Kept]:
+    """Three processes that do not end by themselves, and their keeper, which is frozen."""
     with kept(python(f"{DEAF}{DEEP}{UP}")) as one:
         one.child.release()
         wait_until(lambda: one.said() == 1, what="it to run")
         wait_until(lambda: len(tree.below([one.child.keeper], tree.living())) == 3, what="all of it to run")
         os.kill(one.child.keeper, signal.SIGSTOP)
         assert len(one.left()) == 4
+        yield one
+
+
+def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "KILL_S", 0.3)
+    with frozen_keeper() as one:
         one.child.stop(700)
         assert not one.over(0.6) and len(one.left()) == 4, "its grace is not over"
         assert one.over(10) and not one.left()
@@ -279,12 +288,7 @@ def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(monkeypatch: pytest.M
 
 def test_a_keeper_is_known_though_it_does_not_tell_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     living = tree.living
-    with kept(python(f"{DEAF}{DEEP}{UP}")) as one:
-        one.child.release()
-        wait_until(lambda: one.said() == 1, what="it to run")
-        wait_until(lambda: len(tree.below([one.child.keeper], tree.living())) == 3, what="all of it to run")
-        os.kill(one.child.keeper, signal.SIGSTOP)
-        assert len(one.left()) == 4
+    with frozen_keeper() as one:
         monkeypatch.setattr(tree, "living", lambda **_: living(marks=False))
         assert one.child.sweep()
         monkeypatch.setattr(tree, "living", living)
