@@ -2,9 +2,9 @@
 
 It imports no library, talks to no bus, and is pid 1 in a container and systemd's main process. It spawns the agent,
 hears a byte each half second over a socket pair, and passes signals on. When the agent dies, or says nothing for
-`SILENCE_S`, the guard kills it, the tools that it runs, and its supervisor's children with all that they started, waits
-until all of them are gone, has the journal healed, and only then starts the agent again. What a fault had to start
-again at its end lives on. An agent whose guard dies reads the end of the socket and ends itself.
+`SILENCE_S`, the guard kills it and the tools that it runs, waits until they are gone, has the journal healed, kills its
+supervisor's children with all that they started meanwhile, and only then starts the agent again. What a fault had to
+start again at its end lives on. An agent whose guard dies reads the end of the socket and ends itself.
 
 Only two things end a guard: a signal, and an agent that cannot even start the first time, if no fault is left. What
 the machine refuses (processes, memory, descriptors) is tried again for ever, and what is told never holds it up.
@@ -40,6 +40,8 @@ FIRST_BEAT_S = 30.0
 END_S = 60.0
 """How long an agent that was told to end may take to undo everything."""
 GONE_S = 10.0
+LOOKS = 3
+"""So many looks in a row must find no program: who forks and leaves all the time may be missed by one."""
 HEAL_S = 120.0
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
@@ -161,6 +163,13 @@ class Guard:
         default = [*self._heard, signal.SIGCHLD, signal.SIGTTOU]
         return os.posix_spawn(argv[0], argv, environment, setsid=True, setsigdef=default)  # a fork needs more memory
 
+    def _spawn_healer(self) -> int:
+        try:
+            return self._spawn("heal")
+        except (OSError, MemoryError):
+            self._kill_programs()  # they may have what it needs
+            raise
+
     def _insist(self, what: str, work: Callable[[], T]) -> T | None:
         """Return what `work` returns, however often the machine refuses it before; None if the end cannot wait."""
         pause, said = INSIST_S[0], 0.0
@@ -215,11 +224,10 @@ class Guard:
                 os.waitpid(leader, os.WNOHANG)
 
     def _clear_away(self) -> None:
-        """Kill what the agent left, reap it, and report the stack that it may have left."""
+        """Kill the agent and its tools, reap them, and report the stack that it may have left."""
         if self._leader:
             self._kill_session(self._leader)
             self._bury()
-        self._kill(lambda family: tree.of_children(os.getpid(), family, but=tree.mark_of(os.getpid())[0]))
         for line in take(self._state_dir) if self._state_dir else ():
             self._say(f"stack: {line}")
 
@@ -237,36 +245,49 @@ class Guard:
 
     def _kill_session(self, session: int) -> None:
         """Kill the agent and the tools that it runs (they share its session), and wait until every one is gone."""
-        self._kill(lambda family: [pid for pid, kin in family.items() if kin.session == session])
-
-    def _kill(self, choose: Callable[[tree.Family], list[int]]) -> None:
-        """Kill those of the living who are chosen, and wait until nobody is any more."""
 
         def kill() -> list[int]:
-            family = tree.living()
-            tree.kill(left := choose(family), family)
+            family = tree.living(marks=False)
+            left = [pid for pid, kin in family.items() if kin.session == session]
+            tree.kill(left, family)
             return left
 
+        self._kill(kill)
+
+    def _kill_programs(self) -> list[int]:
+        """Kill the children of the agent's supervisor with all that they started; return who was there."""
+        mine = os.environ.get(tree.KEEPER) or os.environ.get(tree.CHILD) or ""
+        for _ in range(LOOKS):
+            family = tree.living(ancestor=os.getpid(), strike=lambda kin: kin.mark not in ("", mine))
+            if left := tree.of_children(os.getpid(), family, but=mine):
+                tree.kill(left, family)
+                return left
+        return []
+
+    def _kill(self, kill: Callable[[], list[int]]) -> None:
+        """Kill until nobody is left; `kill` returns who was."""
         deadline = time.monotonic() + GONE_S
         while left := self._insist("look for what is left of the agent", kill):
             for pid in left:
                 _thaw(pid)  # only now: what runs again before it is killed could go on with what it was about to do
             self._reap()
             if time.monotonic() > deadline:
-                self._say(f"still there after {GONE_S:g} s: {', '.join(map(str, left))}; undoing all the same")
+                self._say(f"still there after {GONE_S:g} s: {', '.join(map(str, left))}; going on all the same")
                 return
             time.sleep(0.005)
 
     def _heal(self, hopeless: bool) -> int:
         """Have a process of its own heal the journal, killed if it takes too long; return its exit code.
 
-        After a `hopeless` start there may be nothing to heal, which that one has said.
+        Programs are killed meanwhile: those that do not go hold up nothing else. After a `hopeless` start there may be
+        nothing to heal, which that one has said.
         """
-        healer = self._insist("start the undo", lambda: self._spawn("heal"))
+        healer = self._insist("start the undo", self._spawn_healer)
+        deadline = time.monotonic() + HEAL_S
+        self._leader = healer or 0
+        self._kill(self._kill_programs)
         if healer is None:
             return _SOMETHING_LEFT
-        self._leader = healer
-        deadline = time.monotonic() + HEAL_S
         while (code := self._reap()) is None and time.monotonic() < deadline:
             time.sleep(0.005)
         if code is None:

@@ -17,6 +17,7 @@ from trogdor_bus.platform import (
     Operation,
     Platform,
     Prepared,
+    SearchingPlatform,
     Seen,
     Step,
     Surroundings,
@@ -80,6 +81,12 @@ class Hands:
         """Return how an applied step is."""
         many = self._look_many if self._batch is not None else None
         return Call(self.lane("look", step), lambda: self._look(step), rank, many, step)
+
+    def search(self, step: Step, rank: Rank = SOON) -> Call[Seen]:
+        """Return how an applied step is of which a look was unsure."""
+        searcher = self._platform
+        assert isinstance(searcher, SearchingPlatform)
+        return Call(self.lane("search", step), lambda: searcher.search(step), rank)
 
     def missed(self, steps: Sequence[Step], rank: Rank) -> Sequence[Call[str]]:
         """Return "" for each applied step whose time is over, or how it has missed what it was meant for."""

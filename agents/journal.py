@@ -211,7 +211,9 @@ class Journal:
 
     def read_again(self, worker: int) -> str:
         """Read the file of an `unreadable` worker once more; return "" if it is readable now or gone, else its name."""
-        name, broken = self.unreadable[worker], list[str]()
+        name, broken = self.unreadable.get(worker), list[str]()
+        if name is None:  # an earlier reading, that nobody waited for, has found it
+            return ""
         self._load(name, broken)
         if broken:
             return name

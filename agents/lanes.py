@@ -1,8 +1,8 @@
 """Work in lanes, one for each resource: what hangs in one of them holds up nothing in another.
 
-A job is a coroutine. It waits for a `Call` that is done in a lane, or not longer than `Within` a time, for a `Pause`,
-or for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So
-jobs share memory without a lock.
+A job is a coroutine. It waits for a `Call` that is done in a lane, or `Within` some seconds for one, for a `Pause`, or
+for several at once (`All`), and everything between two of these runs where the jobs are begun, one at a time. So jobs
+share memory without a lock.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Pause:
 
 
 class Within(Generic[T]):
-    """A call that is waited for so many seconds: after these `otherwise` is raised, and it is done all the same."""
+    """A call that is waited for so many seconds at most: then TimeoutError; it is done all the same, for nobody."""
 
-    def __init__(self, call: Call[T], seconds: float, otherwise: Exception) -> None:
-        self.call, self.seconds, self.otherwise = call, seconds, otherwise
+    def __init__(self, seconds: float, call: Call[T]) -> None:
+        self.seconds, self.call = seconds, call
 
     def __await__(self) -> Generator[Any, Any, T]:
         return (yield self)  # type: ignore[no-any-return]
@@ -81,18 +81,6 @@ class All(Generic[T]):
 
     def __await__(self) -> Generator[Any, Any, list[T | Exception]]:
         return (yield self)  # type: ignore[no-any-return]
-
-
-class _Once:
-    """Passes on the first outcome only."""
-
-    def __init__(self, answer: Callable[[Any], None]) -> None:
-        self._answer: Callable[[Any], None] | None = answer
-
-    def __call__(self, outcome: object) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            answer(outcome)
 
 
 class _Lane:
@@ -167,13 +155,21 @@ class Lanes:
         elif isinstance(wanted, Pause):
             self._later(wanted.seconds, lambda: answer(None))
         elif isinstance(wanted, Within):
-            once = _Once(answer)
-            self._want(wanted.call, once)
-            self._later(wanted.seconds, lambda: once(wanted.otherwise))
+            self._within(wanted, answer)
         elif isinstance(wanted, All):
             self._gather(wanted.parts, answer)
         else:
             raise TypeError(f"a job waits for {wanted!r}")
+
+    def _within(self, wanted: Within[Any], answer: Callable[[Any], None]) -> None:
+        waits = [answer]
+
+        def first_of(outcome: object) -> None:
+            if waits:
+                waits.pop()(outcome)
+
+        self._want(wanted.call, first_of)
+        self._later(wanted.seconds, lambda: first_of(TimeoutError()))
 
     def _gather(self, parts: Sequence[Call[Any] | Callable[[], Job[Any]]], answer: Callable[[Any], None]) -> None:
         outcomes: list[object] = [None] * len(parts)

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.hands import Hands, in_words
-from trogdor_bus.agents.lanes import SOON, All, Rank
-from trogdor_bus.platform import Step
+from trogdor_bus.agents.lanes import SOON, All, Rank, Within
+from trogdor_bus.errors import HostError
+from trogdor_bus.platform import Seen, Step
+
+LAST_S = 0.8
+"""How long a search before an undo may take: less than what counts as late."""
 
 
-async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON) -> ReadBack:
-    """Return what no longer holds of applied steps, and how many packets they dropped; never raises."""
+async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON, *, last: bool = False) -> ReadBack:
+    """Return what no longer holds of applied steps, and how many packets they dropped; never raises.
+
+    The `last` look, directly before an undo, does not wait for a search that takes its time.
+    """
     found: list[str] = []
     unseen: list[str] = []
     counts: list[int] = []
     ended: str | None = None
     status = msgspec.Raw(b"null")
-    for seen in await All([hands.look(step, rank) for step in steps]):
+    for seen in await All([partial(_seen, hands, step, rank, last=last) for step in steps]):
         if isinstance(seen, Exception):  # a look must not keep a fault
             unseen.append(f"cannot look whether it holds: {in_words(seen)}")
         else:
@@ -33,9 +41,22 @@ async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON) -> R
 async def holds(hands: Hands, step: Step) -> bool:
     """Return whether an applied step was seen to hold; never raises."""
     try:
-        return not (await hands.look(step)).disturbance
+        return not (await _seen(hands, step, SOON)).disturbance
     except Exception:
         return False
+
+
+async def _seen(hands: Hands, step: Step, rank: Rank, *, last: bool = False) -> Seen:
+    seen = await hands.look(step, rank)
+    if not seen.unsure:
+        return seen
+    search = hands.search(step, rank)
+    if not last:
+        return await search
+    try:
+        return await Within(LAST_S, search)
+    except TimeoutError:
+        raise HostError(f"the search for processes takes more than {LAST_S:g} s") from None
 
 
 async def missed(hands: Hands, steps: Sequence[Step], rank: Rank) -> tuple[str, ...]:

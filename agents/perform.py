@@ -147,8 +147,13 @@ class Performer:
         due_ms = self._now_ms() if due_ms is None else due_ms
         self._begun.pop(worker, None)
         unreadable = worker in self.journal.unreadable
-        if unreadable and (name := await _disk(functools.partial(self.journal.read_again, worker))):
-            raise CannotHealError(UNREADABLE.format(name))
+        if unreadable:
+            try:
+                name = await _disk(functools.partial(self.journal.read_again, worker))
+            except HostError as hangs:
+                raise CannotHealError(str(hangs)) from hangs
+            if name:
+                raise CannotHealError(UNREADABLE.format(name))
         entry = self.journal.entries.get(worker)
         if entry is None and unreadable:
             return ("somebody removed its file from the journal",)
@@ -157,7 +162,7 @@ class Performer:
         if entry.state is JournalState.UNDONE:
             return ()
         if entry.state is JournalState.APPLIED:
-            last = await looks.read_back(self._hands, entry.steps, first(due_ms))
+            last = await looks.read_back(self._hands, entry.steps, first(due_ms), last=True)
             missed = await looks.missed(self._hands, entry.steps, first(due_ms))
             last = msgspec.structs.replace(last, found=(*last.found, *missed))
             saw(last)
@@ -496,9 +501,11 @@ class Performer:
         return ""
 
 
-def _disk(work: Callable[[], T]) -> Within[T]:
-    hangs = HostError(f"the disk of the state directory does not answer within {DISK_S:g} s")
-    return Within(Call(JOURNAL, work), DISK_S, hangs)
+async def _disk(work: Callable[[], T]) -> T:
+    try:
+        return await Within(DISK_S, Call(JOURNAL, work))
+    except TimeoutError:
+        raise HostError(f"the disk of the state directory does not answer within {DISK_S:g} s") from None
 
 
 def _or_raise(outcomes: Sequence[T | Exception]) -> list[T]:

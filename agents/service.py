@@ -163,7 +163,7 @@ class Service:
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
         self._work = Work(performer, bus.control, settings.state_dir)
-        self.carry: Carry = Threads(self.carried).carry
+        self.carry: Carry = Threads(self.carried, self._later).carry
         machine = AgentMachine(
             settings.node,
             self._journal.id,

@@ -8,10 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from trogdor_bus.agents.lanes import Call, Job, Lanes, carry_out, caught
+from trogdor_bus.agents.lanes import Call, Job, Lanes, Later, carry_out, caught
 from trogdor_bus.errors import HostError
 
 T = TypeVar("T")
@@ -24,13 +25,15 @@ log = logging.getLogger("trogdor_bus.agents")
 
 
 class Threads:
-    """Carries the calls of lanes: `deliver` is given their outcomes, in the thread of the lane.
+    """Carries the calls of lanes: `deliver` is given their outcomes, in the thread of the lane; `later` is the timer.
 
-    A thread that hangs holds up its lane and nothing else, not even the end of the process.
+    A thread that hangs holds up its lane and nothing else, not even the end of the process. One that the machine
+    refuses is asked for again until it can be had.
     """
 
-    def __init__(self, deliver: Deliver) -> None:
-        self._deliver, self._changing = deliver, threading.Lock()
+    def __init__(self, deliver: Deliver, later: Later) -> None:
+        self._deliver, self._later, self._changing = deliver, later, threading.Lock()
+        self._told = False
         self._queues: dict[str, SimpleQueue[Sequence[Call[Any]]]] = {}
 
     def carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
@@ -38,9 +41,17 @@ class Threads:
         with self._changing:
             queue = self._queues.get(lane)
             if queue is None:
-                queue = self._queues[lane] = SimpleQueue()
+                queue = SimpleQueue()
                 thread = threading.Thread(target=self._run, args=(lane, queue), name=lane or "lane", daemon=True)
-                _insist_on_starting(thread)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._later(AGAIN_S, partial(self.carry, lane, calls))
+                    if not self._told:
+                        log.error("no thread can be started: %s; trying on until it can be", error)
+                    self._told = True
+                    return
+                self._queues[lane], self._told = queue, False
             queue.put(calls)
 
     def _run(self, lane: str, queue: SimpleQueue[Sequence[Call[Any]]]) -> None:
@@ -59,26 +70,14 @@ class Threads:
                 return ()
 
 
-def _insist_on_starting(thread: threading.Thread) -> None:
-    """Start a thread, however often the machine refuses it before: without it nothing of its lane would be undone."""
-    told = False
-    while True:
-        try:
-            thread.start()
-        except RuntimeError as error:
-            if not told:
-                log.error("no thread can be started: %s; trying on until it can be", error)
-            told = True
-            time.sleep(AGAIN_S)
-        else:
-            return
-
-
 def within(seconds: float, work: Callable[[], T]) -> T:
     """Return what `work()` returns; HostError if that takes longer, and then its thread goes on alone."""
     outcome: SimpleQueue[T | Exception] = SimpleQueue()
     thread = threading.Thread(target=lambda: outcome.put(caught(work)), name="within", daemon=True)
-    _insist_on_starting(thread)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise HostError(f"the machine refuses a thread: {error}") from None
     try:
         found = outcome.get(timeout=seconds)
     except Empty:
@@ -98,7 +97,7 @@ def run_in_lanes(job: Job[T]) -> T:
     def later(seconds: float, go_on: Callable[[], None]) -> None:
         heapq.heappush(timers, (time.monotonic() + seconds, next(count), go_on))
 
-    lanes = Lanes(Threads(lambda lane, outcomes: inbox.put((lane, outcomes))).carry, later)
+    lanes = Lanes(Threads(lambda lane, outcomes: inbox.put((lane, outcomes)), later).carry, later)
     lanes.begin(job, ended.append)
     while not ended:
         if timers and timers[0][0] <= time.monotonic():

@@ -7,6 +7,7 @@ import msgspec
 from trogdor_bus.actions import Peer
 from trogdor_bus.agents.drift import Drift
 from trogdor_bus.agents.events import Inject, ReadBack
+from trogdor_bus.messages import UNTOLD, is_readable
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Disturbance, Outcome, WorkerState, ended, how_late
 
@@ -129,7 +130,7 @@ class Worker(msgspec.Struct, kw_only=True):
         return (*mended, *([UNMET] if unmet else []), *([how_late(self.late_ms)] if late else []))
 
     def _hear(self, status: msgspec.Raw) -> None:
-        if bytes(status) != b"null":
+        if status != UNTOLD and is_readable(status):
             self.progress = status
 
     def _look(self, seen: ReadBack, now_ms: int) -> None:

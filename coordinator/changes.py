@@ -28,8 +28,9 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     """The coordinator's own counters. `cluster` names this store for ever; epoch 0 means that none was taken yet.
 
     `latches` are the aborts in force, by node ("" for all), `resumed` the ids of those that are over, `url` is where
-    the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet. `owed`, by
-    journal, is what must still be proven; None in a store of a version that did not remember it.
+    the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet; `copy` is
+    the digest of what was copied, and who leads with that does so above `copy_epoch`. `owed`, by journal, is what must
+    still be proven; None in a store of a version that did not remember it.
     """
 
     cluster: str
@@ -40,6 +41,8 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     resumed: tuple[str, ...] = ()
     url: str = ""
     copied: bool = False
+    copy: str = ""
+    copy_epoch: int = 0
     owed: dict[str, Owes] | None = None
 
 

@@ -5,7 +5,6 @@ The state is `view`, the fold of the events recorded here; there is no second co
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -41,6 +40,7 @@ from trogdor_bus.messages import (
     TaskGone,
     UnreadReport,
     WorkerChanged,
+    is_readable,
 )
 from trogdor_bus.printable import cut, cut_lines
 from trogdor_bus.registry import registry
@@ -177,7 +177,7 @@ class Ledger:
     def describe(self, task_id: str, report: Report) -> None:
         """Keep the spec of a task that was adopted without one, once an agent tells it."""
         task = self.view.tasks[task_id]
-        if bytes(task.original) == UNDESCRIBED and bytes(report.spec) != b"null":
+        if bytes(task.original) == UNDESCRIBED and report.spec != UNTOLD and is_readable(report.spec):
             self.put(msgspec.structs.replace(task, spec=report.spec, original=report.spec), "")
 
     def put_worker(self, row: WorkerRow) -> None:
@@ -362,13 +362,7 @@ def reported(row: WorkerRow, report: Report, now_ms: int) -> WorkerRow:
 
 def _sound(told: msgspec.Raw, before: msgspec.Raw) -> msgspec.Raw:
     """Return what a worker says of itself, if it says something that everybody can read, else what it said before."""
-    if told == UNTOLD:
-        return before
-    with contextlib.suppress(msgspec.DecodeError, RecursionError):
-        if len(bytes(told)) <= MOST_PROGRESS:
-            msgspec.json.decode(told)
-            return told
-    return before
+    return told if told != UNTOLD and len(bytes(told)) <= MOST_PROGRESS and is_readable(told) else before
 
 
 def verdict(rows: Iterable[WorkerRow], *, cancelled: bool) -> tuple[str, Outcome]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -12,6 +13,7 @@ from trogdor_bus.bus import StateLog
 from trogdor_bus.coordinator.changes import Loaded
 from trogdor_bus.coordinator.replica import CLAIM, Found, read
 from trogdor_bus.errors import BusError, RefusedError
+from trogdor_bus.messages import encode
 
 READ_S = 5.0
 """How long the log may take to be read."""
@@ -96,7 +98,11 @@ def take_over(store: Keeping, log: StateLog, me: str, *, first: bool = False) ->
         raise RefusedError("another coordinator takes over at this moment")
     if found.state is not None and _is_newer(found, local):
         meta = msgspec.structs.replace(
-            found.state.meta, copied=True, next_seq=max(found.state.meta.next_seq, local.meta.next_seq) + SEQ_STEP
+            found.state.meta,
+            copied=True,
+            copy=_digest(found.state),
+            copy_epoch=epoch,
+            next_seq=max(found.state.meta.next_seq, local.meta.next_seq) + SEQ_STEP,
         )
         store.replace(msgspec.structs.replace(found.state, meta=meta))
         return Taken(epoch, f"{len(found.state.tasks)} task(s) of epoch {found.epoch} are taken over from the log")
@@ -106,8 +112,21 @@ def take_over(store: Keeping, log: StateLog, me: str, *, first: bool = False) ->
 
 
 def _is_newer(found: Found, local: Loaded) -> bool:
-    """Return whether the log has what the store has not."""
-    return found.epoch > local.meta.epoch or (local.meta.copied and found.epoch == local.meta.epoch)
+    """Return whether the log has what the store has not.
+
+    That is so, too, if the coordinator from which it was copied has gone on, and nothing in the log is of a later one.
+    """
+    meta = local.meta
+    if found.epoch > meta.epoch or (meta.copied and found.epoch == meta.epoch):
+        return True
+    return found.state is not None and found.epoch <= meta.copy_epoch and _digest(found.state) != meta.copy
+
+
+def _digest(state: Loaded) -> str:
+    """Return what tells two states apart."""
+    tasks = sorted((task.id, encode(task)) for task in state.tasks)
+    workers = sorted((task, one.row.id, encode(one)) for task, some in state.workers.items() for one in some)
+    return hashlib.sha256(repr((state.meta.epoch, tasks, workers)).encode()).hexdigest()
 
 
 def _check_cluster(local: Loaded, found: Found) -> None:

@@ -25,6 +25,11 @@ def wear() -> int:
     return _worn[0] if _worn else -1
 
 
+def handed() -> tuple[int, ...]:
+    """Return the descriptors by which a child wears it as well, if we do."""
+    return tuple(_worn)
+
+
 def worn(pid: int) -> bool:
     """Return whether a process wears it, as far as we may look."""
     folder = f"/proc/{pid}/fd"

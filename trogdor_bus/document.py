@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from trogdor_bus.errors import NotFoundError, SpecError
+from trogdor_bus.limits import MAX_DEPTH
 from trogdor_bus.names import shown
-from trogdor_bus.spec import MAX_DEPTH
 
 MAX_BYTES = 1 << 20
 WRITER_S = 10.0

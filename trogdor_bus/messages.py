@@ -15,6 +15,7 @@ import msgspec
 from trogdor_bus import late
 from trogdor_bus.actions import Action, Peer, decode_action
 from trogdor_bus.errors import BusError, SpecError, TrogdorBusError, VersionError
+from trogdor_bus.limits import flaw
 from trogdor_bus.names import shown
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.remedies import Remedy
@@ -767,6 +768,14 @@ def _node_row(raw: msgspec.Raw) -> NodeRow:
 
 _LATE: dict[Any, Any] = {Beat: _beat, AnyEvent: _event}
 """How a frame is read that cannot be read at once."""
+
+
+def is_readable(told: msgspec.Raw) -> bool:
+    """Return whether JSON that a message carries as it is can be read by everybody."""
+    try:
+        return not flaw(msgspec.json.decode(told))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 @functools.cache

@@ -15,7 +15,7 @@ import msgspec
 from trogdor_bus.actions import Action
 
 Operation = dict[str, Any]
-Verb = Literal["prepare", "do", "undo", "look", "missed", "again", "residue", "by-hand", "strays"]
+Verb = Literal["prepare", "do", "undo", "look", "search", "missed", "again", "residue", "by-hand", "strays"]
 """What is asked of a platform."""
 
 
@@ -178,13 +178,14 @@ class Seen(msgspec.Struct, frozen=True):
 
     The count begins anew when the rules are put back. `dropped` is None if it has no rules, or they are out of reach.
     Of what runs for it: `status` is the latest that it says of itself (JSON, null for nothing), `ended` how it ended by
-    itself: its error, "" for none, None while it goes on.
+    itself: its error, "" for none, None while it goes on. It is `unsure` whether it holds if only a search can tell.
     """
 
     disturbance: str = ""
     dropped: int | None = None
     ended: str | None = None
     status: msgspec.Raw = msgspec.Raw(b"null")
+    unsure: bool = False
 
 
 @runtime_checkable
@@ -193,6 +194,15 @@ class CountingPlatform(Protocol):
 
     def look(self, step: Step) -> Seen:
         """Return what `disturbance` returns, and what the step's rules dropped since they are there."""
+        ...
+
+
+@runtime_checkable
+class SearchingPlatform(Protocol):
+    """What a Platform may offer beside: looks that take their time, apart from those that do not."""
+
+    def search(self, step: Step) -> Seen:
+        """Return how a step is of which `look` was unsure; an undo does not wait for it for long."""
         ...
 
 

@@ -22,8 +22,9 @@ from typing import Any
 import msgspec
 
 from trogdor_bus.errors import DuplicateSpecError, SpecError
+from trogdor_bus.limits import MAX_DEPTH, fits, is_too_deep
 from trogdor_bus.names import shown
-from trogdor_bus.spec import MAX_DEPTH, MAX_DURATION_MS, TaskSpec
+from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
 MAX_SPEC_BYTES = 1 << 20
@@ -69,7 +70,8 @@ class Registry:
         As Trogdor: a scalar stands for a list of one, null for a default, and "12" for 12. `checked` False leaves out
         what only the spec's own `check` finds.
         """
-        _check_depth(data)
+        if is_too_deep(data):
+            raise SpecError(f"the spec is nested deeper than {MAX_DEPTH}", remedy="make it flatter")
         if not isinstance(data, Mapping):
             raise SpecError(f"a spec is a JSON object, not {_json_type(data)}", remedy='write {"class": ..., ...}')
         if "class" not in data:
@@ -182,21 +184,6 @@ def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
             yield value
 
 
-def _check_depth(data: object) -> None:
-    """Raise SpecError for a spec that is nested too deeply, whatever the interpreter could bear."""
-    layer = [data]
-    for _ in range(MAX_DEPTH + 1):
-        layer = [
-            item
-            for value in layer
-            if isinstance(value, Mapping | list | tuple)
-            for item in (value.values() if isinstance(value, Mapping) else value)
-        ]
-        if not layer:
-            return
-    raise SpecError(f"the spec is nested deeper than {MAX_DEPTH}", remedy="make it flatter")
-
-
 def _listed(value: Any, annotation: Any) -> Any:
     if typing.get_origin(annotation) not in (tuple, list, frozenset, set):
         return value
@@ -208,7 +195,7 @@ def _listed(value: Any, annotation: Any) -> Any:
 def _check_json(value: Any, path: str) -> None:
     if isinstance(value, float) and not math.isfinite(value):
         raise SpecError("is no number that JSON can hold", path=path, remedy="write another number, or a text")
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+    if isinstance(value, int) and not fits(value):
         raise SpecError("is a number of more than 64 bits", path=path, remedy="write it as a text")
     if isinstance(value, dict):
         for key, item in value.items():

@@ -18,10 +18,6 @@ from trogdor_bus.topology import Topology
 
 MAX_DURATION_MS = 1_000_000_000_000_000
 """Trogdor's own limit; longer durations are clamped to it."""
-MAX_DEPTH = 100
-"""So deep may the JSON or YAML of a spec or a configuration be nested."""
-
-
 Long = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """What Java's long holds: every other time is refused."""
 Port = Annotated[int, msgspec.Meta(ge=1, le=65535)]

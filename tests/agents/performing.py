@@ -16,9 +16,9 @@ AROUND = Surroundings()
 class Agent:
     """A performer with its simulated machine and disk; the pauses between attempts are counted, not slept."""
 
-    def __init__(self) -> None:
+    def __init__(self, machine: Machine | None = None) -> None:
         self.disk = SimDisk(Random(7))
-        self.machine = Machine()
+        self.machine = machine or Machine()
         self.machine.points = self.disk.points
         self.pauses: list[float] = []
         self.start()

@@ -13,12 +13,15 @@ import socket
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.agents.guarded import Guarded, guarded, stands, start_text, write
+from tests.agents.pids import group_of_pids
+from tests.agents.platforms.hungfs import hung_process
 from tests.support import require, wait_until
 from trogdor_bus.agents.guard import FAREWELL, HOPELESS, PR_SET_CHILD_SUBREAPER, Guard
 from trogdor_bus.agents.journal import JournalState
@@ -77,34 +80,14 @@ def test_where_nobody_reads_faults_go_on_time_and_ends_and_healing_wait_for_nobo
 
 @contextlib.contextmanager
 def no_processes(guard: Guarded) -> Iterator[None]:
-    """Let nobody around the guard have another process: a control group of pids, of whatever version there is."""
-    for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
-        group = root / f"tb-guard-{os.getpid()}"
-        with contextlib.suppress(OSError):
-            group.mkdir()
-            if (group / "pids.max").exists():
-                break
-            group.rmdir()
-    require((group / "pids.max").exists(), "no control group of pids can be made here", "run it as root")
-    try:
+    """Let nobody around the guard have another process."""
+    with group_of_pids() as group:
         (group / "cgroup.procs").write_text(str(guard.process.pid))
         (group / "pids.max").write_text("0")
         try:
             yield
         finally:
             (group / "pids.max").write_text("max")
-    finally:
-        (root / "cgroup.procs").write_text(str(guard.process.pid))
-        wait_until(lambda: removed(group), what="the control group to be empty")
-
-
-def removed(group: Path) -> bool:
-    """Bring whoever is in a control group up, and remove it."""
-    with contextlib.suppress(OSError):
-        for pid in (group / "cgroup.procs").read_text().split():
-            (group.parent / "cgroup.procs").write_text(pid)
-        group.rmdir()
-    return not group.exists()
 
 
 @contextlib.contextmanager
@@ -345,3 +328,15 @@ def test_the_leader_of_a_session_is_reaped_last() -> None:
             with contextlib.suppress(OSError, TypeError, ValueError):
                 signal.signal(number, handler)
     assert seen == ["Z", "Z"]
+
+
+def test_what_hangs_beside_a_dead_agent_holds_up_no_undo(tmp_path: Path) -> None:
+    with guarded(tmp_path) as guard, contextlib.ExitStack() as stack:
+        agent = guard.agent()
+        process = guard.frozen()
+        for n in range(4):
+            stack.enter_context(hung_process(tmp_path / f"dead{n}", f"hung{n}", "setsid"))
+        kill(agent)
+        began = time.monotonic()
+        wait_until(lambda: not stands(process), 30, "the undo")
+        assert time.monotonic() - began < 5

@@ -100,28 +100,6 @@ def test_undos_come_first_and_by_when_they_are_due_and_the_rest_in_order(dues: l
     assert done == [str(number) for number in (*(number for _, number in undos), *rest)]
 
 
-def test_who_waits_within_a_time_goes_on_after_it_and_the_call_is_done_all_the_same(world: World) -> None:
-    done = list[str]()
-
-    async def patient() -> str:
-        try:
-            return await Within(Call("a", lambda: done.append("late") or "too late"), 5.0, HostError("no answer"))
-        except HostError as error:
-            return str(error)
-
-    world.begin("first", patient())
-    world.soon()
-    world.wake()
-    assert (world.ended, done) == ({"first": "no answer"}, [])
-    world.carried("a")
-    assert (world.ended, done) == ({"first": "no answer"}, ["late"])
-    world.begin("second", patient())
-    world.soon()
-    world.carried("a")
-    world.wake()
-    assert world.ended["second"] == "too late"
-
-
 def test_what_waits_in_a_lane_at_the_same_time_is_done_together_and_each_gets_its_own(world: World) -> None:
     together = list[Sequence[int]]()
 
@@ -166,6 +144,26 @@ def test_jobs_of_one_key_come_one_after_the_other_whatever_becomes_of_them(world
     assert set(world.under_way) == {"b", "c"}
     world.carried("b")
     assert world.ended["second"] == [2]
+
+
+def test_what_is_waited_for_within_some_seconds_holds_up_its_job_no_longer(world: World) -> None:
+    async def impatient(call: Call[int]) -> str:
+        try:
+            return f"came: {await Within(3, call)}"
+        except TimeoutError:
+            return "given up"
+
+    world.begin("hangs", impatient(Call("a", lambda: 1)))
+    world.begin("comes", impatient(Call("b", lambda: 2)))
+    world.soon()
+    world.carried("b")
+    assert world.ended == {"comes": "came: 2"}
+    assert [seconds for seconds, _ in world.timers] == [3, 3]
+    world.wake()
+    assert world.ended == {"comes": "came: 2", "hangs": "given up"}
+    world.carried("a")
+    assert world.lanes.idle() and world.ended == {"comes": "came: 2", "hangs": "given up"}
+    assert run(impatient(Call("a", lambda: 3)), lambda _: None) == "came: 3"
 
 
 def test_several_at_once_go_on_each_by_itself_and_are_awaited_together(world: World) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from tests.agents.model import FOREIGN, order
+from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.performing import AROUND, Agent
+from trogdor_bus.actions import AnyAction
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import JournalState
+from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.errors import CannotHealError, HostError
-from trogdor_bus.platform import Prepared
+from trogdor_bus.platform import Prepared, Seen, Step, Verb
 from trogdor_bus.states import Outcome
 
 
@@ -54,6 +58,34 @@ def test_not_being_able_to_look_at_the_end_is_no_success_and_keeps_no_fault(agen
     error = "it is not known whether it held to its end: cannot look whether it holds: no /proc (0.9 s in)"
     assert (agent.on_disk().outcome, agent.on_disk().error) == (Outcome.DISTURBED, error)
     assert agent.machine.effects == FOREIGN
+
+
+def test_a_search_that_takes_its_time_keeps_no_fault() -> None:
+    class Searching(Machine):
+        hangs = threading.Event()
+
+        def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+            return verb
+
+        def look(self, step: Step) -> Seen:
+            return Seen(unsure=True)
+
+        def search(self, step: Step) -> Seen:
+            self.hangs.wait(60)
+            return Seen()
+
+    machine = Searching()
+    agent = Agent(machine)
+    run_in_lanes(agent.performer.performer.inject(order(1), 99, AROUND))
+    try:
+        run_in_lanes(agent.performer.performer.heal(1, Outcome.DONE, "", 900))
+    finally:
+        machine.hangs.set()
+    assert "cannot look whether it holds: the search for processes takes more than 0.8 s" in agent.on_disk().error
+    assert (agent.on_disk().outcome, agent.machine.effects) == (Outcome.DISTURBED, FOREIGN)
+    run_in_lanes(agent.performer.performer.inject(order(2), 99, AROUND))
+    run_in_lanes(agent.performer.performer.heal(2, Outcome.DONE, ""))
+    assert agent.on_disk(2).outcome is Outcome.DONE
 
 
 def test_a_worker_with_nothing_to_do_met_nothing(agent: Agent) -> None:

@@ -68,6 +68,16 @@ def test_progress_goes_with_the_next_beat_and_silence_changes_nothing() -> None:
     assert agent.report().progress == said("1")
 
 
+@pytest.mark.parametrize("bad", ["[" * 101 + "0" + "]" * 101, str(2**64), '"\\ud800"', '"\udcff"', "{"])
+def test_what_some_could_not_read_is_no_progress_and_costs_no_beat(bad: str) -> None:
+    agent = Agent()
+    agent.run()
+    agent.give(Looked({1: ReadBack(status=said("1"))}))
+    agent.give(Looked({1: ReadBack(status=msgspec.Raw(bad.encode(errors="surrogateescape")))}))
+    agent.pass_(1_000)
+    assert agent.report().progress == said("1")
+
+
 def test_a_failure_that_the_last_look_finds_was_before_the_end() -> None:
     agent = Agent()
     agent.run()

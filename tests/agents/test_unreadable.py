@@ -35,6 +35,28 @@ def test_an_entry_that_cannot_be_read_is_tried_again_until_it_can_be_or_is_gone(
     assert (agent.journal.unreadable, agent.journal.live()) == ({}, ())
 
 
+def test_a_disk_that_hangs_while_an_entry_is_read_again_is_no_end_of_its_undo(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent.inject()
+    good = agent.disk.read("worker-1.json")
+    agent.disk.create("worker-1.json", b'{"v":99}')
+    agent.start()
+    read_again = agent.journal.read_again
+
+    def hangs(worker: int) -> str:
+        agent.disk.create("worker-1.json", good)
+        assert read_again(worker) == "" == read_again(worker), "it answers late, and twice"
+        raise TimeoutError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(agent.journal, "read_again", hangs)
+        with pytest.raises(CannotHealError, match="the disk of the state directory does not answer within 5 s"):
+            agent.performer.heal(1, Outcome.FAILED, "")
+    assert agent.performer.heal(1, Outcome.FAILED, "") == ()
+    assert agent.on_disk().state is JournalState.UNDONE
+
+
 def test_what_to_type_is_told_of_an_operation_that_cannot_be_read_as_well(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:

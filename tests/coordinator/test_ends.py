@@ -115,11 +115,13 @@ def test_one_that_ends_well_stops_nobody_and_one_that_fails_stops_the_others(clu
     assert trogdor_json(cluster.task(), rows)["status"] == {"a": 1, "b": "x", "c": "done"}
 
 
-@pytest.mark.parametrize("bad", ["1e999", '"' + "x" * (64 << 10) + '"'])
+@pytest.mark.parametrize(
+    "bad", ["1e999", '"' + "x" * (64 << 10) + '"', "[" * 101 + "0" + "]" * 101, str(2**64), '"\udcff"']
+)
 def test_what_nobody_could_read_or_keep_changes_no_progress(cluster: Cluster, bad: str) -> None:
     cluster.create(nodes=["a"])
     cluster.say("a", W.RUNNING, progress=said("[1]"))
-    cluster.say("a", W.RUNNING, progress=said(bad))
+    cluster.say("a", W.RUNNING, progress=msgspec.Raw(bad.encode(errors="surrogateescape")))
     assert bytes(cluster.row("a").progress) == b"[1]"
     cluster.say("a", W.DONE, outcome=Outcome.RESTARTED, error="agent restarted, fault undone")
     assert bytes(cluster.row("a").progress) == b"[1]"

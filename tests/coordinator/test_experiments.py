@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine
@@ -15,7 +16,7 @@ import pytest
 
 from tests.coordinator.driver import Cluster
 from tests.experiment.speaker import SLEEP_S
-from tests.support import async_wait_until, at_once
+from tests.support import async_wait_until, at_once, wait_until
 from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator import experiments
 from trogdor_bus.coordinator.commands import Commands, answer
@@ -24,7 +25,7 @@ from trogdor_bus.coordinator.experiments import Experiments, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.messages import ExperimentInfo, GetExperiment
 from trogdor_bus.states import Outcome, TaskState
-from trogdor_bus.supervisor import tree
+from trogdor_bus.supervisor import children, tree
 
 FAULT = {"class": "port-block", "durationMs": 5_000, "nodes": ["a"], "ports": [9092]}
 SPEAKER = (sys.executable, "-m", "tests.experiment.speaker")
@@ -255,6 +256,31 @@ def test_the_end_of_the_coordinator_is_the_end_of_its_programs(
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert {site.task(name).state for name in ("x", "y")} == {TaskState.RUNNING}, "the next coordinator says the rest"
+
+
+@pytest.mark.parametrize("ends", ["the experiment", "the coordinator"])
+def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(
+    play: Callable[[Play], Site], monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(experiments, "END_S", 0.2)
+    monkeypatch.setattr(experiments, "GONE_S", 2.0)
+    monkeypatch.setattr(children, "KILL_S", 0.3)
+    marks: list[str] = []
+
+    async def act(site: Site) -> None:
+        site.run("deaf")
+        await async_wait_until(lambda: texts(site.info()), 30)
+        program = site.programs._programs["x"]
+        assert program._child is not None
+        marks.append(program._mark)
+        os.kill(program._child.keeper, signal.SIGSTOP)
+        if ends == "the experiment":
+            site.stop("x")
+            await site.ended()
+            assert "its program was killed with its keeper" in site.task("x").error
+
+    play(act)
+    wait_until(lambda: not tree.of_child(marks[0], 0, tree.living()), what="all of it to be gone")
 
 
 def test_an_id_may_be_as_long_as_any(play: Callable[[Play], Site]) -> None:

@@ -269,7 +269,10 @@ def test_adopt_keeps_them_to_their_deadlines_and_learns_what_they_are() -> None:
     for _ in range(2):  # the first answer may be lost
         cluster.pass_(BEAT_MS, "a", "b")
         assert cluster.published["a"].describe
-    told = msgspec.structs.replace(cluster.reports["a"][7], spec=msgspec.Raw(b'{"class":"x"}'))
+    told = msgspec.structs.replace(cluster.reports["a"][7], spec=msgspec.Raw(b'{"class":"\xff"}'))
+    cluster.beat("a", reports=(told,))
+    assert bytes(cluster.task("old").spec) == b"{}", "nobody could read it"
+    told = msgspec.structs.replace(told, spec=msgspec.Raw(b'{"class":"x"}'))
     cluster.beat("a", reports=(told,))
     assert bytes(cluster.task("old").spec) == bytes(cluster.task("old").original) == b'{"class":"x"}'
     cluster.pass_(BEAT_MS, "a", "b")

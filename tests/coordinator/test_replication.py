@@ -300,7 +300,9 @@ def test_a_standby_that_led_and_is_fenced_stands_by_again(
             beat = {"v": VERSION, "node": "node1", "journal": "j", "counter": 1, "stamp": stamp}
             agent.send(msgspec.json.encode(beat))
             agent.close()
-            again = await place.until(lambda found: found.coordinator != first.coordinator, "it leads again")
+            again = await place.until(
+                lambda found: found.coordinator != first.coordinator and not found.listening, "it leads again"
+            )
             assert again.epoch > first.epoch
             assert await place.tasks() == {"t"}
             assert not standby.done()

@@ -32,11 +32,15 @@ class Host:
 
     def lead(self, *changes: Change, above: int = 0) -> None:
         """Lead in the next epoch, and replicate that."""
+        self.lead_alone(above, *changes)
+        self.replica = Replica(self.log, f"{self.name}{self.epoch}")
+        self.replica.begin(self.store.load(), read(self.log, 1.0))
+
+    def lead_alone(self, above: int, *changes: Change) -> None:
+        """Lead in the next epoch, without a word of that in the log."""
         loaded = self.store.load()
         meta = msgspec.structs.replace(loaded.meta, epoch=1 + max(above, loaded.meta.epoch), copied=False)
         self.store.commit([PutMeta(meta), *changes], durable=True)
-        self.replica = Replica(self.log, f"{self.name}{meta.epoch}")
-        self.replica.begin(self.store.load(), read(self.log, 1.0))
 
     def check_start(self) -> str:
         return check_start(self.store, self.log)
@@ -120,6 +124,27 @@ def test_a_copy_that_never_led_does_not_lead_by_itself(new: NewHost, keeper: Mem
     assert a.check_start() == ""
     b.take_over()
     assert b.kept() == a.kept()
+
+
+def test_who_took_over_and_died_before_the_log_had_it_does_not_lead_past_what_the_other_wrote_since(
+    new: NewHost,
+) -> None:
+    a, b = new("a"), new("b")
+    a.lead()
+    above = b.take_over().epoch
+    b.lead_alone(above)
+    assert b.check_start() == ""
+    later = PutTask(TaskRow(id="later"))
+    a.store.commit([later], durable=True)
+    a.replica.follow([later])
+    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with --take-over"):
+        b.check_start()
+    b.lead(above=b.take_over().epoch)
+    assert b.kept() == a.kept()
+    later = PutTask(TaskRow(id="latest"))
+    b.store.commit([later], durable=True)
+    b.replica.follow([later])
+    assert b.check_start() == "", "what is in the log is its own"
 
 
 def test_a_log_of_another_cluster_is_refused(new: NewHost) -> None:

@@ -111,9 +111,10 @@ class Machine:
     def lane(self, verb: Verb, what: Step | Action | None) -> str:
         match what:
             case Step(do={"effect": str(effect)}):
-                return "processes" if effect.startswith("stopped") or effect.endswith("program") else "rules"
+                processes = effect.startswith("stopped") or effect.endswith("program")
+                return "search" if verb in ("search", "again") and processes else "processes" if processes else "rules"
             case Suspend() | RunCommand():
-                return "processes"
+                return "search"
         return "rules"
 
     def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
@@ -209,7 +210,13 @@ class Machine:
     def look(self, step: Step) -> Seen:
         worker = step.do["worker"]
         ended = self.over.get(worker) if step.do["effect"] == program(worker) else None
+        if step.do["effect"].startswith("stopped"):
+            return Seen(unsure=True)
         return Seen(self.disturbance(step), ended=ended)
+
+    def search(self, step: Step) -> Seen:
+        """Return what only a search for processes can tell."""
+        return Seen(self.disturbance(step))
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         effect = step.undo["effect"]

@@ -14,6 +14,7 @@ from tests.sim.agent import SimAgent
 from tests.sim.coordinator import SimCoordinator
 from tests.sim.model import Machine
 from trogdor_bus.agents import core as agent_core
+from trogdor_bus.agents import looks
 from trogdor_bus.agents import machine as agent_machine
 from trogdor_bus.agents.events import Heal
 from trogdor_bus.agents.hands import Hands
@@ -276,6 +277,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant("lives are not counted on disk", (_changed(Journal, "_replace", _lives_are_not_counted),)),
     Mutant("steps are undone in forward order", (_changed(Performer, "_undo_all", _forward),)),
     Mutant("an undo waits behind what touches something else", (_constant(Hands, "lane", lambda *_: "rules"),)),
+    Mutant("an undo waits for the search of its last look", (_constant(looks, "LAST_S", 10**6),)),
     Mutant("nobody looks for residue", (_constant(Machine, "residue", lambda *_: ()),)),
     Mutant("an agent that starts undoes nothing", (_constant(Performer, "recover", _does_nothing),)),
     Mutant("new addresses are not followed", (_constant(Performer, "_follow", _does_nothing),)),

@@ -157,8 +157,8 @@ class Troubles:
         self._later(at, 20_000, 100_000, lambda: slip(False))
 
     def _hang(self, at: int) -> None:
-        """Let whatever touches the rules, or the processes, of one machine hang for a while."""
-        agent, lane = self._agent(), self._random.choice(("rules", "processes"))
+        """Let whatever touches the rules or the processes of one machine, or searches these, hang for a while."""
+        agent, lane = self._agent(), self._random.choice(("rules", "processes", "search"))
         self._at(at, lambda: agent.hang(lane, hangs=True), (agent.node,), f"{lane} hang")
         self._later(at, 20_000, 90_000, lambda: agent.hang(lane, hangs=False))
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,8 +20,8 @@ from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
-from trogdor_bus.supervisor import tree
-from trogdor_bus.supervisor.children import LOST
+from trogdor_bus.supervisor import children, tree
+from trogdor_bus.supervisor.children import LOST, Child
 
 WAITS = shell("sleep 3600")
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
@@ -102,6 +105,7 @@ sys.stdin.read()
         ("""echo '{"error": "boom"}'; exit 3""", "boom"),
         ("""echo '{"error": "boom"}'; exec sleep 3600""", "boom"),
         ("""echo '{"error": ""}'; exit 3""", ""),
+        ("""echo '{"error": null}'; exit 3""", "exited with return code 3"),
         ("""echo '{"error": {"code": 7}}'; sleep 3600""", '{"code": 7}'),
         ("exec 0<&- 1>&- 2>&-; exit 4", "exited with return code 4"),
     ],
@@ -112,6 +116,17 @@ def test_it_ends_by_itself_as_it_says_and_that_stirs_at_once(script: str, ended:
         wait_until(lambda: one.child.ended is not None, 5, "its end")
         assert one.child.ended == ended
         wait_until(lambda: one.stirs == [None], what="one stir")
+
+
+def test_an_error_that_it_says_when_it_is_told_to_end_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    script = """trap 'echo "{\\"error\\": \\"half done\\"}"; exit 1' TERM
+        echo '{"status": 1}'; while :; do sleep 0.05; done"""
+    with kept(shell(script)) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        one.child.stop(30_000)
+        assert one.over(20) and one.child.ended is None, "it was told to"
+        assert "task t: error: half done" in caplog.messages
 
 
 def test_what_it_said_at_its_very_end_is_heard() -> None:
@@ -129,6 +144,49 @@ def test_whoever_holds_its_output_does_not_hold_its_end() -> None:
         assert runs(one, "sleep")
         one.child.stop(0)
         assert one.over(10) and not one.left()
+
+
+@pytest.mark.parametrize("line", [r'{"log": "\udcff"}', r'{"status": "\udcff"}', r'{"log": ["\udcff"]}'])
+def test_half_a_character_keeps_nothing_else_from_being_heard(line: str) -> None:
+    with kept(shell(f"printf '%s\\n' '{line}' '{{\"status\": 1}}'; exit 3")) as one:
+        one.child.release()
+        wait_until(lambda: one.child.ended is not None, 10, "its end")
+        assert (one.child.ended, one.child.exit, one.said()) == ("exited with return code 3", 3, 1)
+
+
+def test_half_a_character_in_its_error_does_not_hide_it() -> None:
+    with kept(shell(r"""printf '%s\n' '{"error": "boom \udcff"}'; sleep 3600""")) as one:
+        one.child.release()
+        wait_until(lambda: one.child.ended is not None, 10, "its end")
+        assert one.child.ended == "boom ?"
+
+
+def test_a_word_of_a_keeper_that_nobody_can_read_is_dropped_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with kept(WAITS) as one:
+        one.child.release()
+        one.child._take(rb'{"log": "\udcff"}')
+        one.child._take(b'{"log": "\xff"}')
+        one.child._take(b'{"status": %s}' % (b"[" * 101 + b"0" + b"]" * 101))
+        one.child._take(b'{"status": 2}')
+        assert one.said() == 2 and len(caplog.messages) == 3
+
+
+def test_whatever_happens_to_the_one_who_listens_its_keeper_is_known_to_be_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    raised: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+
+    def broken(self: Child, word: bytes) -> None:
+        raise ZeroDivisionError
+
+    with kept(WAITS) as one:
+        monkeypatch.setattr(Child, "_take", broken)
+        with pytest.raises(HostError, match=LOST):
+            one.child.release()
+        assert one.over(10) and one.child.ended == LOST
+        wait_until(lambda: not one.left(), what="all of it to be gone")
+    assert len(raised) == 1
 
 
 def test_what_is_no_status_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
@@ -205,6 +263,52 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
         one.child.stop(0)
         assert one.over(20) and one.child.gone
         assert not one.left()
+
+
+@contextlib.contextmanager
+def frozen_keeper() -> Iterator[Kept]:
+    """Three processes that do not end by themselves, and their keeper, which is frozen."""
+    with kept(python(f"{DEAF}{DEEP}{UP}")) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        wait_until(lambda: len(tree.below([one.child.keeper], tree.living())) == 3, what="all of it to run")
+        os.kill(one.child.keeper, signal.SIGSTOP)
+        assert len(one.left()) == 4
+        yield one
+
+
+def test_a_keeper_that_somebody_has_frozen_holds_up_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "KILL_S", 0.3)
+    with frozen_keeper() as one:
+        one.child.stop(700)
+        assert not one.over(0.6) and len(one.left()) == 4, "its grace is not over"
+        assert one.over(10) and not one.left()
+        assert one.child.ended is None, "it was told to"
+
+
+def test_a_keeper_is_known_though_it_does_not_tell_its_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    living = tree.living
+    with frozen_keeper() as one:
+        monkeypatch.setattr(tree, "living", lambda **_: living(marks=False))
+        assert one.child.sweep()
+        monkeypatch.setattr(tree, "living", living)
+        assert not one.left()
+
+
+def test_what_the_machine_refuses_while_it_is_swept_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    living, refusals = tree.living, [OSError(24, "Too many open files")] * 3
+
+    def refused(**_: object) -> tree.Family:
+        if refusals:
+            raise refusals.pop()
+        return living()
+
+    with kept(WAITS) as one:
+        os.kill(one.child.keeper, signal.SIGSTOP)
+        monkeypatch.setattr(tree, "living", refused)
+        assert one.child.sweep()
+        monkeypatch.setattr(tree, "living", living)
+        wait_until(lambda: not one.left(), what="all of it to be gone")
 
 
 # --- who dies ---------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""After an agent's death its guard kills all that is left of its children, before it heals; no restarted service."""
+"""After an agent's death its guard kills all that is left of its children, while it heals; no restarted service."""
 
 from __future__ import annotations
 
@@ -57,10 +57,12 @@ os.kill(os.getpid(), signal.Signals[given["agent"]])
 time.sleep(3600)
 """
 HEALER = """
-import json
+import json, time
 from trogdor_bus.supervisor import tree
 service, pids = json.load(open({pids!r}))
-family = tree.living()
+until = time.monotonic() + 10
+while (family := tree.living(marks=False)).keys() & set(pids) and time.monotonic() < until:
+    time.sleep(0.01)
 json.dump([service in family, [pid for pid in pids if pid in family]], open({found!r}, "w"))
 """
 HIDES = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN){DEEP}"
@@ -73,6 +75,18 @@ if not os.fork():
     while os.fork() == 0:  # always another process, that nobody waits for
         time.sleep(0.001)
     os._exit(0)
+"""
+UNDYING = """
+import os, sys
+from trogdor_bus.agents import guard
+class Under(guard.Guard):
+    def _command(self, verb, fd):
+        return [sys.executable, "-c", "" if verb == "run" else f"open({sys.argv[1]!r}, 'w')"]
+    def _kill_programs(self):
+        return [] if os.path.exists(sys.argv[1]) else [os.getpid()]
+    def _pause(self, seconds):
+        self._ending = 1.0
+sys.exit(Under("").run())
 """
 
 
@@ -95,9 +109,7 @@ if not os.fork():
         "agent frozen, keepers killed",
     ],
 )
-def test_nothing_of_the_children_is_left_when_healing_begins(
-    tmp_path: Path, script: str, agent: str, keepers: str
-) -> None:
+def test_nothing_of_the_children_is_left_after_healing(tmp_path: Path, script: str, agent: str, keepers: str) -> None:
     up, pids, found = (str(tmp_path / name) for name in ("up", "pids", "found"))
     program = python(f"{script}open({up!r}, 'w')\ntime.sleep(3600)")
     orders = [order(program, "m" * 32)]
@@ -117,3 +129,9 @@ def test_nothing_of_the_children_is_left_when_healing_begins(
         if service:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(service, signal.SIGKILL)
+
+
+def test_programs_that_do_not_go_hold_up_no_healing(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", UNDYING, str(tmp_path / "healed")]
+    done = subprocess.run(argv, check=False, timeout=60, stderr=subprocess.PIPE, text=True)
+    assert (tmp_path / "healed").exists() and "still there after" not in done.stderr, done.stderr

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -51,6 +53,49 @@ def test_a_status_is_told_at_intervals_the_latest_one_and_before_an_error() -> N
     hearing.stdout(b'{"status": null, "error": "boom"}\n')
     hearing.stdout(b'{"error": "again"}\n' * 1_000)
     assert told[2:] == [{"status": None}, {"error": "boom"}]
+
+
+@pytest.mark.parametrize(
+    ("status", "why"),
+    [
+        ("[" * 500 + "]" * 500, "is nested deeper than 100"),
+        ("[" * 101 + "0" + "]" * 101, "is nested deeper than 100"),
+        (str(2**64), "holds a number of more than 64 bits"),
+        (f'{{"n": [{-(2**63) - 1}]}}', "holds a number of more than 64 bits"),
+        ("[1e999]", "holds a number that is none of JSON"),
+        ("NaN", "holds a number that is none of JSON"),
+        (r'{"\ud800": 1}', "holds half a character (a lone surrogate)"),
+        (r'["\udcff"]', "holds half a character (a lone surrogate)"),
+    ],
+)
+def test_a_status_that_some_could_not_read_is_dropped_with_the_reason(status: str, why: str) -> None:
+    told: list[dict[str, Any]] = []
+    hearing = Hearing(told.append)
+    hearing.stdout(b'{"status": %s}\n' % status.encode())
+    hearing.tell(100.0)
+    assert told == [{"log": f"a status {why}, and is dropped"}]
+
+
+@pytest.mark.parametrize("status", ["[" * 100 + "0" + "]" * 100, str(2**64 - 1), str(-(2**63)), r'"\ud83d\ude00"'])
+def test_a_status_may_be_as_deep_and_as_large_as_a_spec(status: str) -> None:
+    told: list[dict[str, Any]] = []
+    hearing = Hearing(told.append)
+    hearing.stdout(b'{"status": %s}\n' % status.encode())
+    hearing.tell(100.0)
+    assert told == [{"status": json.loads(status)}]
+
+
+def test_null_is_no_error_and_an_empty_text_is_the_end_without_one() -> None:
+    told: list[dict[str, Any]] = []
+    Hearing(told.append).stdout(b'{"error": null}\n{"error": ""}\n')
+    assert told == [{"error": ""}]
+
+
+def test_texts_are_such_as_json_can_carry() -> None:
+    told: list[dict[str, Any]] = []
+    deep = "[" * 500 + "]" * 500
+    Hearing(told.append).stdout(b'{"log": "a\\udcff", "error": "b\\ud800"}\n{"log": %s}\n' % deep.encode())
+    assert told == [{"log": "a?"}, {"error": "b?"}, {"log": "JSON that is nested too deeply"}]
 
 
 def test_while_nobody_reads_nothing_is_logged_and_the_status_waits() -> None:

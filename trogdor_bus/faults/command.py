@@ -24,9 +24,10 @@ class CommandTaskSpec(TaskSpec, frozen=True, kw_only=True, tag="trogdor_bus.faul
     The agent runs only what its own configuration lists under `allowCommands`, word for word, and as it runs itself:
     with its user, directory and environment, in the network namespace that it is attached to. The program reads one
     line on standard input, `{"id": TASK, "workload": WORKLOAD}`; its standard output are lines of JSON: of an object
-    `status` (any JSON, at most 16 KiB) becomes the status of the worker, `log` is logged by the agent, and `error` ends
-    it as failed. Other lines, and standard error, are logged, too. At the end it gets SIGTERM, and what is left of it
-    `graceMs` later SIGKILL, also what it started.
+    `status` (any JSON, at most 16 KiB, nested 100 deep at most) becomes the status of the worker, `log` is logged by
+    the agent, and `error` ends it: as failed, but as done if it is `""`, and null is none. Other lines, and standard
+    error, are logged, too. At the end it gets SIGTERM, and what is left of it `graceMs` later SIGKILL, also what it
+    started.
     """
 
     nodes: tuple[str, ...] = ()

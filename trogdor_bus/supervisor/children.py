@@ -20,6 +20,7 @@ import msgspec
 import trogdor_bus
 from trogdor_bus.errors import HostError, NotFoundError
 from trogdor_bus.host import identity
+from trogdor_bus.limits import flaw
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.tree import KEEPER
@@ -29,6 +30,8 @@ Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[byt
 """Calls a function somewhere else, in a namespace, and returns what it returns."""
 PATIENCE_S = 10.0
 """How long a keeper may take to answer; its Python starts in some 30 ms."""
+KILL_S = 5.0
+"""How long after the grace a keeper may take to have killed all; then it is killed itself: somebody has frozen it."""
 SWEEP_S = 5.0
 """How long what a killed keeper has left may take to be gone."""
 MOST_WORD = 1 << 20
@@ -64,23 +67,25 @@ class Child:
         """Its exit status, once it has ended, or minus the number of the signal that killed it."""
         self.gone = False
         """Whether nothing of it is left, as its keeper saw."""
-        self.asked_s: float | None = None
-        """When it was told to end (CLOCK_MONOTONIC)."""
+        self.kill_s: float | None = None
+        """When it was told to end, its grace added (CLOCK_MONOTONIC)."""
         self._mark = mark
         self._name, self._stirred, self._identity, self._failed = name, stirred, list[ProcessIdentity](), ""
         self._waits, self._runs, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._told = threading.Event()
         self._socket, theirs = socket.socketpair()
         try:
             with theirs:
                 self._keeper = enter(lambda: _spawn(theirs, mark))
-            threading.Thread(target=self._hear, name="child", daemon=True).start()
+            for target in (self._hear, self._see_to_end):  # both now: at the end the machine may refuse a thread
+                threading.Thread(target=target, name="child", daemon=True).start()
             if streams:
                 socket.send_fds(self._socket, [b" "], streams)
             self._say(order)
             self._await(self._waits)
             if self._failed:
                 raise HostError(self._failed)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # it is refused a process, a descriptor, a thread
             self._socket.close()
             raise HostError(f"its keeper cannot be started: {error}") from None
         except BaseException:
@@ -106,8 +111,9 @@ class Child:
 
     def stop(self, grace_ms: int) -> None:
         """Tell it to end, and have all of it killed when the grace is over; telling it twice changes nothing."""
-        if self.asked_s is None:
-            self.asked_s = time.monotonic()
+        if self.kill_s is None:
+            self.kill_s = time.monotonic() + grace_ms / 1000
+            self._told.set()
             with contextlib.suppress(HostError):
                 self._say({"stop": grace_ms})
 
@@ -115,19 +121,22 @@ class Child:
         """Kill what is left of it once its keeper is over; return whether nothing is, as far as is known."""
         deadline_s = time.monotonic() + SWEEP_S
         while not self.gone:
-            family = tree.living()
-            left = tree.of_child(self._mark, self.identity.pid if self._identity else 0, family)
-            if not left:
-                return True
+            with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
+                family, keeper = tree.living(strike=lambda kin: kin.mark == self._mark), self._keeper.pid
+                if keeper in family and self._keeper.poll() is None:  # on a busy machine it may not have told its mark
+                    family[keeper] = family[keeper]._replace(mark=self._mark, keeper=True)
+                left = tree.of_child(self._mark, self.identity.pid if self._identity else 0, family)
+                if not left:
+                    return True
+                tree.kill(left, family)
             if time.monotonic() > deadline_s:
                 return False
-            tree.kill(left, family)
             time.sleep(0.02)
         return True
 
     @property
     def over(self) -> bool:
-        """Whether its keeper is done, or dead."""
+        """Whether its keeper is done, or dead, or was given up: what is left then is not its to end."""
         return self._over.is_set()
 
     def _say(self, word: dict[str, Any]) -> None:
@@ -147,31 +156,38 @@ class Child:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def _see_to_end(self) -> None:
+        """Do the work of a keeper that does not do it in time."""
+        self._told.wait()
+        grace_s = self.kill_s - time.monotonic() if self.kill_s is not None else 0.0
+        if not self._over.wait(max(0.0, grace_s) + KILL_S):
+            log.warning("%s: its keeper does not end it, so all of it is killed", self._name)
+            self.sweep()
+            self._over.set()
+            self._stirred()
+
     # --- what its keeper says, in a thread of its own -----------------------------------------------------------------
 
     def _hear(self) -> None:
         heard = b""
-        with contextlib.suppress(OSError):
-            while len(heard) < MOST_WORD and (part := self._socket.recv(1 << 16)):
-                *words, heard = (heard + part).split(b"\n")
-                for word in words:
-                    self._take(msgspec.json.decode(word, type=dict[str, msgspec.Raw]))
-        if not self.gone:
-            self._end(LOST)
-        self._socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._keeper.wait(PATIENCE_S)
-        for event in (self._over, self._waits, self._runs):
-            event.set()
-        self._stirred()
+        try:
+            with contextlib.suppress(OSError):
+                while len(heard) < MOST_WORD and (part := self._socket.recv(1 << 16)):
+                    *words, heard = (heard + part).split(b"\n")
+                    for word in words:
+                        self._take(word)
+        finally:
+            if not self.gone:
+                self._end(LOST)
+            self._socket.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(PATIENCE_S)
+            for event in (self._over, self._waits, self._runs, self._told):
+                event.set()
+            self._stirred()
 
-    def _take(self, word: dict[str, msgspec.Raw]) -> None:
-        for what, raw in word.items():
-            try:
-                value = msgspec.json.decode(raw)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-                log.warning("%s: a %s that is no JSON is dropped", self._name, what)
-                continue
+    def _take(self, word: bytes) -> None:
+        for what, value in self._read(word).items():
             match what:
                 case "pid":
                     with contextlib.suppress(NotFoundError):
@@ -184,12 +200,14 @@ class Child:
                     self._waits.set()
                     self._runs.set()
                 case "status":
-                    self.status = raw.copy()
+                    self.status = msgspec.Raw(msgspec.json.encode(value))
                 case "log":
                     log.info("%s: %s", self._name, value)
                 case "stderr":
                     log.warning("%s: standard error: %s", self._name, value)
                 case "error":
+                    if value:  # else it is the end without one
+                        log.warning("%s: error: %s", self._name, value)
                     self._end(value)
                 case "signal":
                     self.exit = -value
@@ -199,9 +217,21 @@ class Child:
                 case "gone":
                     self.gone = True
 
+    def _read(self, word: bytes) -> dict[str, Any]:
+        """Return a word of its keeper; an empty one for a word that not each of us can read."""
+        try:
+            told = msgspec.json.decode(word, type=dict[str, Any])
+            why = flaw(told.get("status"))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            why = f"cannot be read: {error}"
+        if not why:
+            return told
+        log.warning("%s: a word of its keeper %s, and is dropped", self._name, why)
+        return {}
+
     def _end(self, error: str) -> None:
         """Note how it ended by itself; the first word of it counts, and none after it was told to."""
-        if self.ended is None and self.asked_s is None and not self._failed:
+        if self.ended is None and self.kill_s is None and not self._failed:
             self.ended = error
             self._stirred()
 

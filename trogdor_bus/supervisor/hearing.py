@@ -1,6 +1,7 @@
 """What a child says: lines of JSON on standard output, anything else on either stream. What is told of it is bounded.
 
-A line of standard output that is an object may hold `status` (any JSON, the latest counts), `log` and `error`.
+A line of standard output that is an object may hold `status` (any JSON, the latest counts), `log` and `error` (null is
+none, "" is the end without one: so it is in Trogdor).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from trogdor_bus.limits import flaw, is_too_deep
 from trogdor_bus.supervisor.lines import Allowance, Lines
 
 MOST_STATUS = 16 * 1024
@@ -72,18 +74,15 @@ class Hearing:
             self._take_status(word["status"])
         if "log" in word:
             self._log("log", _text(word["log"]))
-        if "error" in word and not self._failed:  # the first one counts
+        if word.get("error") is not None and not self._failed:  # the first one counts
             self._failed = True
             self.tell(time.monotonic(), at_once=True)
             self._say({"error": _text(word["error"])[:MOST_LOGGED]})
 
     def _take_status(self, status: Any) -> None:
-        try:
-            size = len(json.dumps(status, allow_nan=False))
-        except (ValueError, RecursionError):
-            self._log("log", "a status is no JSON, and is dropped")
-            return
-        if size > MOST_STATUS:
+        if why := flaw(status):
+            self._log("log", f"a status {why}, and is dropped")
+        elif (size := len(json.dumps(status))) > MOST_STATUS:
             self._log("log", f"a status of {size} bytes is dropped: {MOST_STATUS} are the most")
         else:
             self._status = status
@@ -107,4 +106,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """Return a value as a text that JSON can carry."""
+    if is_too_deep(value):
+        return "JSON that is nested too deeply"
+    return (value if isinstance(value, str) else json.dumps(value)).encode(errors="replace").decode()

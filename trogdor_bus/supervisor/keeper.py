@@ -32,8 +32,10 @@ from trogdor_bus.title import set_title
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CHUNK = 64 * 1024
-LOOK_S, KILL_S = 0.1, 0.02
-"""How often is looked whether what was told to end is gone, and whether what was killed is."""
+WALL = 0x40000000
+"""__WALL of waitid(2): also those are waited for whose end sends no SIGCHLD."""
+KILL_S = 0.02
+"""How often whatever is left is killed."""
 MOST_LEFT = 32
 """So many chunks are read of what a child left in a pipe at its end: more than a pipe holds."""
 FLUSH_S = 1.0
@@ -53,7 +55,7 @@ class Keeper:
         self._kill_at_s: float | None = None
         self._linger_s = 0.0
         self._look_at_s = 0.0
-        self._exited = False
+        self._exited = self._killed = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> None:
@@ -77,8 +79,6 @@ class Keeper:
         self._agent.setblocking(False)
         while not self._gone():
             self._turn()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._child, os.WNOHANG)
         self._say({"gone": True})
         if self._agent is not None:
             with contextlib.suppress(OSError):
@@ -125,9 +125,18 @@ class Keeper:
         elif "stop" in word and self._kill_at_s is None:
             self._shut_gate()
             if word["stop"]:
-                with contextlib.suppress(OSError):  # not reaped before the end, so that its number stays its own
-                    os.killpg(self._child, signal.SIGTERM)
+                self._ask_to_end()
             self._kill_at_s = time.monotonic() + word["stop"] / 1000
+
+    def _ask_to_end(self) -> None:
+        """Tell the child and its group to end; its number is its own only while it is not reaped."""
+        with contextlib.suppress(OSError):
+            if not self._exited:
+                os.killpg(self._child, signal.SIGTERM)
+                return
+            family = tree.living(marks=False)
+            members = [pid for pid in tree.below([os.getpid()], family) if family[pid].group == self._child]
+            tree.send(signal.SIGTERM, members, family)
 
     def _shut_gate(self) -> None:
         """Let nobody through any more: a child that still waits ends."""
@@ -136,37 +145,46 @@ class Keeper:
             self._gate = 0
 
     def _gone(self) -> bool:
-        """Reap, and see to the end of the child, if it is to end; return whether nothing is left of it."""
-        self._reap()
-        now_s = time.monotonic()
-        if self._kill_at_s is None or now_s < self._look_at_s:
-            return False
-        kills = now_s >= self._kill_at_s
-        left: set[int] | None = None
-        with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
-            family = tree.living(marks=False)
-            left = tree.below([os.getpid()], family)
-            if kills:
-                tree.kill(left, family)
-        self._look_at_s = time.monotonic() + KILL_S if kills else min(now_s + LOOK_S, self._kill_at_s)
-        return left == set() and self._exited  # else what it said at its end is not heard yet
+        """Reap, and see to the end of the child, if it is to end; return whether nothing is left of it.
 
-    def _reap(self) -> None:
-        """Reap whoever died, but not the child, and say once how that has ended."""
-        with contextlib.suppress(ChildProcessError):
-            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                if dead.si_pid != self._child:
-                    os.waitpid(dead.si_pid, os.WNOHANG)
-                    continue
-                if not self._exited:
-                    self._exited, self._look_at_s = True, 0.0
+        A subreaper without children has nobody below it.
+        """
+        childless = self._reap()
+        if self._kill_at_s is None:
+            return False
+        now_s = time.monotonic()
+        if not childless and now_s >= self._look_at_s:
+            if now_s >= self._kill_at_s:
+                self._kill()
+                now_s = time.monotonic()
+            self._look_at_s = max(self._kill_at_s, now_s + KILL_S)
+        return childless
+
+    def _kill(self) -> None:
+        """Kill the group of the child, and, from the second time on, whatever is below."""
+        with contextlib.suppress(OSError):  # the machine refuses a descriptor: another time
+            if not self._killed and not self._exited:
+                self._killed = True
+                os.killpg(self._child, signal.SIGKILL)
+                return
+            family = tree.living(marks=False, ancestor=os.getpid(), strike=lambda _: True)
+            tree.kill(tree.below([os.getpid()], family), family)
+
+    def _reap(self) -> bool:
+        """Reap whoever died, and say how the child has ended; return whether there is nobody any more."""
+        try:
+            while dead := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | WALL):
+                if dead.si_pid == self._child and not self._exited:
+                    self._exited = True
                     self._drain()
                     self._hearing.tell(time.monotonic(), at_once=True)
                     if dead.si_code == os.CLD_EXITED:
                         self._say({"exit": dead.si_status})
                     else:
                         self._say({"signal": dead.si_status, "exit": 128 + dead.si_status})  # as a shell
-                break
+        except ChildProcessError:
+            return True
+        return False
 
     def _drain(self) -> None:
         """Take in what the child has said before its end."""

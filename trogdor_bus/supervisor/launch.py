@@ -12,6 +12,8 @@ import os
 import signal
 from typing import Any, NoReturn
 
+NO_INTERPRETER = "its interpreter (what a script names after #!, or the loader of a program) does not exist"
+
 
 def main() -> NoReturn:
     """Fork, wait, and run; never returns."""
@@ -59,7 +61,13 @@ def become(order: dict[str, Any], streams: tuple[int, ...]) -> None:
         os.chdir("/")
     _be(*order["who"])
     environment = dict(_bytes(entry).split(b"=", 1) for entry in order["environment"])
-    os.execve(_bytes(order["program"]), [_bytes(word) for word in order["argv"]], environment)  # noqa: S606
+    program = _bytes(order["program"])
+    try:
+        os.execve(program, [_bytes(word) for word in order["argv"]], environment)  # noqa: S606
+    except FileNotFoundError as error:
+        if os.access(program, os.F_OK):  # then what is to run it is not there
+            error.strerror = NO_INTERPRETER
+        raise
 
 
 def _be(uid: int, gid: int, groups: list[int]) -> None:

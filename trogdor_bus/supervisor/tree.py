@@ -9,6 +9,7 @@ import _thread  # `threading` is larger
 import contextlib
 import os
 import signal
+import time
 from collections import namedtuple
 
 TYPE_CHECKING = False
@@ -21,8 +22,14 @@ KEEPER = "TROGDOR_BUS_KEEPER"
 """The variable in which a keeper carries the mark of its child."""
 CHILD = "TROGDOR_BUS_CHILD"
 """The variable in which a child, and what it starts, carries its mark."""
-PATIENCE_S = 1.0
-"""How long a process may take to tell its environment: one that waits for a dead disk never does."""
+PATIENCE_S = 0.5
+"""How long a look waits, in all, for processes that do not tell their environment: one of a dead disk never does."""
+STEP_S = 0.02
+"""How long one of them may hold up the look at the others."""
+ROUNDS = 4
+"""So often is looked for new processes. Nobody new is no end: one that is just being born is in no list."""
+BUSY_S = 0.25
+"""How long a look goes on while there is always one that ended before it was looked at, or that it killed."""
 _NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What is said of a process that has ended, or that is not ours to look at."""
 
@@ -31,14 +38,18 @@ Kin = namedtuple("Kin", ("parent", "session", "group", "start", "mark", "keeper"
 none or if nobody asked, and whether it is a keeper."""
 
 
-def living(*, marks: bool = True) -> Family:
-    """Return each living process by pid; OSError if nobody tells.
+def living(*, marks: bool = True, ancestor: int = 0, strike: Callable[[Kin], bool] | None = None) -> Family:
+    """Return each living process by pid, with marks only of those below the `ancestor`, if one is given.
 
-    One that ends while it is looked at has left nobody unseen: what it started before is looked at, too. One that hangs
-    may not tell its mark: it is not waited for.
+    OSError if nobody tells. One that ends while it is looked at has left nobody unseen: what it started before is
+    looked at, too. One that hangs may not tell its mark: it is waited for once. Of those below the ancestor, `strike`
+    chooses who is killed in the moment when it is seen, keepers never: a chain that forks and leaves is not met later.
     """
-    look = _Look(marks)
-    _patiently(look.read, lambda: look.seen)
+    look = _Look(marks, ancestor, strike)
+    if marks:
+        _patiently(look)
+    else:
+        look.read([])
     return look.family()
 
 
@@ -59,7 +70,8 @@ def below(roots: Iterable[int], family: Family) -> set[int]:
 def mark_of(pid: int) -> tuple[str, bool]:
     """Return the mark that a process carries, "" if none or if it hangs, and whether it is a keeper."""
     found = [("", False)]
-    _patiently(lambda _: found.append(_mark_in(pid)), lambda: len(found), again=False)
+    if (kin := _kin(pid)) and not _hangs(pid, kin.start):
+        _Reading(lambda _: found.append(_ask(pid, kin.start))).over(PATIENCE_S)
     return found[-1]
 
 
@@ -85,14 +97,23 @@ def kill(pids: Iterable[int], family: Family) -> None:
     for group in _groups_within(others, family):  # at once, whoever is in it by now
         with contextlib.suppress(*_NONE_OF_OURS):
             os.killpg(group, signal.SIGKILL)
-    for pid in others or keepers:
-        with contextlib.suppress(*_NONE_OF_OURS):
-            fd = os.pidfd_open(pid)
-            try:
-                if (now := _kin(pid)) and now.start == family[pid].start:
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
-            finally:
-                os.close(fd)
+    send(signal.SIGKILL, others or keepers, family)
+
+
+def send(number: int, pids: Iterable[int], family: Family) -> None:
+    """Send a signal to these very processes of the family, if they live; OSError as for `kill`."""
+    for pid in pids:
+        _send(number, pid, family[pid].start)
+
+
+def _send(number: int, pid: int, start: int) -> None:
+    with contextlib.suppress(*_NONE_OF_OURS):
+        fd = os.pidfd_open(pid)
+        try:
+            if (now := _kin(pid)) and now.start == start:
+                signal.pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
 
 
 def _groups_within(pids: set[int], family: Family) -> set[int]:
@@ -102,70 +123,129 @@ def _groups_within(pids: set[int], family: Family) -> set[int]:
 
 
 class _Look:
-    """One look at all processes; several threads may go on with it, if the one before was given up."""
+    """One look at all processes; a thread goes on with it where the one before hangs."""
 
-    def __init__(self, marks: bool) -> None:
+    def __init__(self, marks: bool, ancestor: int, strike: Callable[[Kin], bool] | None) -> None:
         self.seen = 0
-        self._marks, self._known = marks, set[str]()
+        self._marks, self._ancestor, self._strike = marks, ancestor, strike
+        self._known, self._rounds, self._until_s = set[str](), 0, time.monotonic() + BUSY_S
+        self._later = False
         self._family: Family = {}
         self._sessions: dict[int, tuple[str, bool]] = {}
 
-    def read(self, given_up: Callable[[], bool]) -> None:
-        """Look at whoever was not looked at yet; each at once as it is found: it may not live for long."""
-        while new := set(os.listdir("/proc")) - self._known:
-            for name in new:
-                self._known.add(name)
+    def read(self, relieved: list[bool]) -> None:
+        """Look at whoever was not looked at yet, the newest first, and each at once: it may not live for long."""
+        while self._rounds < ROUNDS:
+            new, busy = set(os.listdir("/proc")) - self._known, False
+            for pid in sorted(map(int, filter(str.isdecimal, new)), reverse=True):
+                self._known.add(str(pid))
                 self.seen += 1
-                if not name.isdecimal() or not (kin := _kin(int(name))):
+                if not (kin := _kin(pid)):
+                    busy = True  # it may have left another one
                     continue
-                self._family[int(name)] = kin
-                if self._marks and kin.session not in self._sessions:
-                    found = _mark_in(int(name))
-                    if given_up():
-                        return
+                self._family[pid] = kin
+                if not self._below(kin):
+                    continue
+                if self._marks and kin.session not in self._sessions and not _hangs(pid, kin.start):
+                    found = _ask(pid, kin.start)
                     if found[0]:
                         self._sessions[kin.session] = found
+                    elif self._later and not _kin(pid):
+                        busy = True
+                    if relieved:
+                        return
+                busy |= self._struck(pid, self._marked(kin))
+            self._known |= new
+            self._later = True
+            self._rounds += not busy or time.monotonic() > self._until_s
+
+    def _struck(self, pid: int, kin: Kin) -> bool:
+        if self._strike is None or kin.keeper or not self._strike(kin):
+            return False
+        _send(signal.SIGKILL, pid, kin.start)
+        return True
+
+    def _below(self, kin: Kin | None) -> bool:
+        """Return whether it is below the ancestor, if there is one."""
+        met = set[int]()  # a number may be given anew meanwhile, so that there is no top
+        while self._ancestor and kin and kin.parent != self._ancestor:
+            if kin.parent in met:
+                return False
+            met.add(kin.parent)
+            kin = self._family.get(kin.parent) or _kin(kin.parent)
+        return kin is not None
+
+    def _marked(self, kin: Kin) -> Kin:
+        mark, keeper = self._sessions.get(kin.session, ("", False))
+        return kin._replace(mark=mark, keeper=keeper)
 
     def family(self) -> Family:
         """Return all that were seen, with the marks of their sessions."""
-        unmarked = ("", False)
-        marks = ((pid, kin, self._sessions.get(kin.session, unmarked)) for pid, kin in self._family.items())
-        return {pid: kin._replace(mark=mark, keeper=keeper) for pid, kin, (mark, keeper) in marks}
+        return {pid: self._marked(kin) for pid, kin in list(self._family.items())}
 
 
-def _patiently(read: Callable[[Callable[[], bool]], object], seen: Callable[[], int], *, again: bool = True) -> None:
-    """Have a thread read, and, where it hangs, another one go on (unless not `again`); OSError if either fails.
-
-    `read` is given what tells it that it was given up, `seen` tells how far it is.
-    """
+def _patiently(look: _Look) -> None:
+    """Have a thread look, and another one go on where it hangs, until all are looked at; OSError if one fails."""
+    hanging: list[_Reading] = []
+    relieved_s = 0.0
     while True:
-        done, given_up, refused = _thread.allocate_lock(), list[bool](), list[Exception]()
-        done.acquire()
+        reading, at = _Reading(look.read), look.seen
+        while not (over := reading.over(STEP_S)) and at != look.seen:
+            at = look.seen
+        if over:
+            break
+        reading.relieved.append(True)
+        hanging.append(reading)
+        relieved_s = time.monotonic()
+    for reading in hanging:
+        reading.over(max(0.0, relieved_s + PATIENCE_S - time.monotonic()))
 
-        def run(
-            done: _thread.LockType = done, given_up: list[bool] = given_up, refused: list[Exception] = refused
-        ) -> None:
-            try:
-                read(lambda: bool(given_up))
-            except Exception as error:
-                refused.append(error)
-            finally:
-                done.release()
 
+class _Reading:
+    """A thread that reads what may never answer; `read` is given a list that is no more empty once it is relieved."""
+
+    def __init__(self, read: Callable[[list[bool]], object]) -> None:
+        self.relieved: list[bool] = []
+        self._refused: list[Exception] = []
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
         try:
-            _thread.start_new_thread(run, ())
+            _thread.start_new_thread(self._run, (read,))
         except RuntimeError:  # the machine refuses one
-            run()
-        at = seen()
-        while not done.acquire(timeout=PATIENCE_S):
-            if at == seen():
-                given_up.append(True)
-                break
-            at = seen()
-        if refused:
-            raise refused[0]
-        if not given_up or not again:
-            return
+            self._run(read)
+
+    def over(self, within_s: float) -> bool:
+        """Return whether it is over within that time; what it raised is raised."""
+        over = self._done.acquire(timeout=within_s)
+        if self._refused:
+            raise self._refused[0]
+        return over
+
+    def _run(self, read: Callable[[list[bool]], object]) -> None:
+        try:
+            read(self.relieved)
+        except Exception as error:
+            self._refused.append(error)
+        finally:
+            self._done.release()
+
+
+_asked: dict[tuple[int, int], float] = {}
+"""Who is being asked for its environment, by pid and start time, and since when: one that hangs is not asked again."""
+
+
+def _hangs(pid: int, start: int) -> bool:
+    since_s = _asked.get((pid, start))
+    return since_s is not None and time.monotonic() - since_s > PATIENCE_S
+
+
+def _ask(pid: int, start: int) -> tuple[str, bool]:
+    """Return what `_mark_in` does, if it ever does."""
+    _asked.setdefault((pid, start), time.monotonic())
+    try:
+        return _mark_in(pid)
+    finally:
+        _asked.pop((pid, start), None)
 
 
 def _mark_in(pid: int) -> tuple[str, bool]:

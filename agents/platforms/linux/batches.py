@@ -10,11 +10,13 @@ from trogdor_bus.agents.lanes import caught
 from trogdor_bus.agents.platforms.linux.operations import Operation, read
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Operation as Plain
+from trogdor_bus.platform import Verb
 
 T = TypeVar("T")
 
 
 def done(
+    verb: Verb,
     operations: Sequence[Plain],
     together: Callable[[Sequence[Operation]], Sequence[T | Exception]],
     alone: Callable[[int], T],
@@ -30,7 +32,7 @@ def done(
             typed = read(operation)
         except HostError:
             continue
-        if (batch := typed.batch()) is not None:
+        if (batch := typed.batch(verb)) is not None:
             groups.setdefault((type(typed), batch), []).append((index, typed))
     for group in groups.values():
         try:

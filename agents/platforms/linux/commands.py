@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trogdor_bus import badge
 from trogdor_bus.errors import HostError
 
 log = logging.getLogger("trogdor_bus.agents")
@@ -33,7 +34,7 @@ class ToolFailedError(HostError):
 
 def find_tool(name: str) -> str | None:
     """Return the absolute path of a tool, or None; the sbin directories are searched whatever PATH says."""
-    return shutil.which(name, path=_search_path())
+    return shutil.which(name, path=search_path())
 
 
 def require_tool(name: str, package: str) -> str:
@@ -53,7 +54,7 @@ def run(
     agent's environment it sees PATH only, and what `environment` adds.
     """
     tool = Path(argv[0]).name
-    own = {"PATH": _search_path(), "LC_ALL": "C"}
+    own = {"PATH": search_path(), "LC_ALL": "C"}
     try:
         path = find_tool(argv[0])
         if path is None or not Path(path).stat().st_size:  # a shell would run an empty file, with success
@@ -65,6 +66,7 @@ def run(
             stderr=subprocess.PIPE,
             cwd="/",
             env={**(environment or {}), **own},
+            pass_fds=badge.handed(),  # no fault hits it, of whatever agent
             process_group=0,  # of its own, to be killed as one; the session stays the agent's, which the guard kills
         )
     except (OSError, ValueError) as error:
@@ -123,5 +125,6 @@ def _warn_of_orphans() -> None:
     )
 
 
-def _search_path() -> str:
+def search_path() -> str:
+    """Return the directories in which tools are, as PATH has them."""
     return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"

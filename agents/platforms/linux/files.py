@@ -1,7 +1,7 @@
 """Reading small files that other people name.
 
-As a program it reads for `reader.py`: a line of JSON on standard input is a file, and the answer on standard output is
-its errno, 0 for none, the length of what follows, and that. So it imports nothing of ours.
+As a program it reads for `reader.py`: a line of JSON on standard input says what, and the answer on standard output is
+an errno, 0 for none, the length of what follows, and that. So it imports nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import sys
+from collections.abc import Callable
 
 SYS_OPENAT2 = 437
 """Linux 5.6; the number is the same on every architecture (openat2(2))."""
@@ -61,13 +62,24 @@ def _read_any(path: str, max_bytes: int) -> bytes:
         return file.read(max_bytes)
 
 
+def _first_program(*paths: str) -> bytes:
+    """Return the first of the paths that is a regular file which may be executed; FileNotFoundError if none is."""
+    for path in paths:
+        if os.path.isfile(path) and os.access(path, os.X_OK):  # noqa: PTH113
+            return os.fsencode(path)
+    raise FileNotFoundError(2, "no such program")
+
+
+_WORK: dict[str, Callable[..., bytes]] = {"regular": read_regular, "any": _read_any, "program": _first_program}
+
+
 def _serve() -> None:
     _answer(0, b"")  # here we are
     for line in sys.stdin.buffer:
-        name, max_bytes, root, regular = json.loads(line)
-        path = os.fsdecode(name.encode("latin-1"))
+        what, *words = json.loads(line)
+        words = [os.fsdecode(word.encode("latin-1")) if isinstance(word, str) else word for word in words]
         try:
-            _answer(0, read_regular(path, max_bytes, root) if regular else _read_any(path, max_bytes))
+            _answer(0, _WORK[what](*words))
         except OSError as error:
             _answer(error.errno or 5, (error.strerror or "").encode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trogdor_bus.actions import Action
-from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, Operation, performing, read
+from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, Operation, performing, read
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Operation as Plain
 from trogdor_bus.platform import Step, Verb
@@ -23,10 +23,8 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
             return OTHERS
     if verb == "by-hand":
         return verb
-    do = _read(what.do)
-    if verb in ("look", "again") and do is not None and do.searches:
-        return SEARCH
-    return _resource(what)
+    halves = filter(None, (_read(what.do), _read(what.undo)))
+    return next(filter(None, (half.lane(verb) for half in halves)), "") or _resource(what)
 
 
 def lock_of(step: Step) -> str:

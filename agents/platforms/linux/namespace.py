@@ -32,6 +32,7 @@ SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
 OWN = "/proc/self/ns/net"
 MACHINE = "/proc/1/ns/net"
+SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _PROCESS = r"[1-9][0-9]{0,9}(:[0-9]{1,18}:[0-9a-f-]{36})?"
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -101,6 +102,10 @@ class Running(msgspec.Struct, frozen=True):
     controller: int | None = None
 
 
+class UnseenError(HostError):
+    """It cannot be seen how it is: the machine has nothing to look with, or too much of it hangs."""
+
+
 class Namespace:
     """An open network namespace; close it, or use it in a `with`.
 
@@ -112,7 +117,8 @@ class Namespace:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             why = f"; {privileges.missing('CAP_SYS_PTRACE')}" if isinstance(error, PermissionError) else ""
-            raise HostError(f"the network namespace {path} cannot be opened: {error.strerror}{why}") from None
+            kind = UnseenError if error.errno in SCARCE else HostError
+            raise kind(f"the network namespace {path} cannot be opened: {error.strerror}{why}") from None
         try:
             self.inode = _inode(os.fstat(self._fd))
             self._own = self.inode == _inode(Path(OWN).stat())
@@ -129,7 +135,10 @@ class Namespace:
         return self._own
 
     def call(self, work: Callable[[], _T]) -> _T:
-        """Return `work()`, called inside the namespace: its sockets, and the tools it runs, belong there."""
+        """Return `work()`, called inside the namespace: its sockets, and the tools it runs, belong there.
+
+        UnseenError if the machine refuses the thread that this takes.
+        """
         if self._own:
             return work()
         future: Future[_T] = Future()
@@ -145,7 +154,13 @@ class Namespace:
                 future.set_exception(error)
 
         thread = threading.Thread(target=enter, name="netns")
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise UnseenError(
+                f"the network namespace cannot be entered: {error}; end what uses up the processes of this machine, or "
+                "raise the limit (pids.max of the control group, ulimit -u)"
+            ) from None
         thread.join()
         return future.result()
 
@@ -235,7 +250,10 @@ def open_again(identity: NamespaceIdentity) -> Namespace | None:
 
 
 def open_first(identity: NamespaceIdentity, paths: Iterable[str]) -> Namespace | None:
-    """Return that very namespace by the first of the paths that leads to it; None if none does."""
+    """Return that very namespace by the first of the paths that leads to it; None if none does.
+
+    UnseenError if that cannot be known now.
+    """
     if identity.boot_id != boot_id():
         return None
     seen: set[tuple[int, int]] = set()
@@ -246,7 +264,13 @@ def open_first(identity: NamespaceIdentity, paths: Iterable[str]) -> Namespace |
         seen.add(inode)
         try:
             namespace = Namespace(path)
-        except (OSError, ValueError, HostError):  # a path with NUL is a ValueError
+        except UnseenError:  # it may well be there
+            raise
+        except OSError as error:
+            if error.errno in SCARCE:
+                raise UnseenError(f"the network namespace {path} cannot be looked at: {error.strerror}") from None
+            continue
+        except (ValueError, HostError):  # a path with NUL is a ValueError
             continue
         if namespace.identity.cookie == identity.cookie:
             return namespace

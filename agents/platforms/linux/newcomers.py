@@ -8,9 +8,11 @@ import msgspec
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.agents.platforms.linux.namespace import UnseenError
 from trogdor_bus.agents.platforms.linux.node import Node
+from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH
 from trogdor_bus.errors import HostError
-from trogdor_bus.platform import ProcessIdentity, Surroundings
+from trogdor_bus.platform import ProcessIdentity, Surroundings, Verb
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,15 +27,22 @@ def watch(match: ProcessMatch) -> Watch:
     return Watch(match, processes.now_ticks())
 
 
+def may_be_replaced(watched: Watch | None, process: ProcessIdentity) -> bool:
+    """Return whether it is watched, and has ended: one that lives on starts children of its own."""
+    return watched is not None and not processes.thread_states(process)
+
+
 def find(
     watched: Watch | None, process: ProcessIdentity, on: Node, surroundings: Surroundings
 ) -> Sequence[processes.Process]:
     """Return the newcomers; RefusedError if none of them may be touched."""
-    if watched is None or processes.thread_states(process):  # one that lives on starts children of its own
+    if watched is None or not may_be_replaced(watched, process):
         return ()
     try:
         with on.open() as namespace:
             found = processes.find(watched.match, namespace, surroundings).processes
+    except UnseenError:
+        raise
     except HostError:  # its container is down, or its pid file is gone
         return ()
     return [one for one in found if one.identity.start_ticks > watched.since_ticks]
@@ -42,3 +51,8 @@ def find(
 def named(found: Sequence[processes.Process]) -> str:
     """Return who they are, for people."""
     return ", ".join(f"pid {process.pid} ({process.name})" for process in found)
+
+
+def lane(verb: Verb) -> str:
+    """Return the lane of what is asked of an operation with a watch, "" for that of any other."""
+    return {"look": PROCESSES, "search": SEARCH, "again": SEARCH}.get(verb, "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 
 from trogdor_bus.actions import Action
 from trogdor_bus.agents.platforms.linux import batches, lanes, locking, owners, processes, strays
@@ -53,15 +52,12 @@ class LinuxPlatform:
         """Return the id of this boot of the machine."""
         return boot_id()
 
-    def alone(self, steps: Sequence[Step]) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def alone(self, steps: Sequence[Step]) -> Iterator[None]:
         """Hold the locks of what the steps act on, in the namespaces where that is; a lost one has none.
 
         HostError names the process that does not give one back.
         """
-        return self._alone(steps)
-
-    @contextlib.contextmanager
-    def _alone(self, steps: Sequence[Step]) -> Iterator[None]:
         kinds: dict[str, list[Step]] = {}
         for one in steps:
             kinds.setdefault(lanes.lock_of(one), []).append(one)
@@ -97,27 +93,32 @@ class LinuxPlatform:
 
     def disturbance(self, step: Step) -> str:
         """Return "" while the step still holds, else what changed it."""
-        return self.look(step).disturbance
+        seen = self.look(step)
+        return (self.search(step) if seen.unsure else seen).disturbance
 
     def look(self, step: Step) -> Seen:
-        """Return what `disturbance` returns, what the step's rules dropped, and what a program says of itself."""
+        """Return how the step is, what its rules dropped, and what a program says of itself; it searches nothing."""
         return read(step.do).holds(self._node)
+
+    def search(self, step: Step) -> Seen:
+        """Return how the step is by a search for those that took the place of its process."""
+        return read(step.do).search(self._node)
 
     def undo_many(
         self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Plain], None]]]
     ) -> Sequence[str | Exception]:
         """Take steps back, those of one batch at once."""
         undos = [step.undo for step, _, _ in many]
-        return batches.done(undos, self._undo_together, lambda at: self.undo(*many[at]))
+        return batches.done("undo", undos, self._undo_together, lambda at: self.undo(*many[at]))
 
     def residue_many(self, many: Sequence[tuple[Step, Sequence[Step]]]) -> Sequence[tuple[str, ...] | Exception]:
         """Return what is left of undone steps, those of one batch at once."""
         undos = [step.undo for step, _ in many]
-        return batches.done(undos, self._left_together, lambda at: self.residue(*many[at]))
+        return batches.done("residue", undos, self._left_together, lambda at: self.residue(*many[at]))
 
     def look_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
         """Return how applied steps are, those of one batch at once."""
-        return batches.done([step.do for step in steps], self._hold_together, lambda at: self.look(steps[at]))
+        return batches.done("look", [step.do for step in steps], self._hold_together, lambda at: self.look(steps[at]))
 
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for."""

@@ -15,7 +15,7 @@ from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import privileges
 from trogdor_bus.agents.platforms.linux.files import read_regular
 from trogdor_bus.agents.platforms.linux.java import ReadFile, main_line, read_argument_file
-from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
 from trogdor_bus.agents.platforms.linux.ours import Ours
 from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import HostError, NotFoundError, RefusedError
@@ -262,7 +262,7 @@ def _living(stats: dict[int, Stat], namespace: Namespace, reader: Reader, hidden
         except TimeoutError:
             silent += 1
             if silent > MOST_SILENT:
-                raise HostError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
+                raise UnseenError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
             yield Process(ProcessIdentity(boot, pid, stat.start_ticks), (), stat.comm or "unnamed")
             continue
         except OSError:  # ended, or a zombie

@@ -14,10 +14,15 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from typing import Self
 
+from trogdor_bus import badge
 from trogdor_bus.agents.platforms.linux import files
+from trogdor_bus.agents.platforms.linux.commands import search_path
 from trogdor_bus.agents.platforms.linux.files import HEAD
+from trogdor_bus.agents.platforms.linux.namespace import UnseenError
+from trogdor_bus.errors import HostError
 
 PATIENCE_S = 1.0
 """How long one file may take."""
@@ -41,15 +46,29 @@ class Reader:
     def __exit__(self, *_: object) -> None:
         self._give_up()
 
-    def read(self, path: str, max_bytes: int, root: str = "", *, regular: bool = True) -> bytes:
-        """Return at most the first `max_bytes` of a file, as `files.read_regular` does; `regular` says that it is one.
+    def read(self, path: str, max_bytes: int, root: str = "") -> bytes:
+        """Return at most the first `max_bytes` of a file, as `files.read_regular` does.
 
-        OSError says why it cannot be read: TimeoutError, that nothing answers.
+        OSError says why it cannot be read: TimeoutError, that nothing answers. UnseenError if there can be no child.
         """
+        return self._ask("regular", path, max_bytes, root)
+
+    def of_process(self, pid: int, name: str) -> bytes:
+        """Return what that file of a process in /proc says; OSError as for `read`."""
+        return self._ask("any", f"/proc/{pid}/{name}", MOST_OF_PROCESS)
+
+    def program(self, paths: Iterable[str]) -> str:
+        """Return the first of the paths that is a program, "" if none is; OSError: TimeoutError, if nothing answers."""
+        try:
+            return os.fsdecode(self._ask("program", *paths))
+        except FileNotFoundError:
+            return ""
+
+    def _ask(self, what: str, *words: str | int) -> bytes:
         try:
             child = self._child = self._child or _start()
-            request = json.dumps([os.fsencode(path).decode("latin-1"), max_bytes, root, regular]).encode()
-            _write(child, request + b"\n")
+            plain = [os.fsencode(word).decode("latin-1") if isinstance(word, str) else word for word in words]
+            _write(child, json.dumps([what, *plain]).encode() + b"\n")
             head = _receive(child, HEAD.size, time.monotonic() + PATIENCE_S)
             number, length = HEAD.unpack(head)
             data = _receive(child, length, time.monotonic() + PATIENCE_S)
@@ -57,12 +76,8 @@ class Reader:
             self._give_up()
             raise
         if number:
-            raise OSError(number, data.decode(errors="replace") or os.strerror(number), path)
+            raise OSError(number, data.decode(errors="replace") or os.strerror(number), *words[:1])
         return data
-
-    def of_process(self, pid: int, name: str) -> bytes:
-        """Return what that file of a process in /proc says; OSError as for `read`."""
-        return self.read(f"/proc/{pid}/{name}", MOST_OF_PROCESS, regular=False)
 
     def _give_up(self) -> None:
         if (child := self._child) is not None:
@@ -76,21 +91,40 @@ class Reader:
         _given_up[:] = [one for one in _given_up if one.poll() is None]
 
 
-def _start() -> subprocess.Popen[bytes]:
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-S", files.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        env={},
-        process_group=0,
-    )
+def find_program(name: str, folder: str) -> str:
+    """Return the path of the program that `name` means to who is in `folder`; "" if there is none.
+
+    Without a "/" it is looked for where tools are. HostError if nothing answers, as on a dead mount.
+    """
+    folders = [folder] if "/" in name else map(os.path.abspath, search_path().split(":"))
     try:
-        _receive(child, HEAD.size, time.monotonic() + START_S)
-    except BaseException:
-        child.kill()
-        raise
+        with Reader() as reader:
+            return reader.program(os.path.join(one, name) for one in folders)  # noqa: PTH118
+    except OSError as error:
+        raise HostError(f"{name!r} cannot be looked at: {error.strerror}") from None
+
+
+def _start() -> subprocess.Popen[bytes]:
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-S", files.__file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            process_group=0,
+            pass_fds=badge.handed(),
+        )
+        try:
+            _receive(child, HEAD.size, time.monotonic() + START_S)
+        except BaseException:
+            child.kill()
+            raise
+    except OSError as error:
+        raise UnseenError(
+            f"the process that looks for processes and files cannot be started: {error.strerror}"
+        ) from None
     return child
 
 

@@ -15,6 +15,7 @@ from trogdor_bus.actions.process import Restart
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.commands import find_tool, require_tool, run
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, find_container
+from trogdor_bus.agents.platforms.linux.reader import find_program
 from trogdor_bus.agents.platforms.linux.starter import Command, origin
 from trogdor_bus.errors import HostError, RefusedError
 
@@ -144,10 +145,7 @@ def _command(
 ) -> Command:
     check_allowed(argv, allowed)
     started = origin(killed.identity)
-    program = find_tool(argv[0])
-    if "/" in argv[0]:
-        folder = started.cwd.encode("latin-1") if started else b"/"
-        program = os.fsdecode(os.path.join(folder, os.fsencode(argv[0])))  # noqa: PTH118 - bytes
-    if program is None or not os.access(program, os.X_OK) or not Path(program).is_file():
+    program = find_program(argv[0], os.fsdecode(started.cwd.encode("latin-1")) if started else "/")
+    if not program:
         raise HostError(f"the restart command {argv[0]!r} does not exist on this machine or cannot be executed")
     return Command(program, argv, namespace.identity, started)

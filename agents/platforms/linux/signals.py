@@ -114,7 +114,10 @@ def deliver(
             raise HostError(f"{called(target)} is still there {KILL_S:g} s after SIGKILL")
         if grace_ms:
             argv = (os.dup(pidfd), grace_ms / 1000)
-            threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
+            try:
+                threading.Thread(target=_kill_later, args=argv, name="grace", daemon=True).start()
+            except RuntimeError:  # the machine refuses one: the undo does it
+                os.close(argv[0])
 
 
 def _kill_later(pidfd: int, grace_s: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -17,8 +18,10 @@ from tests.agents.platforms.test_waiting import Slow
 from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Restart, Suspend
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux import processes, reader
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
@@ -46,6 +49,66 @@ def test_a_pid_file_on_a_dead_mount_fails_its_task_and_holds_up_no_undo(node: No
             assert (thawed.outcome, thawed.late_ms < 1_000) == (Outcome.DONE, True), thawed
 
     asyncio.run(scenario())
+
+
+def test_an_undo_waits_for_no_search_neither_of_others_nor_of_its_own_last_look(node: Node, tmp_path: Path) -> None:
+    node.sleeper("the-frozen")
+    node.sleeper("the-killed")
+
+    async def scenario(hangs: contextlib.ExitStack) -> None:
+        async with running(node.platform, tmp_path / "state") as agent:
+            agent.order(1, Suspend(match=ProcessMatch(command="the-frozen")), 60_000)
+            agent.order(2, Kill(match=ProcessMatch(command="the-killed"), signal="SIGKILL"), 60_000)
+            await agent.reports(1, "RUNNING")
+            await agent.reports(2, "RUNNING")
+            for number in range(5):
+                inside = ("ip", "netns", "exec", node.name)
+                hangs.enter_context(hung_process(tmp_path / f"dead{number}", f"hung{number}", *inside))
+            for worker in (3, 4, 5):
+                agent.order(worker, Suspend(match=ProcessMatch(command="the-frozen")), 60_000)
+            await agent.reports(3, "STARTING")
+            agent.stop(1)
+            agent.stop(2)
+            thawed = await agent.reports(1, "DONE")
+            assert (thawed.outcome, thawed.late_ms < 700) == (Outcome.DONE, True), thawed
+            undone = await agent.reports(2, "DONE")
+            assert (undone.outcome, undone.late_ms < 1_500) == (Outcome.DISTURBED, True), undone
+            assert "the search for processes takes more than 0.8 s" in undone.error
+            assert agent.says(5).startswith("STARTING"), "the searches go on"
+            for worker in (3, 4, 5):
+                agent.stop(worker)
+
+    with contextlib.ExitStack() as hangs:
+        asyncio.run(scenario(hangs))
+
+
+@pytest.mark.parametrize("by_path", [True, False])
+def test_a_program_on_a_dead_mount_fails_its_task(
+    by_path: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = tmp_path / "dead"
+    argv = (f"{dead}/hung-program" if by_path else "hung-program",)
+    monkeypatch.setenv("PATH", f"{dead}:{os.environ['PATH']}")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            with hung(dead):
+                agent.order(1, RunCommand(command=argv, grace_ms=100), 3_000)
+                failed = await agent.reports(1, "DONE")
+            assert failed.outcome is Outcome.FAILED
+            why = "cannot be looked at: nothing answers within 1 s: is it on a dead mount?"
+            assert failed.error == f"Unable to start process: {argv[0]!r} {why}"
+
+    asyncio.run(scenario())
+
+
+def test_a_restart_by_a_program_on_a_dead_mount_is_no_fault(node: Node, tmp_path: Path) -> None:
+    node.sleeper("the-one")
+    argv = (f"{tmp_path}/dead/hung-service",)
+    kill = Kill(match=ProcessMatch(command="the-one"), restart=Restart(command=argv))
+    platform = LinuxPlatform(f"netns:{node.name}", [argv])
+    with hung(tmp_path / "dead"), pytest.raises(HostError, match="hung-service' cannot be looked at: nothing answers"):
+        platform.prepare(1, kill, Surroundings(), ())
 
 
 def test_a_process_that_hangs_keeps_no_other_from_being_found(node: Node, tmp_path: Path) -> None:
@@ -133,3 +196,18 @@ def test_a_disk_that_hangs_keeps_no_service_down(
         asyncio.run(scenario())
     finally:
         service.close()
+
+
+def test_processes_that_hang_do_not_make_the_end_of_a_program_late(tmp_path: Path) -> None:
+    argv = ("/bin/sleep", "600")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            with contextlib.ExitStack() as stack:
+                for n in range(4):
+                    stack.enter_context(hung_process(tmp_path / f"dead{n}", f"hung{n}", "setsid"))
+                agent.order(1, RunCommand(command=argv, grace_ms=300), 2_000)
+                report = await agent.reports(1, "DONE")
+            assert report.outcome is Outcome.DONE and report.late_ms < 2_500, report
+
+    asyncio.run(scenario())

@@ -18,12 +18,14 @@ from trogdor_bus.actions.kafka import MoveLeader
 from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.actions.process import Kill, Suspend
 from trogdor_bus.actions.process import Restart as RestartAction
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux.lanes import lane, lock_of
 from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, step
-from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Thaw
+from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Stops, Thaw
 from trogdor_bus.agents.platforms.linux.operations.kills import Deliver
 from trogdor_bus.agents.platforms.linux.operations.leads import LEADERS
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.platforms.linux.restart import Unit
 from trogdor_bus.platform import ProcessIdentity, Step
 from trogdor_bus.states import Outcome
@@ -140,10 +142,28 @@ def test_lanes_are_what_is_touched() -> None:
         Restart(boot_id="b", how=Unit("/bin/systemctl", "kafka.service"), unless=match, alive_ms=1),
     )
     assert lane("undo", thaw) == lane("residue", thaw) == PROCESSES
-    assert lane("look", thaw) == lane("prepare", Suspend(match=match)) == lane("prepare", Kill(match=match)) == SEARCH
+    assert lane("prepare", Suspend(match=match)) == lane("prepare", Kill(match=match)) == SEARCH
+    for one in (thaw, start):
+        assert (lane("look", one), lane("search", one), lane("again", one)) == (PROCESSES, SEARCH, SEARCH)
     assert lane("undo", start) == "start kafka.service"
-    assert lane("prepare", Kill(match=match, restart=RestartAction(unit="kafka.service"))) == "start kafka.service"
+    assert lane("prepare", Kill(match=match, restart=RestartAction(unit="kafka.service"))) == "search kafka.service"
+    assert lane("prepare", RunCommand(command=("a", "b"))) == "search a b"
     assert lane("prepare", BlockPorts(ports=(1,))) == lane("strays", None) == FIREWALL
     assert lane("prepare", MoveLeader(topic="t", partition=0, bootstrap="b:1")) == LEADERS
     assert lane("undo", Step(do={"op": "of a newer version"}, undo={"op": "of a newer version"})) == "others"
     assert (lock_of(thaw), lock_of(start)) == (PROCESSES, "start")
+
+
+def test_two_lanes_that_ask_for_the_stops_of_others_at_once_each_get_their_own() -> None:
+    process = ProcessIdentity("b", 1, 1)
+    frozen = (step(Freeze(process, "x", leave=False), Thaw(process, "x", leave=False)),)
+
+    class Meanwhile(LinuxPlatform):
+        """Another lane asks at the worst moment: when the first one has written down what it found."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "_stops" and isinstance(value, Stops) and value.of(process):
+                self._held(())
+
+    assert Meanwhile()._held(frozen).wanted(process)

@@ -58,6 +58,17 @@ set_title(*sys.argv[1].split())
 print(flush=True)
 time.sleep(3600)
 """
+TOOLS = """
+from trogdor_bus import badge
+badge.wear()
+from trogdor_bus.agents.platforms.linux.commands import run
+from trogdor_bus.agents.platforms.linux.reader import Reader
+with Reader() as reader:
+    reader.read("/etc/hostname", 10)
+    print(reader._child.pid, flush=True)
+    run(["sleep", "3604"], timeout_s=3600)
+"""
+"""An agent that looks for processes, and runs a tool."""
 WORDS = ("trogdor-bus", "trogdor", "python", "sleep", "a", "e", "o", "/", "-", " ")
 
 
@@ -104,6 +115,23 @@ def test_no_match_hits_agent_guard_coordinator_launcher_keeper_or_what_they_keep
         assert Path(f"/proc/{titled.pid}/cmdline").read_bytes().startswith(b"kafka\0Kafka\0")
         ((pids, why),) = look("kafka\0Kafka".replace("\0", " "))
         assert titled.pid not in pids and "is trogdor-bus itself" in why
+
+
+def test_the_reader_and_the_tools_of_another_agent_are_missed() -> None:
+    with started(sys.executable, "-c", TOOLS) as other:
+        assert other.stdout
+        reader = int(other.stdout.readline())
+        tools = list[int]()
+
+        def runs() -> bool:
+            below = tree.below([other.pid], tree.living()) - {reader}
+            tools[:] = [pid for pid in below if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"/sleep\x003604\0")]
+            return bool(tools)
+
+        wait_until(runs, what="the tool to run")
+        for pids, why in look("files.py", "sleep 3604"):
+            assert not pids & {reader, *tools}
+            assert "is trogdor-bus itself" in why
 
 
 def test_orphans_of_a_dead_agent_are_still_its_children() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.agents.driver import order
 from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import from_journal, undone
 from tests.agents.platforms.running import Running, running, until
+from tests.supervisor.kept import DEEP
 from tests.support import wait_until
 from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.disk import FileDisk
@@ -98,7 +100,7 @@ def test_what_cannot_be_run_leaves_nothing(tmp_path: Path) -> None:
     hold, release = life.prepared(RunCommand(command=(str(broken),)))
     undo = life.platform.do(hold)
     assert undo is not None
-    with pytest.raises(HostError, match=r"Unable to start process: .*broken: No such file or directory"):
+    with pytest.raises(HostError, match=r"Unable to start process: .*broken: its interpreter .* does not exist"):
         life.platform.do(release)
     assert undone(life.platform, Step(hold.do, undo)) == ""
     assert left([hold]) == []
@@ -159,6 +161,30 @@ def test_what_a_person_would_type_works() -> None:
     assert os.system(life.platform.by_hand(steps[0])) == 0
     wait_until(lambda: not left(steps), what="all to be gone")
     assert undone(life.platform, steps[0]) == ""
+
+
+def test_what_a_person_types_ends_what_hides_below_a_keeper_that_stands() -> None:
+    argv = (sys.executable, "-c", f"{DEEP}time.sleep(3600)")
+    life = Life(argv)
+    steps = begun(life, argv)
+    (keeper,) = [pid for pid in left(steps) if tree.mark_of(pid)[1]]
+    wait_until(lambda: len(tree.below([keeper], tree.living())) == 3, what="all to run")
+    below = tree.below([keeper], tree.living())
+    os.kill(keeper, signal.SIGSTOP)
+    assert os.system(life.platform.by_hand(steps[0])) == 0
+    wait_until(lambda: not {keeper, *below} & tree.living().keys(), what="all to be gone")
+    assert undone(life.platform, steps[0]) == ""
+
+
+def test_what_is_left_of_programs_that_are_due_at_once_is_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    argv, looks, living = command("exec sleep 3600"), list[None](), tree.living
+    life = Life(argv)
+    steps = [begun(life, argv)[0] for _ in range(5)]
+    assert [undone(life.platform, one) for one in steps] == [""] * 5
+    assert len({life.platform.lane("residue", one) for one in steps}) == 1
+    assert len({life.platform.lane("undo", one) for one in steps}) == 5, "none waits for another"
+    monkeypatch.setattr(tree, "living", lambda **asked: looks.append(None) or living(**asked))
+    assert life.platform.residue_many([(one, ()) for one in steps]) == [()] * 5 and len(looks) == 1
 
 
 def test_another_boot_has_nothing_to_end() -> None:
@@ -249,7 +275,7 @@ def test_a_keeper_that_is_killed_is_a_failure_and_nothing_is_left(tmp_path: Path
 
 
 def test_a_keeper_that_stands_still_holds_up_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trogdor_bus.agents.platforms.linux.signals.KILL_S", 0.5)
+    monkeypatch.setattr("trogdor_bus.supervisor.children.KILL_S", 0.5)
     argv = command("trap '' TERM; while :; do sleep 0.05; done")
 
     async def scene() -> None:
@@ -310,3 +336,18 @@ def test_trogdors_example_runs_as_trogdor_runs_it(tmp_path: Path, monkeypatch: p
 
 def said(agent: Running, worker: int) -> object:
     return next((json.loads(bytes(one.progress)) for one in agent.bus.beats[-1].reports if one.worker == worker), None)
+
+
+def test_what_is_late_after_its_grace_is_told(tmp_path: Path) -> None:
+    argv = command("exec sleep 3600")
+
+    async def scenario() -> None:
+        async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
+            agent.order(1, RunCommand(command=argv, grace_ms=200), 3_000)
+            await agent.reports(1, "RUNNING")
+            (child,) = agent.performer.platform._programs._children.values()  # type: ignore[attr-defined]
+            os.kill(child.keeper, signal.SIGSTOP)
+            told = await agent.reports(1, "DONE", 30)
+            assert told.late_ms > 3_000 and told.outcome is Outcome.LATE, (told.late_ms, told.outcome)
+
+    asyncio.run(scenario())

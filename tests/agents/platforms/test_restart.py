@@ -306,7 +306,9 @@ def test_a_program_that_cannot_be_run_says_why(service: Service) -> None:
     service.platform = service.another_life()
     step = service.killed()
     program.chmod(0o755)
-    with pytest.raises(CannotHealError, match=r"program: it cannot be run: /.*program: No such file"):
+    with pytest.raises(
+        CannotHealError, match=r"program: it cannot be run: /.*program: its interpreter .* does not exist"
+    ):
         undone(service.platform, step)
 
 

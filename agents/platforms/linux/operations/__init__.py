@@ -20,7 +20,7 @@ from trogdor_bus.actions import Action
 from trogdor_bus.errors import HostError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import Operation as Plain
-from trogdor_bus.platform import Prepared, Seen, Step, Surroundings
+from trogdor_bus.platform import Prepared, Seen, Step, Surroundings, Verb
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
@@ -29,7 +29,7 @@ ENTRY_POINT_GROUP = "trogdor_bus.operations"
 FIREWALL = "firewall"
 PROCESSES = "processes"
 SEARCH = "search"
-"""Looking for processes: that reads of each what it may not tell."""
+"""Looking for processes, or for what is to be started: that asks who may not tell. No undo waits for it."""
 START = "start"
 """Starting again what was killed; the words after it say what."""
 Note = Callable[[Plain], None]
@@ -43,8 +43,6 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     performs: ClassVar[tuple[type[Action], ...]] = ()
     """The actions that become steps by `prepare`; no other class has them."""
-    searches: ClassVar[bool] = False
-    """Whether `holds` and `again` look for processes, and so wait for others that do."""
 
     # --- from actions to steps ----------------------------------------------------------------------------------------
 
@@ -65,7 +63,11 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         raise HostError(f"a {type(self).__name__} operation cannot be a do")
 
     def holds(self, on: Node) -> Seen:
-        """Return whether it still holds, and what it met."""
+        """Return whether it still holds, and what it met; it searches nothing, and may be unsure."""
+        return Seen()
+
+    def search(self, on: Node) -> Seen:
+        """Return whether it still holds, where `holds` is unsure."""
         return Seen()
 
     def missed(self) -> str:
@@ -96,8 +98,12 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
         """Return what it touches: its lane, and by its first word its lock. "" for nothing of its own."""
         return ""
 
-    def batch(self) -> Hashable:
-        """Return what those have in common that are done at once by the three methods below; None: each by itself."""
+    def lane(self, verb: Verb) -> str:
+        """Return the lane of what must not wait for others that touch the same; "" for that of `resource`."""
+        return ""
+
+    def batch(self, verb: Verb) -> Hashable:
+        """Return what those have in common that are done at once by the methods below; None: each by itself."""
         return None
 
     @classmethod

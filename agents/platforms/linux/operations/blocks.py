@@ -19,7 +19,7 @@ from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
 from trogdor_bus.agents.platforms.linux.operations import FIREWALL, Note, Operation, step
 from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import Prepared, Seen, Step, Surroundings
+from trogdor_bus.platform import Prepared, Seen, Step, Surroundings, Verb
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
@@ -75,7 +75,7 @@ class Block(Operation, frozen=True, tag="block"):
         """Return the firewall."""
         return FIREWALL
 
-    def batch(self) -> Hashable:
+    def batch(self, verb: Verb) -> Hashable:
         """Return the namespace."""
         return (self.namespace.boot_id, self.namespace.cookie)
 
@@ -122,7 +122,7 @@ class Unblock(Operation, frozen=True, tag="unblock"):
         """Return the firewall."""
         return FIREWALL
 
-    def batch(self) -> Hashable:
+    def batch(self, verb: Verb) -> Hashable:
         """Return the namespace."""
         return (self.namespace.boot_id, self.namespace.cookie)
 
@@ -149,8 +149,8 @@ def _unblocked(reach: Reach, operations: Sequence[Unblock]) -> list[str | Except
     namespace = reach(identity)
     if namespace is None:
         return [LOST] * len(operations)
-    with namespace, ThreadPoolExecutor() as families:  # each waits for the kernel to let go of the rules
-        failures = list(filter(None, families.map(partial(_remove, namespace), _joined(operations))))
+    with namespace:
+        failures = list(filter(None, _at_once(partial(_remove, namespace), _joined(operations))))
     if failures and len(operations) > 1:  # one of them may be the reason
         return [_unblocked(reach, [operation])[0] for operation in operations]
     if failures:
@@ -184,6 +184,15 @@ def _joined(operations: Iterable[Unblock]) -> list[OwnedChains]:
         for table in operation.tables:
             chains.setdefault(table.tool, []).extend(table.chains)
     return [OwnedChains(tool, tuple(names)) for tool, names in chains.items()]
+
+
+def _at_once(remove: Callable[[OwnedChains], str], tables: Sequence[OwnedChains]) -> list[str]:
+    """Return what comes of both families, which are done at once: each waits for the kernel to let go of the rules."""
+    try:
+        with ThreadPoolExecutor() as families:
+            return list(families.map(remove, tables))
+    except RuntimeError:  # the machine refuses a thread
+        return list(map(remove, tables))
 
 
 def _remove(namespace: Namespace, table: OwnedChains) -> str:

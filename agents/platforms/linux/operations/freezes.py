@@ -11,7 +11,7 @@ from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.newcomers import Watch
 from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Note, Operation, read, step
 from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
@@ -26,7 +26,6 @@ class Freeze(Operation, frozen=True, tag="freeze"):
     watch: Watch | None = None
 
     performs = (Suspend,)
-    searches = True
 
     @classmethod
     def prepares_in(cls, action: Suspend) -> str:
@@ -52,9 +51,14 @@ class Freeze(Operation, frozen=True, tag="freeze"):
         signals.freeze(self, on.patience)
 
     def holds(self, on: Node) -> Seen:
-        """Return whether it stands, and who took its place if it ended."""
-        if states := processes.thread_states(self.process):
-            return Seen(signals.frozen_disturbance(self, states))
+        """Return whether it stands; it is unsure where others may have taken its place."""
+        states = processes.thread_states(self.process)
+        if not states and newcomers.may_be_replaced(self.watch, self.process):
+            return Seen(unsure=True)
+        return Seen(signals.frozen_disturbance(self, states))
+
+    def search(self, on: Node) -> Seen:
+        """Return who took the place of a process that ended."""
         found = newcomers.find(self.watch, self.process, on, Surroundings(force=True))
         if running := _running(found):
             return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
@@ -70,6 +74,10 @@ class Freeze(Operation, frozen=True, tag="freeze"):
     def resource(self) -> str:
         """Return the processes."""
         return PROCESSES
+
+    def lane(self, verb: Verb) -> str:
+        """Return the lane of the search, for what searches."""
+        return newcomers.lane(verb)
 
 
 class Thaw(Operation, frozen=True, tag="thaw"):
@@ -137,8 +145,8 @@ class _Known:
 def _stops(on: Node, held: Sequence[Step]) -> Stops:
     """Return the stops of other workers; within one prepare or undo they are read once."""
     known = on.memory(_Known)
-    known.stops = known.stops.among(held)
-    return known.stops
+    stops = known.stops = known.stops.among(held)  # lanes call this at the same time
+    return stops
 
 
 def _stop(process: ProcessIdentity, name: str, watch: Watch | None) -> Step:

@@ -13,10 +13,10 @@ from trogdor_bus.actions.process import MOST_GRACE_MS, Kill
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.endings import Endings, outlived
 from trogdor_bus.agents.platforms.linux.newcomers import Watch
-from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, START, Note, Nothing, Operation, step
+from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Note, Nothing, Operation, step
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
@@ -38,14 +38,13 @@ class Deliver(Operation, frozen=True, tag="signal"):
     grace_ms: GraceMs = 0
 
     performs = (Kill,)
-    searches = True
 
     @classmethod
     def prepares_in(cls, action: Kill) -> str:
-        """Return the lane of what is started again, else that of the search."""
+        """Return the lane of the search, one for each thing that is to be started again."""
         if action.restart is None:
             return SEARCH
-        return f"{START} {action.restart.unit or action.restart.container or ' '.join(action.restart.command)}"
+        return f"{SEARCH} {action.restart.unit or action.restart.container or ' '.join(action.restart.command)}"
 
     @classmethod
     def prepare(cls, on: Node, worker: int, action: Kill, around: Surroundings, held: Sequence[Step]) -> Prepared:
@@ -80,6 +79,10 @@ class Deliver(Operation, frozen=True, tag="signal"):
         return Finish((self.process,), kill_ms) if kill_ms else None
 
     def holds(self, on: Node) -> Seen:
+        """Return that it is unsure where somebody may have started again what was killed."""
+        return Seen(unsure=newcomers.may_be_replaced(self.watch, self.process))
+
+    def search(self, on: Node) -> Seen:
         """Return whether somebody started again what was killed."""
         found = newcomers.find(self.watch, self.process, on, Surroundings(force=True))
         return Seen(f"started again by somebody: {newcomers.named(found)}" if found else "")
@@ -96,6 +99,10 @@ class Deliver(Operation, frozen=True, tag="signal"):
     def resource(self) -> str:
         """Return the processes."""
         return PROCESSES
+
+    def lane(self, verb: Verb) -> str:
+        """Return the lane of the search, for what searches."""
+        return newcomers.lane(verb)
 
 
 class Finish(Operation, frozen=True, tag="finish"):

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import msgspec
 
 from trogdor_bus.actions.process import MOST_GRACE_MS
 from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux import endings, signals
-from trogdor_bus.agents.platforms.linux.commands import find_tool
 from trogdor_bus.agents.platforms.linux.namespace import open_again
-from trogdor_bus.agents.platforms.linux.operations import START, Note, Nothing, Operation, step
+from trogdor_bus.agents.platforms.linux.operations import SEARCH, Note, Nothing, Operation, step
 from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import identify
+from trogdor_bus.agents.platforms.linux.reader import find_program
 from trogdor_bus.agents.platforms.linux.restart import check_allowed
 from trogdor_bus.agents.platforms.linux.starter import Command, order
 from trogdor_bus.errors import HostError, NotYetError
 from trogdor_bus.host import boot_id
-from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
 from trogdor_bus.supervisor import tree
 from trogdor_bus.supervisor.children import Child
 
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
 Mark = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{32}\Z")]
 PROGRAM = "program"
+ENDS = "ends"
 NOT_STARTED = "Unable to start process: {}"
 """As Trogdor words it."""
 
@@ -53,8 +53,8 @@ class Hold(Operation, frozen=True, tag="hold"):
 
     @classmethod
     def prepares_in(cls, action: RunCommand) -> str:
-        """Return the lane of the command."""
-        return f"{START} {' '.join(action.command)}"
+        """Return the lane of the search for the command."""
+        return f"{SEARCH} {' '.join(action.command)}"
 
     @classmethod
     def prepare(cls, on: Node, worker: int, action: RunCommand, around: Surroundings, held: Sequence[Step]) -> Prepared:
@@ -63,8 +63,11 @@ class Hold(Operation, frozen=True, tag="hold"):
         if not argv:
             raise HostError(NOT_STARTED.format("No command specified"))
         check_allowed(argv, on.allowed)
-        program = str(Path.cwd() / argv[0]) if "/" in argv[0] else find_tool(argv[0])
-        if program is None or not os.access(program, os.X_OK) or not Path(program).is_file():
+        try:
+            program = find_program(argv[0], str(Path.cwd()))
+        except HostError as error:
+            raise HostError(NOT_STARTED.format(error)) from None
+        if not program:
             raise HostError(NOT_STARTED.format(f"{argv[0]!r} does not exist on this machine or cannot be executed"))
         told = msgspec.json.encode({"id": around.task, "workload": action.workload}).decode()
         with on.open() as namespace:
@@ -139,18 +142,15 @@ class End(Operation, frozen=True, kw_only=True, tag="end"):
         child = children.living.get(self.mark)
         if child:
             child.stop(self.grace_ms)
-            assert child.asked_s is not None
-            late_s = time.monotonic() - child.asked_s - self.grace_ms / 1000
-            if not child.over and late_s < signals.KILL_S:
-                raise NotYetError(
-                    f"{self.name} was killed, and is not gone yet"
-                    if late_s > 0
-                    else f"{self.name} may take its time to end"
-                )
-        if left := self._kill():
+            if not _is_late(child):
+                if not child.over:
+                    raise NotYetError(f"{self.name} may take its time to end")
+            elif not wait(lambda: child.over, LOOK_S):
+                raise NotYetError(f"{self.name} was killed, and is not gone yet", overdue=True)
+        if left := [process for pid in self._kill() if (process := identify(pid)) is not None]:
             began_s = children.killed_s.setdefault(self.mark, time.monotonic())
             if time.monotonic() - began_s < signals.KILL_S:
-                raise NotYetError(f"{self.name} was killed, and is not gone yet")
+                raise NotYetError(f"{self.name} was killed, and is not gone yet", overdue=True)
             raise HostError(f"{endings.named(left)} ({self.name}) is still there {signals.KILL_S:g} s after SIGKILL")
         children.living.pop(self.mark, None)
         children.killed_s.pop(self.mark, None)
@@ -158,38 +158,60 @@ class End(Operation, frozen=True, kw_only=True, tag="end"):
 
     def leftovers(self, on: Node, held: Sequence[Step]) -> tuple[str, ...]:
         """Return a line for each process that is left."""
-        if self.boot_id != boot_id():
-            return ()
-        return tuple(f"process {pid} of {self.name} is still there" for pid in self._left(tree.living()))
+        return self.left_together(on, [self])[0]
 
     def manual(self, on: Node, do: Operation) -> str:
-        """Return the command that kills all that carries its mark."""
-        carry = f"grep -lsaE '({tree.CHILD}|{tree.KEEPER})={self.mark}' /proc/[0-9]*/environ"
-        return f"{carry} | cut -d/ -f3 | xargs -r kill -KILL"
+        """Return the commands that end all of it: what is below its keeper first, so that nothing gets out."""
+        carry = "grep -lsaE '{}={}' /proc/[0-9]*/environ | cut -d/ -f3"
+        below = 'grep -ls "^PPid:.$k$" /proc/[0-9]*/status | xargs -r grep -Ls "^State:.Z" | cut -d/ -f3'
+        keepers = carry.format(tree.KEEPER, self.mark)
+        all_of_it = carry.format(f"({tree.CHILD}|{tree.KEEPER})", self.mark)
+        emptied = f'while p=$({below}); test "$p"; do kill -KILL $p; sleep 0.1; done'
+        return f"for k in $({keepers}); do {emptied}; done; {all_of_it} | xargs -r kill -KILL"
 
     def resource(self) -> str:
-        """Return this program."""
+        """Return this program: its lane has its thread also when it has used up all that the machine gives."""
         return f"{PROGRAM} {self.mark}"
 
-    def _kill(self) -> list[ProcessIdentity]:
+    def lane(self, verb: Verb) -> str:
+        """Return the lane of one look at all processes, for all programs whose end is due at once."""
+        return ENDS if verb == "residue" else ""
+
+    def batch(self, verb: Verb) -> Hashable:
+        """Return the same for all that such a look is for."""
+        return ENDS if verb == "residue" else None
+
+    @classmethod
+    def left_together(cls, on: Node, many: Sequence[Self]) -> Sequence[tuple[str, ...]]:
+        """Return for each program a line for each process that is left of it."""
+        family = tree.living()
+        return [tuple(f"process {pid} of {one.name} is still there" for pid in one._left(family)) for one in many]
+
+    def _kill(self) -> list[int]:
         """Kill what no keeper has, and return who is left a moment later."""
+        left: list[int] = []
 
         def killed() -> bool:
-            family = tree.living()
-            left = self._left(family)
+            family = tree.living(strike=lambda kin: kin.mark == self.mark)
+            left[:] = self._left(family)
             tree.kill(left, family)
             return not left
 
-        if wait(killed, LOOK_S):
-            return []
-        found = (identify(pid) for pid in self._left(tree.living()))
-        return [process for process in found if process is not None]
+        wait(killed, LOOK_S)
+        return left
 
     def _left(self, family: tree.Family) -> list[int]:
+        if self.boot_id != boot_id():
+            return []
         process, session = self.process, 0
         if process is not None and identify(process.pid) in (None, process):  # else the number was given anew
             session = process.pid
         return tree.of_child(self.mark, session, family)
+
+
+def _is_late(child: Child) -> bool:
+    """Return whether the time is over that a child has to end, since it was told to."""
+    return child.kill_s is not None and time.monotonic() >= child.kill_s
 
 
 class _Children:
