@@ -8,7 +8,7 @@ import pytest
 
 from tests.agents.model import FOREIGN, Machine, order
 from tests.agents.performing import AROUND, Agent
-from trogdor_bus.actions import AnyAction
+from trogdor_bus.actions import Action
 from trogdor_bus.agents.events import ReadBack
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.agents.threads import run_in_lanes
@@ -64,7 +64,7 @@ def test_a_search_that_takes_its_time_keeps_no_fault() -> None:
     class Searching(Machine):
         hangs = threading.Event()
 
-        def lane(self, verb: Verb, what: Step | AnyAction | None) -> str:
+        def lane(self, verb: Verb, what: Step | Action | None) -> str:
             return verb
 
         def look(self, step: Step) -> Seen:

@@ -36,7 +36,7 @@ class Host:
         journal = Journal(SimDisk(Random(1), CrashPoints()), new_id=lambda: "j1")
         performer = Performer(journal, Machine(Random(1), "10.0.0.1", lambda *_: None), lambda: self.now)
         self._soon: list[Callable[[], None]] = []
-        self.lanes = Lanes(self._carry, lambda seconds, go_on: self._soon.append(go_on))
+        self.lanes = Lanes(self._carry, lambda seconds, go_on: None if seconds else self._soon.append(go_on))
         self.core = AgentCore(
             AgentMachine("n1", "j1", 1, now_ms=self.now),
             self,

@@ -210,4 +210,4 @@ def test_more_settings_than_a_program_can_be_given_are_refused_in_words(tmp_path
     where = ["--coordinator", "127.0.0.1", "--insecure", "--state-dir", str(tmp_path / "state")]
     ran = run("agent", "--node", "n1", "--config", str(config), *where)
     assert ran.code == 2 and "Traceback" not in ran.err
-    assert "agent.allowCommands: the agent's settings have 900" in " ".join(ran.err.split())
+    assert "agent.allowCommands: the agent's settings have 90" in " ".join(ran.err.split())

@@ -137,7 +137,7 @@ def test_who_took_over_and_died_before_the_log_had_it_does_not_lead_past_what_th
     later = PutTask(TaskRow(id="later"))
     a.store.commit([later], durable=True)
     a.replica.follow([later])
-    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with --take-over"):
+    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with ‹take-over›"):
         b.check_start()
     b.lead(above=b.take_over().epoch)
     assert b.kept() == a.kept()

@@ -20,12 +20,12 @@ from trogdor_bus.actions.process import Kill, Suspend
 from trogdor_bus.actions.process import Restart as RestartAction
 from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux.lanes import lane, lock_of
-from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, step
+from trogdor_bus.agents.platforms.linux.node import Node as OnLinux
+from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, freezes, step
 from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Stops, Thaw
 from trogdor_bus.agents.platforms.linux.operations.kills import Deliver
 from trogdor_bus.agents.platforms.linux.operations.leads import LEADERS
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
-from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.platforms.linux.restart import Unit
 from trogdor_bus.platform import ProcessIdentity, Step
 from trogdor_bus.states import Outcome
@@ -158,12 +158,15 @@ def test_two_lanes_that_ask_for_the_stops_of_others_at_once_each_get_their_own()
     process = ProcessIdentity("b", 1, 1)
     frozen = (step(Freeze(process, "x", leave=False), Thaw(process, "x", leave=False)),)
 
-    class Meanwhile(LinuxPlatform):
+    node = OnLinux("", ())
+
+    class Meanwhile(freezes._Known):
         """Another lane asks at the worst moment: when the first one has written down what it found."""
 
         def __setattr__(self, name: str, value: object) -> None:
             super().__setattr__(name, value)
-            if name == "_stops" and isinstance(value, Stops) and value.of(process):
-                self._held(())
+            if isinstance(value, Stops) and value.of(process):
+                freezes._stops(node, ())
 
-    assert Meanwhile()._held(frozen).wanted(process)
+    node._memories[freezes._Known] = Meanwhile(node)
+    assert freezes._stops(node, frozen).wanted(process)

@@ -345,8 +345,8 @@ def test_what_is_late_after_its_grace_is_told(tmp_path: Path) -> None:
         async with running(LinuxPlatform("", [argv]), tmp_path / "state") as agent:
             agent.order(1, RunCommand(command=argv, grace_ms=200), 3_000)
             await agent.reports(1, "RUNNING")
-            (child,) = agent.performer.platform._programs._children.values()  # type: ignore[attr-defined]
-            os.kill(child.keeper, signal.SIGSTOP)
+            (keeper,) = [pid for pid in left(list(agent.performer.journal.entries[1].steps)) if tree.mark_of(pid)[1]]
+            os.kill(keeper, signal.SIGSTOP)
             told = await agent.reports(1, "DONE", 30)
             assert told.late_ms > 3_000 and told.outcome is Outcome.LATE, (told.late_ms, told.outcome)
 

@@ -17,10 +17,14 @@ from tests.agents.pids import group_of_pids
 from tests.agents.platforms.nodes import Node, cut, undone
 from tests.agents.platforms.running import running, until
 from tests.support import wait_until
-from trogdor_bus.actions import ProcessMatch, RunCommand, Suspend
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
+from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.lanes import Call
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_again
-from trogdor_bus.agents.platforms.linux.operations import Deliver, Nothing, Watch, step
+from trogdor_bus.agents.platforms.linux.newcomers import Watch
+from trogdor_bus.agents.platforms.linux.operations import Nothing, step
+from trogdor_bus.agents.platforms.linux.operations.kills import Deliver
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.threads import Threads
 from trogdor_bus.errors import HostError
