@@ -113,7 +113,8 @@ def test_a_process_that_ends_while_it_is_to_stand_is_disturbed(lab: Lab) -> None
     task, echo = new_id("ended"), lab.process("echo", "node2")
     spec = {"class": "process-stop", "durationMs": 4_000, "nodes": ["node2"], "port": 9092}
     submit(lab, task, spec)
-    wait_until(lambda: echo.state() == "stopped", what="the stop")
+    await_active(lab, task)
+    assert echo.state() == "stopped"
     try:
         assert echo.send(signal.SIGKILL)
         code, out = awaited(lab, task, spec)
