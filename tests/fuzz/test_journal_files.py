@@ -60,7 +60,7 @@ def test_the_files_that_are_mutated_are_real() -> None:
 
 
 def _typed(operation: Any) -> Any:
-    return msgspec.convert(operation, operations.by_tag()[operation["op"]])
+    return msgspec.convert(operation, operations.KINDS.ours[operation["op"]])
 
 
 def judge_entry(data: bytes) -> None:

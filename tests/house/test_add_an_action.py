@@ -77,6 +77,48 @@ def test_the_command_line_knows_the_fault(package: Path) -> None:
     assert python(package, "-m", "trogdor_bus", "validate", json.dumps(told["example"])).startswith("Valid: my_files.")
 
 
+BROKEN = """
+import sys
+from trogdor_bus.actions import decode_action
+from trogdor_bus.agents.platforms.linux.operations import Nothing, performing, plain, read
+from trogdor_bus.errors import TrogdorBusError
+block = decode_action(b'{"action": "block-ports", "ports": [1]}')
+print(performing(block).__name__, read(plain(Nothing())))
+for asked in (lambda: decode_action(b'{"action": "my-take-away", "path": "x"}'), lambda: read({"op": "my-take"})):
+    try:
+        print(asked())
+    except TrogdorBusError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("raise RuntimeError('half an upgrade')", "RuntimeError('half an upgrade')"),
+        ("import sys; sys.exit(3)", "SystemExit(3)"),
+        ("import a_package_that_is_gone", "ModuleNotFoundError"),
+    ],
+)
+def test_a_package_that_is_broken_costs_only_itself(package: Path, code: str, why: str) -> None:
+    for name in FILES[:2]:
+        (package / name).write_text(code)
+    ours, action, operation = python(package, "-c", BROKEN).splitlines()
+    assert ours == "Block Nothing()"
+    assert f"the action 'my-take-away'; the entry point my-files = my_files cannot be loaded: {why}" in action
+    assert f"my-take; the entry point my-files = my_file_operations cannot be loaded: {why}" in operation
+
+
+def test_who_claims_what_is_ours_or_says_nonsense_of_what_it_performs_is_not_heard(package: Path) -> None:
+    file = package / FILES[1]
+    wrong = file.read_text().replace("performs = (TakeAway,)", "performs = TakeAway")
+    file.write_text(wrong)
+    assert "Take.performs is no tuple of actions" in python(package, "-c", BROKEN)
+    file.write_text(file.read_text().replace('tag="my-take"', 'tag="block"').replace("= TakeAway", "= (TakeAway,)"))
+    ours, *_, operation = python(package, "-c", BROKEN).splitlines()
+    assert ours == "Block Nothing()" and "my_file_operations claims 'block', which is another's; rename it" in operation
+
+
 def test_an_agent_that_dies_brings_the_file_back(package: Path) -> None:
     file = package / "server.properties"
     file.write_text("broker.id=1")

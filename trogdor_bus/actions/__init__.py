@@ -9,19 +9,11 @@ entry point of the group "trogdor_bus.actions".
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType, ModuleType
-from typing import Any, Union
-
 import msgspec
 
 from trogdor_bus.errors import BusError
 from trogdor_bus.names import shown
-
-ENTRY_POINT_GROUP = "trogdor_bus.actions"
+from trogdor_bus.plugins import Kinds
 
 
 class Peer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,10 +85,19 @@ class _Named(msgspec.Struct):
 
 def decode_action(raw: bytes | msgspec.Raw) -> Action:
     """Return the action in a JSON object; BusError says which action, or what of it, is not known here."""
+    name = name_of(raw)
     try:
-        action: Action = _decoder().decode(raw)
+        kind = KINDS.of(name)
+        if kind is None:
+            why = (
+                "; ".join((f"the action {shown(repr(name))}", *KINDS.broken))
+                if name
+                else "not an action: it has no name"
+            )
+            raise BusError(why)
+        action: Action = msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BusError(_unknown(raw, str(error))) from None
+        raise BusError(f"the action {shown(name)} ({shown(str(error))})") from None
     return action
 
 
@@ -108,47 +109,5 @@ def name_of(raw: bytes | msgspec.Raw) -> str:
         return ""
 
 
-@functools.cache
-def by_tag() -> Mapping[str, type[Action]]:
-    """Return every class by its tag, read once; BusError if two claim one, or one cannot be loaded."""
-    found: dict[str, type[Action]] = {}
-    for kind in _all():
-        tag = str(kind.__struct_config__.tag)
-        if found.setdefault(tag, kind) is not kind:
-            raise BusError(f"{kind.__name__} and {found[tag].__name__} both claim the action {tag!r}")
-    return MappingProxyType(found)
-
-
-@functools.cache
-def _decoder() -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(Union[tuple(by_tag().values())])  # noqa: UP007 (they are not known before)
-
-
-def _unknown(raw: bytes | msgspec.Raw, error: str) -> str:
-    name = name_of(raw)
-    if not name:
-        return f"not an action: {shown(error)}"
-    return f"the action {name} ({shown(error)})" if name in by_tag() else f"the action {shown(repr(name))}"
-
-
-def _all() -> Iterator[type[Action]]:
-    from importlib.metadata import entry_points  # late: a healer needs none
-
-    for info in pkgutil.iter_modules(__path__):
-        yield from _in(importlib.import_module(f"{__name__}.{info.name}"))
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            found = entry.load()
-        except Exception as error:
-            why = f"cannot be loaded: {error!r}; mend its package, or uninstall it"
-            raise BusError(f"the entry point {entry.name} = {entry.value} {why}") from error
-        if not isinstance(found, ModuleType):
-            raise BusError(f"the entry point {entry.name} = {entry.value} is no module of actions")
-        yield from _in(found)
-
-
-def _in(module: ModuleType) -> Iterator[type[Action]]:
-    for _, value in sorted(vars(module).items()):
-        ours = isinstance(value, type) and issubclass(value, Action) and value.__module__ == module.__name__
-        if ours and not value.__name__.startswith("_"):
-            yield value
+KINDS = Kinds(Action, __name__, "trogdor_bus.actions")
+"""Every action."""

@@ -7,11 +7,7 @@ converted to its class first, strictly, so that nothing else can reach the kerne
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pkgutil
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from types import MappingProxyType, ModuleType
+from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import msgspec
@@ -21,11 +17,11 @@ from trogdor_bus.errors import HostError
 from trogdor_bus.names import shown
 from trogdor_bus.platform import Operation as Plain
 from trogdor_bus.platform import Prepared, Seen, Step, Surroundings, Verb
+from trogdor_bus.plugins import Kinds
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
 
-ENTRY_POINT_GROUP = "trogdor_bus.operations"
 FIREWALL = "firewall"
 PROCESSES = "processes"
 SEARCH = "search"
@@ -43,6 +39,10 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 
     performs: ClassVar[tuple[type[Action], ...]] = ()
     """The actions that become steps by `prepare`; no other class has them."""
+
+    def __init_subclass__(cls) -> None:
+        if not isinstance(cls.performs, tuple):
+            raise TypeError(f"{cls.__name__}.performs is no tuple of actions")
 
     # --- from actions to steps ----------------------------------------------------------------------------------------
 
@@ -143,9 +143,9 @@ def plain(operation: Operation) -> Plain:
 def read(operation: Plain) -> Operation:
     """Return the typed operation; HostError if it is none that is known here."""
     tag = operation.get("op") if isinstance(operation, dict) else operation
-    kind = by_tag().get(tag) if isinstance(tag, str) else None
+    kind = KINDS.of(tag)
     if kind is None:
-        raise HostError(f"not an operation of the Linux platform: {shown(str(tag))}")
+        raise HostError("; ".join((f"not an operation of the Linux platform: {shown(str(tag))}", *KINDS.broken)))
     try:
         return msgspec.convert(operation, kind)
     except msgspec.ValidationError as error:
@@ -154,52 +154,12 @@ def read(operation: Plain) -> Operation:
 
 def performing(action: Action) -> type[Operation]:
     """Return the class that prepares an action; HostError if nobody can."""
-    kind = _by_action().get(type(action))
-    if kind is None:
-        raise HostError(f"this agent cannot perform {type(action).__name__}")
-    return kind
+    for kinds in (KINDS.ours, KINDS.others[0]):
+        for kind in kinds.values():
+            if type(action) in kind.performs:
+                return kind
+    raise HostError("; ".join((f"this agent cannot perform {type(action).__name__}", *KINDS.broken)))
 
 
-@functools.cache
-def by_tag() -> Mapping[str, type[Operation]]:
-    """Return every class by its tag, read once."""
-    found: dict[str, type[Operation]] = {}
-    for kind in _all():
-        tag = str(kind.__struct_config__.tag)
-        if found.setdefault(tag, kind) is not kind:
-            raise HostError(f"{kind.__name__} and {found[tag].__name__} both claim the operation {tag!r}")
-    return MappingProxyType(found)
-
-
-@functools.cache
-def _by_action() -> Mapping[type[Action], type[Operation]]:
-    found: dict[type[Action], type[Operation]] = {}
-    for kind in by_tag().values():
-        for action in kind.performs:
-            if found.setdefault(action, kind) is not kind:
-                raise HostError(f"{kind.__name__} and {found[action].__name__} both perform {action.__name__}")
-    return MappingProxyType(found)
-
-
-def _all() -> Iterator[type[Operation]]:
-    from importlib.metadata import entry_points  # late: a healer must start fast
-
-    yield Nothing
-    for info in pkgutil.iter_modules(__path__):
-        yield from _in(importlib.import_module(f"{__name__}.{info.name}"))
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            found = entry.load()
-        except Exception as error:
-            why = f"cannot be loaded: {error!r}; mend its package, or uninstall it"
-            raise HostError(f"the entry point {entry.name} = {entry.value} {why}") from error
-        if not isinstance(found, ModuleType):
-            raise HostError(f"the entry point {entry.name} = {entry.value} is no module of operations")
-        yield from _in(found)
-
-
-def _in(module: ModuleType) -> Iterator[type[Operation]]:
-    for _, value in sorted(vars(module).items()):
-        ours = isinstance(value, type) and issubclass(value, Operation) and value.__module__ == module.__name__
-        if ours and not value.__name__.startswith("_"):
-            yield value
+KINDS = Kinds(Operation, __name__, "trogdor_bus.operations")
+"""Every operation."""
