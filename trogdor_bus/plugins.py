@@ -1,0 +1,76 @@
+"""Classes that are found: those in the modules of a folder of ours, and those that other packages bring."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Generic, TypeVar
+
+import msgspec
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Kinds(Generic[T]):
+    """The public subclasses of `base` by their tags, in the modules of the package of that name.
+
+    Other packages name modules of theirs as entry points of `group`. These are loaded once a tag is asked for that is
+    none of ours: what cannot be loaded there costs nobody anything else, and `broken` says why.
+    """
+
+    def __init__(self, base: type[T], package: str, group: str) -> None:
+        self._base, self._package, self._group = base, package, group
+
+    def of(self, tag: object) -> type[T] | None:
+        """Return the class with that tag; ours, if others claim it."""
+        return (self.ours.get(tag) or self.others[0].get(tag)) if isinstance(tag, str) else None
+
+    @property
+    def broken(self) -> tuple[str, ...]:
+        """Return why some of what other packages bring cannot be had, a line each."""
+        return self.others[1]
+
+    @functools.cached_property
+    def ours(self) -> Mapping[str, type[T]]:
+        """The classes of this package, which must have a tag each."""
+        package = importlib.import_module(self._package)
+        modules = [
+            importlib.import_module(f"{self._package}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
+        ]
+        found: dict[str, type[T]] = {}
+        for kind in (kind for module in (package, *modules) for kind in self._in(module)):
+            assert found.setdefault(_tag(kind), kind) is kind, f"two claim {_tag(kind)}"
+        return found
+
+    @functools.cached_property
+    def others(self) -> tuple[Mapping[str, type[T]], tuple[str, ...]]:
+        """The classes of other packages, the first one of each tag, and why the rest cannot be had."""
+        from importlib.metadata import entry_points  # late: a healer must start fast
+
+        found: dict[str, type[T]] = {}
+        broken: list[str] = []
+        for entry in entry_points(group=self._group):
+            try:
+                module = entry.load()
+                if not isinstance(module, ModuleType):
+                    raise TypeError("it is no module")
+                for kind in self._in(module):
+                    if self.ours.get(_tag(kind)) or found.setdefault(_tag(kind), kind) is not kind:
+                        broken.append(f"{entry.value} claims {_tag(kind)!r}, which is another's; rename it")
+            except (Exception, SystemExit) as error:
+                why = f"cannot be loaded: {error!r}; mend its package, or uninstall it"
+                broken.append(f"the entry point {entry.name} = {entry.value} {why}")
+        return found, tuple(broken)
+
+    def _in(self, module: ModuleType) -> Iterator[type[T]]:
+        for _, value in sorted(vars(module).items()):
+            theirs = isinstance(value, type) and issubclass(value, self._base) and value.__module__ == module.__name__
+            if theirs and value is not self._base and not value.__name__.startswith("_"):
+                yield value
+
+
+def _tag(kind: type[msgspec.Struct]) -> str:
+    return str(kind.__struct_config__.tag)
