@@ -123,10 +123,11 @@ def _is_newer(found: Found, local: Loaded) -> bool:
 
 
 def _digest(state: Loaded) -> str:
-    """Return what tells two states apart."""
+    """Return what tells two states apart; where a coordinator listened and how its store came about do not."""
+    meta = msgspec.structs.replace(state.meta, url="", next_seq=0, copied=False, copy="", copy_epoch=0)
     tasks = sorted((task.id, encode(task)) for task in state.tasks)
     workers = sorted((task, one.row.id, encode(one)) for task, some in state.workers.items() for one in some)
-    return hashlib.sha256(repr((state.meta.epoch, tasks, workers)).encode()).hexdigest()
+    return hashlib.sha256(repr((encode(meta), tasks, workers)).encode()).hexdigest()
 
 
 def _check_cluster(local: Loaded, found: Found) -> None:

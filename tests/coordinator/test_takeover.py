@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from trogdor_bus.coordinator import takeover
-from trogdor_bus.coordinator.changes import AppendEvent, Change, Loaded, PutMeta, PutTask, PutWorker, StoredWorker
+from trogdor_bus.coordinator.changes import AppendEvent, Change, Loaded, Owes, PutMeta, PutTask, PutWorker, StoredWorker
 from trogdor_bus.coordinator.replica import Replica, read
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.coordinator.takeover import STEP, Taken, check_start, take_over
@@ -126,15 +127,29 @@ def test_a_copy_that_never_led_does_not_lead_by_itself(new: NewHost, keeper: Mem
     assert b.kept() == a.kept()
 
 
+def meta_with(**fields: Any) -> Callable[[Host], Change]:
+    return lambda host: PutMeta(msgspec.structs.replace(host.store.load().meta, **fields))
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        lambda host: PutTask(TaskRow(id="later")),
+        meta_with(latches={"": "an-abort"}),
+        meta_with(resumed=("an-abort",)),
+        meta_with(owed={"journal": Owes(node="a")}),
+        meta_with(next_worker=500),
+    ],
+)
 def test_who_took_over_and_died_before_the_log_had_it_does_not_lead_past_what_the_other_wrote_since(
-    new: NewHost,
+    new: NewHost, goes_on: Callable[[Host], Change]
 ) -> None:
     a, b = new("a"), new("b")
     a.lead()
     above = b.take_over().epoch
     b.lead_alone(above)
     assert b.check_start() == ""
-    later = PutTask(TaskRow(id="later"))
+    later = goes_on(a)
     a.store.commit([later], durable=True)
     a.replica.follow([later])
     with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with ‹take-over›"):
