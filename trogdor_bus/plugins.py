@@ -58,6 +58,7 @@ class Kinds(Generic[T]):
                 if not isinstance(module, ModuleType):
                     raise TypeError("it is no module")
                 for kind in self._in(module):
+                    msgspec.json.Decoder(kind)  # what cannot be decoded is told now, and not of each frame
                     if self.ours.get(_tag(kind)) or found.setdefault(_tag(kind), kind) is not kind:
                         broken.append(f"{entry.value} claims {_tag(kind)!r}, which is another's; rename it")
             except (Exception, SystemExit) as error:
