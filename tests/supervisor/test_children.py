@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
+from tests.supervisor.kept import DEEP, LEADERLESS, Kept, has_lost_its_main_thread, kept, order, python, shell
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
@@ -25,6 +25,7 @@ from trogdor_bus.supervisor.children import LOST, Child
 
 WAITS = shell("sleep 3600")
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+UP_AT_ONCE = """print('{"status": 1}', flush=True); import time; time.sleep(3600)"""
 UP = """print('{"status": 1}', flush=True); time.sleep(3600)"""
 
 
@@ -263,6 +264,23 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
         one.child.stop(0)
         assert one.over(20) and one.child.gone
         assert not one.left()
+
+
+@pytest.mark.parametrize("who_ends_it", ["keeper", "sweep"])
+def test_what_hides_behind_the_end_of_its_main_thread_is_gone_as_well(who_ends_it: str) -> None:
+    with kept(python(f"import os\nif not os.fork():\n  os.setsid()\n  exec({LEADERLESS!r})\n{UP_AT_ONCE}")) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        (hidden,) = tree.below([one.child.identity.pid], tree.living(marks=False))
+        one.pids.add(hidden)
+        wait_until(lambda: has_lost_its_main_thread(hidden), what="the end of its main thread")
+        if who_ends_it == "sweep":
+            os.kill(one.child.keeper, signal.SIGKILL)
+            wait_until(lambda: one.child.over, what="the end of its keeper")
+            assert one.child.sweep()
+        one.child.stop(0)
+        assert one.over(10) and one.child.gone is (who_ends_it == "keeper")
+        wait_until(lambda: not Path(f"/proc/{hidden}/task").exists(), what="all of it to be gone")
 
 
 @contextlib.contextmanager
