@@ -274,14 +274,15 @@ def _ask(pid: int, start: int) -> tuple[str, bool]:
 
 
 def _mark_in(pid: int) -> tuple[str, bool]:
-    for entry in _environment(pid).split(b"\0"):
+    for entry in environment(pid).split(b"\0"):
         name, _, mark = entry.partition(b"=")
         if name in (KEEPER.encode(), CHILD.encode()):
             return mark.decode(errors="replace"), name == KEEPER.encode()
     return "", False
 
 
-def _environment(pid: int) -> bytes:
+def environment(pid: int) -> bytes:
+    """Return what /proc tells of the environment of a process, b"" if nothing."""
     for one in folders(pid):
         with contextlib.suppress(*_NONE_OF_OURS), open(f"{one}/environ", "rb") as file:
             if told := file.read():
