@@ -23,6 +23,7 @@ from trogdor_bus.agents.platforms.linux.commands import search_path
 from trogdor_bus.agents.platforms.linux.files import HEAD
 from trogdor_bus.agents.platforms.linux.namespace import UnseenError
 from trogdor_bus.errors import HostError
+from trogdor_bus.supervisor import tree
 
 PATIENCE_S = 1.0
 """How long one file may take."""
@@ -54,8 +55,16 @@ class Reader:
         return self._ask("regular", path, max_bytes, root)
 
     def of_process(self, pid: int, name: str) -> bytes:
-        """Return what that file of a process in /proc says; OSError as for `read`."""
-        return self._ask("any", f"/proc/{pid}/{name}", MOST_OF_PROCESS)
+        """Return what that file of a process in /proc says; OSError as for `read`.
+
+        Its main thread may tell nothing, for it has ended: then another one is asked.
+        """
+        folders = tree.folders(pid)
+        told = self._ask("any", f"{next(folders)}/{name}", MOST_OF_PROCESS)
+        while not told and (folder := next(folders, "")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                told = self._ask("any", f"{folder}/{name}", MOST_OF_PROCESS)
+        return told
 
     def program(self, paths: Iterable[str]) -> str:
         """Return the first of the paths that is a program, "" if none is; OSError: TimeoutError, if nothing answers."""

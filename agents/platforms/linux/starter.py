@@ -20,7 +20,7 @@ from trogdor_bus.agents.platforms.linux.processes import identify, status
 from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.supervisor import children, launch
+from trogdor_bus.supervisor import children, launch, tree
 from trogdor_bus.supervisor.children import Door, text
 
 PATIENCE_S = 10.0
@@ -86,7 +86,7 @@ def origin(process: ProcessIdentity) -> Origin | None:
 
     A process in a container has a root directory, users and programs of its own, which mean nothing outside.
     """
-    folder = Path(f"/proc/{process.pid}")
+    folder = Path(tree.folder(process.pid))
     try:
         ours, theirs = Path("/").stat(), (folder / "root").stat()
         cwd = os.fsencode((folder / "cwd").readlink())
