@@ -89,6 +89,10 @@ class Found(msgspec.Struct, frozen=True):
         return tuple(filter(None, (self.why_none or self.silent,)))
 
 
+class ManyHangError(UnseenError):
+    """So many processes hang that nobody waits for them."""
+
+
 def read_stat(path: str) -> Stat | None:
     """Return the stat of a process or thread (`path` is its folder in /proc), None if it is gone."""
     try:
@@ -265,11 +269,13 @@ def _living(stats: dict[int, Stat], namespace: Namespace, reader: Reader, hidden
         except TimeoutError:
             silent += 1
             if silent > MOST_SILENT:
-                raise UnseenError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
+                raise ManyHangError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
             yield Process(ProcessIdentity(boot, pid, stat.start_ticks), (), stat.comm or "unnamed")
             continue
-        except OSError:  # ended, or a zombie
+        except ENDED:
             continue
+        except OSError as error:
+            raise UnseenError(f"process {pid} cannot be looked at: {error.strerror}") from None
         words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
         yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
 

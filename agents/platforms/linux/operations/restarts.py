@@ -16,7 +16,7 @@ from trogdor_bus.agents.platforms.linux import endings, processes
 from trogdor_bus.agents.platforms.linux.commands import run
 from trogdor_bus.agents.platforms.linux.endings import Endings
 from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
-from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
 from trogdor_bus.agents.platforms.linux.operations import START, Note, Operation, plain, read
 from trogdor_bus.agents.platforms.linux.restart import Container, Unit, choose, typed
 from trogdor_bus.agents.platforms.linux.starter import Command, waiting
@@ -150,6 +150,10 @@ class _Starts:
         try:
             with self._on.open() as namespace:
                 return bool(processes.find(operation.unless, namespace, Surroundings(force=True)).processes)
+        except processes.ManyHangError:  # waiting does not help
+            return False
+        except UnseenError:  # it may well run
+            raise
         except HostError:  # its container is down, or its pid file is gone
             return False
 
