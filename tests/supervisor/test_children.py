@@ -74,6 +74,25 @@ def test_what_is_killed_while_it_is_held_cannot_be_released() -> None:
             one.child.release()
 
 
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_child_that_is_killed_while_it_is_held_did_not_run(noticed: bool) -> None:
+    with kept(WAITS) as one:
+        if not noticed:
+            os.kill(one.child.keeper, signal.SIGSTOP)
+        os.kill(one.child.identity.pid, signal.SIGKILL)
+        if noticed:
+            wait_until(lambda: one.child.exit is not None, what="its end to be noticed")
+        else:
+            timer = threading.Timer(0.3, os.kill, (one.child.keeper, signal.SIGCONT))  # when it has heard to let it go
+            timer.start()
+        with pytest.raises(HostError, match="it was killed before it ran"):
+            one.child.release()
+        assert one.child.ended is None, "it did not run, so it did not end"
+        assert not one.child.over, "its keeper lives"
+        one.child.stop(0)
+        assert one.over(10) and one.child.gone
+
+
 # --- what it says -----------------------------------------------------------------------------------------------------
 
 
