@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -72,6 +72,63 @@ def test_what_is_killed_while_it_is_held_cannot_be_released() -> None:
         wait_until(lambda: not one.left(), what="the child to go with its keeper")
         with pytest.raises(HostError, match=LOST):
             one.child.release()
+
+
+def test_a_keeper_that_does_not_read_a_large_order_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "PATIENCE_S", 0.5)
+    keepers: list[subprocess.Popen[bytes]] = []
+    raised: list[HostError] = []
+
+    def frozen(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        keepers.append(start())
+        keepers[0].send_signal(signal.SIGSTOP)
+        return keepers[0]
+
+    def begin() -> None:
+        with pytest.raises(HostError, match=r"its keeper did not read within 0\.5 s") as error:
+            Child(order(WAITS, "m" * 32, "x" * 400_000), "m" * 32, "task t", frozen, lambda: None)
+        raised.append(error.value)
+
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(10)
+    blocked = thread.is_alive()
+    (keeper,) = keepers
+    keeper.send_signal(signal.SIGCONT)
+    try:
+        assert not blocked and raised
+        wait_until(lambda: keeper.poll() is not None, what="its end, as it has no whole order")
+        wait_until(lambda: set(threading.enumerate()) <= before, what="no thread to be left")
+    finally:
+        keeper.kill()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_child_whose_threads_are_refused_leaves_nothing(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, asked, keepers = threading.Thread.start, list[str](), list[subprocess.Popen[bytes]]()
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "child":
+            asked.append(thread.name)
+            if len(asked) == which + 1:
+                time.sleep(0.2)  # the other one waits by now
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def door(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        keepers.append(start())
+        return keepers[0]
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with pytest.raises(HostError, match="its keeper cannot be started: can't start new thread"):
+        Child(order(WAITS, "m" * 32), "m" * 32, "task t", door, lambda: None)
+    try:
+        wait_until(lambda: keepers[0].poll() is not None, 5, "the end of its keeper")
+        wait_until(lambda: set(threading.enumerate()) <= before, 5, "no thread to be left")
+    finally:
+        keepers[0].kill()
 
 
 @pytest.mark.parametrize("noticed", [False, True])
