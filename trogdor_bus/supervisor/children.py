@@ -30,7 +30,7 @@ log = logging.getLogger("trogdor_bus.agents")
 Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
 """Calls a function somewhere else, in a namespace, and returns what it returns."""
 PATIENCE_S = 10.0
-"""How long a keeper may take to answer; its Python starts in some 30 ms."""
+"""How long a keeper may take to read, or to answer; its Python starts in some 30 ms."""
 KILL_S = 5.0
 """How long after the grace a keeper may take to have killed all; then it is killed itself: somebody has frozen it."""
 SWEEP_S = 5.0

@@ -24,7 +24,7 @@ from trogdor_bus.supervisor import children, launch, tree
 from trogdor_bus.supervisor.children import Door, text
 
 PATIENCE_S = 10.0
-"""How long a launcher may take to answer; its Python starts in some 20 ms."""
+"""How long a launcher may take to read, or to answer; its Python starts in some 20 ms."""
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,9 +125,15 @@ def order(command: Command, cwd: str = "/", **more: str) -> dict[str, Any]:
 
 def _write(launcher: subprocess.Popen[bytes], data: bytes) -> None:
     assert launcher.stdin is not None
+    os.set_blocking(launcher.stdin.fileno(), False)
+    poll = select.poll()
+    poll.register(launcher.stdin, select.POLLOUT)
+    deadline = time.monotonic() + PATIENCE_S
     left = memoryview(data)
     while left:
-        left = left[launcher.stdin.write(left) :]
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise HostError(f"it did not read within {PATIENCE_S:g} s")
+        left = left[launcher.stdin.write(left) or 0 :]
 
 
 def _read(launcher: subprocess.Popen[bytes], until: bytes) -> bytes:
