@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import require, require_namespaces, wait_until
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, SpecError
 from trogdor_bus.lab import namespaces
@@ -268,3 +269,12 @@ def test_a_process_with_a_hostile_name_is_no_trouble(lab: Lab) -> None:
         found = [one for one in with_token(lab.state.token) if one.pid == hostile.pid]
         assert [one.state() for one in found] == ["running"]
         lab.kill(found[0], signal.SIGKILL)
+
+
+def test_a_process_whose_main_thread_has_ended_is_ended_with_the_others(lab: Lab) -> None:
+    with lab.begin("node1", sys.executable, "-c", LEADERLESS) as hidden:
+        wait_until(lambda: has_lost_its_main_thread(hidden.pid), what="the end of its main thread")
+        found = [one for one in with_token(lab.state.token) if one.pid == hidden.pid]
+        assert [one.state() for one in found] == ["running"]
+        lab.kill(found[0], signal.SIGKILL)
+        wait_until(lambda: found[0].state() == "gone", what="its end")

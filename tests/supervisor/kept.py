@@ -27,6 +27,17 @@ leave([sys.executable, "-c", "import time; time.sleep(3600)"])
 os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "3600")
 """
 """Python that leaves a process behind which hides as well as it can, and another one below it."""
+LEADERLESS = """
+import ctypes, threading, time
+threading.Thread(target=time.sleep, args=(3600,)).start()
+ctypes.CDLL(None).syscall({exit}, 0)  # of its main thread alone, as pthread_exit does
+""".format(exit={"x86_64": 60, "aarch64": 93}[os.uname().machine])
+"""Python whose main thread ends while another one lives on."""
+
+
+def has_lost_its_main_thread(pid: int) -> bool:
+    with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
+        return stat.read().rpartition(b")")[2].split()[0] == b"Z"
 
 
 def shell(script: str) -> list[str]:

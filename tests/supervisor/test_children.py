@@ -10,13 +10,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.supervisor.kept import DEEP, Kept, kept, order, python, shell
+from tests.supervisor.kept import DEEP, LEADERLESS, Kept, has_lost_its_main_thread, kept, order, python, shell
 from tests.support import wait_until
 from trogdor_bus.errors import HostError
 from trogdor_bus.host import identity
@@ -25,6 +25,7 @@ from trogdor_bus.supervisor.children import LOST, Child
 
 WAITS = shell("sleep 3600")
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+UP_AT_ONCE = """print('{"status": 1}', flush=True); import time; time.sleep(3600)"""
 UP = """print('{"status": 1}', flush=True); time.sleep(3600)"""
 
 
@@ -71,6 +72,82 @@ def test_what_is_killed_while_it_is_held_cannot_be_released() -> None:
         wait_until(lambda: not one.left(), what="the child to go with its keeper")
         with pytest.raises(HostError, match=LOST):
             one.child.release()
+
+
+def test_a_keeper_that_does_not_read_a_large_order_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "PATIENCE_S", 0.5)
+    keepers: list[subprocess.Popen[bytes]] = []
+    raised: list[HostError] = []
+
+    def frozen(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        keepers.append(start())
+        keepers[0].send_signal(signal.SIGSTOP)
+        return keepers[0]
+
+    def begin() -> None:
+        with pytest.raises(HostError, match=r"its keeper did not read within 0\.5 s") as error:
+            Child(order(WAITS, "m" * 32, "x" * 400_000), "m" * 32, "task t", frozen, lambda: None)
+        raised.append(error.value)
+
+    before = set(threading.enumerate())
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(10)
+    blocked = thread.is_alive()
+    (keeper,) = keepers
+    keeper.send_signal(signal.SIGCONT)
+    try:
+        assert not blocked and raised
+        wait_until(lambda: keeper.poll() is not None, what="its end, as it has no whole order")
+        wait_until(lambda: set(threading.enumerate()) <= before, what="no thread to be left")
+    finally:
+        keeper.kill()
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_child_whose_threads_are_refused_leaves_nothing(which: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, asked, keepers = threading.Thread.start, list[str](), list[subprocess.Popen[bytes]]()
+
+    def refusing(thread: threading.Thread) -> None:
+        if thread.name == "child":
+            asked.append(thread.name)
+            if len(asked) == which + 1:
+                time.sleep(0.2)  # the other one waits by now
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    def door(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        keepers.append(start())
+        return keepers[0]
+
+    before = set(threading.enumerate())
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    with pytest.raises(HostError, match="its keeper cannot be started: can't start new thread"):
+        Child(order(WAITS, "m" * 32), "m" * 32, "task t", door, lambda: None)
+    try:
+        wait_until(lambda: keepers[0].poll() is not None, 5, "the end of its keeper")
+        wait_until(lambda: set(threading.enumerate()) <= before, 5, "no thread to be left")
+    finally:
+        keepers[0].kill()
+
+
+@pytest.mark.parametrize("noticed", [False, True])
+def test_a_child_that_is_killed_while_it_is_held_did_not_run(noticed: bool) -> None:
+    with kept(WAITS) as one:
+        if not noticed:
+            os.kill(one.child.keeper, signal.SIGSTOP)
+        os.kill(one.child.identity.pid, signal.SIGKILL)
+        if noticed:
+            wait_until(lambda: one.child.exit is not None, what="its end to be noticed")
+        else:
+            timer = threading.Timer(0.3, os.kill, (one.child.keeper, signal.SIGCONT))  # when it has heard to let it go
+            timer.start()
+        with pytest.raises(HostError, match="it was killed before it ran"):
+            one.child.release()
+        assert one.child.ended is None, "it did not run, so it did not end"
+        assert not one.child.over, "its keeper lives"
+        one.child.stop(0)
+        assert one.over(10) and one.child.gone
 
 
 # --- what it says -----------------------------------------------------------------------------------------------------
@@ -263,6 +340,23 @@ def test_what_forks_for_ever_is_gone_all_the_same() -> None:
         one.child.stop(0)
         assert one.over(20) and one.child.gone
         assert not one.left()
+
+
+@pytest.mark.parametrize("who_ends_it", ["keeper", "sweep"])
+def test_what_hides_behind_the_end_of_its_main_thread_is_gone_as_well(who_ends_it: str) -> None:
+    with kept(python(f"import os\nif not os.fork():\n  os.setsid()\n  exec({LEADERLESS!r})\n{UP_AT_ONCE}")) as one:
+        one.child.release()
+        wait_until(lambda: one.said() == 1, what="it to run")
+        (hidden,) = tree.below([one.child.identity.pid], tree.living(marks=False))
+        one.pids.add(hidden)
+        wait_until(lambda: has_lost_its_main_thread(hidden), what="the end of its main thread")
+        if who_ends_it == "sweep":
+            os.kill(one.child.keeper, signal.SIGKILL)
+            wait_until(lambda: one.child.over, what="the end of its keeper")
+            assert one.child.sweep()
+        one.child.stop(0)
+        assert one.over(10) and one.child.gone is (who_ends_it == "keeper")
+        wait_until(lambda: not Path(f"/proc/{hidden}/task").exists(), what="all of it to be gone")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,8 @@ given = json.loads({given!r})
 command = Command("/bin/sleep", ("sleep", "3600"), NamespaceIdentity("", "", ""))
 with waiting(command, lambda start: start()) as service:
     service.release()
-children = [Child(one, "m" * 32, "task t", lambda start: start(), lambda: None) for one in given["orders"]]
-held = [Child(one, "m" * 32, "task t", lambda start: start(), lambda: None) for one in given["orders"]]
+children = [Child(one, given["mark"], "task t", lambda start: start(), lambda: None) for one in given["orders"]]
+held = [Child(one, given["mark"], "task t", lambda start: start(), lambda: None) for one in given["orders"]]
 for child in children:
     child.release()
 while not os.path.exists(given["up"]):
@@ -112,8 +113,10 @@ sys.exit(Under("").run())
 def test_nothing_of_the_children_is_left_after_healing(tmp_path: Path, script: str, agent: str, keepers: str) -> None:
     up, pids, found = (str(tmp_path / name) for name in ("up", "pids", "found"))
     program = python(f"{script}open({up!r}, 'w')\ntime.sleep(3600)")
-    orders = [order(program, "m" * 32)]
-    given = json.dumps({"orders": orders, "up": up, "pids": pids, "agent": agent, "keepers": keepers})
+    mark = uuid.uuid4().hex
+    given = json.dumps(
+        {"orders": [order(program, mark)], "mark": mark, "up": up, "pids": pids, "agent": agent, "keepers": keepers}
+    )
     argv = [sys.executable, "-c", GUARD, AGENT.format(given=given), HEALER.format(pids=pids, found=found)]
     began = time.monotonic()
     service = 0
@@ -123,7 +126,7 @@ def test_nothing_of_the_children_is_left_after_healing(tmp_path: Path, script: s
         assert json.loads(Path(found).read_text()) == [True, []], done.stderr
         assert time.monotonic() - began < 20
         family = tree.living()
-        assert not [pid for pid, kin in family.items() if kin.mark == "m" * 32]
+        assert not [pid for pid, kin in family.items() if kin.mark == mark]
         assert service in family, "what was started again lives on"
     finally:
         if service:

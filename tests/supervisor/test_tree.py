@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.agents.platforms.hungfs import hung_process
+from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import wait_until
 from trogdor_bus.supervisor import tree
 
@@ -64,3 +66,18 @@ def test_one_that_hangs_and_answers_at_last_is_asked_again(tmp_path: Path) -> No
         assert tree.mark_of(victim.pid) == ("", False)
         assert any(pid == victim.pid for pid, _ in tree._asked)
     wait_until(lambda: not tree._asked, what="the answer")
+
+
+def test_a_process_lives_and_tells_its_mark_though_its_main_thread_has_ended() -> None:
+    environment = {**os.environ, tree.CHILD: "m" * 32}
+    with contextlib.ExitStack() as stack:
+        argv = [sys.executable, "-c", LEADERLESS]
+        process = stack.enter_context(subprocess.Popen(argv, env=environment, start_new_session=True))
+        stack.callback(process.kill)
+        wait_until(lambda: has_lost_its_main_thread(process.pid), what="the end of its main thread")
+        assert tree.mark_of(process.pid) == ("m" * 32, False)
+        family = tree.living()
+        assert family[process.pid].mark == "m" * 32
+        tree.kill([process.pid], family)
+        wait_until(lambda: len(os.listdir(f"/proc/{process.pid}/task")) == 1, what="its end")  # noqa: PTH208
+        assert process.pid not in tree.living(), "who is dead and not reaped does not live"

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from trogdor_bus.errors import HostError
+from trogdor_bus.supervisor import tree
 
 TOKEN = "TROGDOR_BUS_LAB_TOKEN"  # noqa: S105 - the name of a variable
 PROC = Path("/proc")
@@ -34,7 +35,7 @@ class LabProcess(msgspec.Struct, frozen=True):
     def state(self) -> str:
         """Return "running", "stopped" or "gone"."""
         letter, ticks = _stat(self.pid)
-        if ticks != self.start_ticks or letter in "ZXx":
+        if ticks != self.start_ticks or not tree.lives(self.pid):
             return "gone"
         return "stopped" if letter in "Tt" else "running"
 
@@ -88,12 +89,11 @@ def with_token(token: str) -> list[LabProcess]:
         if not entry.name.isdigit() or int(entry.name) in mine:
             continue
         try:
-            carries = wanted in (entry / "environ").read_bytes().split(b"\0")
+            carries = wanted in tree.environment(int(entry.name)).split(b"\0")
         except OSError:
             continue
-        letter, ticks = _stat(int(entry.name))
-        if carries and letter not in "ZXx":
-            found.append(LabProcess("found", "", int(entry.name), ticks))
+        if carries and tree.lives(int(entry.name)):
+            found.append(LabProcess("found", "", int(entry.name), _stat(int(entry.name))[1]))
     return found
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -29,7 +30,7 @@ log = logging.getLogger("trogdor_bus.agents")
 Door = Callable[[Callable[[], "subprocess.Popen[bytes]"]], "subprocess.Popen[bytes]"]
 """Calls a function somewhere else, in a namespace, and returns what it returns."""
 PATIENCE_S = 10.0
-"""How long a keeper may take to answer; its Python starts in some 30 ms."""
+"""How long a keeper may take to read, or to answer; its Python starts in some 30 ms."""
 KILL_S = 5.0
 """How long after the grace a keeper may take to have killed all; then it is killed itself: somebody has frozen it."""
 SWEEP_S = 5.0
@@ -74,11 +75,13 @@ class Child:
         self._waits, self._runs, self._over = threading.Event(), threading.Event(), threading.Event()
         self._told = threading.Event()
         self._socket, theirs = socket.socketpair()
+        hears = False
         try:
             with theirs:
                 self._keeper = enter(lambda: _spawn(theirs, mark))
             for target in (self._hear, self._see_to_end):  # both now: at the end the machine may refuse a thread
                 threading.Thread(target=target, name="child", daemon=True).start()
+                hears = True
             if streams:
                 socket.send_fds(self._socket, [b" "], streams)
             self._say(order)
@@ -86,7 +89,9 @@ class Child:
             if self._failed:
                 raise HostError(self._failed)
         except (OSError, RuntimeError) as error:  # it is refused a process, a descriptor, a thread
-            self._socket.close()
+            self._leave()
+            if not hears:
+                self._socket.close()
             raise HostError(f"its keeper cannot be started: {error}") from None
         except BaseException:
             self._leave()
@@ -140,9 +145,18 @@ class Child:
         return self._over.is_set()
 
     def _say(self, word: dict[str, Any]) -> None:
+        left = memoryview(json.dumps(word).encode() + b"\n")
+        deadline_s = time.monotonic() + PATIENCE_S
         try:
-            self._socket.sendall(json.dumps(word).encode() + b"\n")
-        except OSError:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            while left:
+                if not poll.poll(1000 * max(0.0, deadline_s - time.monotonic())):
+                    self._leave()
+                    raise HostError(f"its keeper did not read within {PATIENCE_S:g} s")
+                with contextlib.suppress(BlockingIOError):
+                    left = left[self._socket.send(left, socket.MSG_DONTWAIT) :]
+        except (OSError, ValueError):  # ValueError: it is closed
             raise HostError(LOST) from None
 
     def _await(self, event: threading.Event) -> None:

@@ -55,7 +55,7 @@ class Keeper:
         self._kill_at_s: float | None = None
         self._linger_s = 0.0
         self._look_at_s = 0.0
-        self._exited = self._killed = False
+        self._released = self._exited = self._killed = False
         self._wake_r, self._wake_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> None:
@@ -113,14 +113,17 @@ class Keeper:
         self._say({"pid": self._child})
 
     def _report(self, data: bytes) -> None:
-        """Take in why the child could not become the command; the end of it says that it runs."""
+        """Take in why the child could not become the command; the end of it says that it runs, if it was let go."""
         self._failed += data
         if not data:
-            self._say({"failed": self._failed.decode(errors="replace")} if self._failed else {"runs": True})
+            failed = self._failed or (b"" if self._released else b"it was killed before it ran")
+            self._say({"failed": failed.decode(errors="replace")} if failed else {"runs": True})
 
     def _obey(self, word: dict[str, Any]) -> None:
         if "go" in word and self._gate:
-            os.write(self._gate, b"g")
+            with contextlib.suppress(BrokenPipeError):  # it was killed
+                os.write(self._gate, b"g")
+                self._released = True
             self._shut_gate()
         elif "stop" in word and self._kill_at_s is None:
             self._shut_gate()

@@ -14,7 +14,7 @@ from collections import namedtuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # typing itself would be a tenth of a guard's memory
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     Family = dict[int, "Kin"]
 
@@ -32,6 +32,8 @@ BUSY_S = 0.25
 """How long a look goes on while there is always one that ended before it was looked at, or that it killed."""
 _NONE_OF_OURS = (FileNotFoundError, ProcessLookupError, PermissionError)
 """What is said of a process that has ended, or that is not ours to look at."""
+_DEAD = (b"Z", b"X", b"x")
+"""The states of what has ended (proc(5))."""
 
 Kin = namedtuple("Kin", ("parent", "session", "group", "start", "mark", "keeper"))
 """A living process: parent, session, process group, start (ticks since boot), the mark that its session carries, "" if
@@ -73,6 +75,29 @@ def mark_of(pid: int) -> tuple[str, bool]:
     if (kin := _kin(pid)) and not _hangs(pid, kin.start):
         _Reading(lambda _: found.append(_ask(pid, kin.start))).over(PATIENCE_S)
     return found[-1]
+
+
+def folders(pid: int) -> Iterator[str]:
+    """Yield where /proc tells of a process: its own folder, and those of its other threads.
+
+    Its own tells nothing of it once its main thread has ended, though the others live on (pthread_exit(3)).
+    """
+    yield f"/proc/{pid}"
+    known = {str(pid)}
+    with contextlib.suppress(*_NONE_OF_OURS):
+        while new := set(os.listdir(f"/proc/{pid}/task")) - known:
+            known |= new
+            yield from (f"/proc/{pid}/task/{task}" for task in new)
+
+
+def folder(pid: int) -> str:
+    """Return the first of the folders whose thread lives; its own if the process has ended."""
+    return next(filter(_runs, folders(pid)), f"/proc/{pid}")
+
+
+def lives(pid: int) -> bool:
+    """Return whether any thread of a process does."""
+    return any(map(_runs, folders(pid)))
 
 
 def of_child(mark: str, session: int, family: Family) -> list[int]:
@@ -249,21 +274,40 @@ def _ask(pid: int, start: int) -> tuple[str, bool]:
 
 
 def _mark_in(pid: int) -> tuple[str, bool]:
-    with contextlib.suppress(*_NONE_OF_OURS), open(f"/proc/{pid}/environ", "rb") as file:
-        for entry in file.read().split(b"\0"):
-            name, _, mark = entry.partition(b"=")
-            if name in (KEEPER.encode(), CHILD.encode()):
-                return mark.decode(errors="replace"), name == KEEPER.encode()
+    for entry in environment(pid).split(b"\0"):
+        name, _, mark = entry.partition(b"=")
+        if name in (KEEPER.encode(), CHILD.encode()):
+            return mark.decode(errors="replace"), name == KEEPER.encode()
     return "", False
+
+
+def environment(pid: int) -> bytes:
+    """Return what /proc tells of the environment of a process, b"" if nothing."""
+    for one in folders(pid):
+        with contextlib.suppress(*_NONE_OF_OURS), open(f"{one}/environ", "rb") as file:
+            if told := file.read():
+                return told
+    return b""
 
 
 def _kin(pid: int) -> Kin | None:
     """Return who a process is, without its mark (proc(5), fields 4 to 6 and 22); None if it has ended."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
+        fields = _stat(f"/proc/{pid}")
     except _NONE_OF_OURS:
         return None
-    if fields[0] in (b"Z", b"X"):
+    if fields[0] in _DEAD and not lives(pid):
         return None
     return Kin(int(fields[1]), int(fields[3]), int(fields[2]), int(fields[19]), "", False)
+
+
+def _runs(folder: str) -> bool:
+    with contextlib.suppress(*_NONE_OF_OURS):
+        return _stat(folder)[0] not in _DEAD
+    return False
+
+
+def _stat(folder: str) -> list[bytes]:
+    """Return what is told of a process or thread, from its state on; the name before may hold anything."""
+    with open(f"{folder}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()

@@ -15,6 +15,7 @@ from trogdor_bus.agents.platforms.linux.patience import LOOK_S, wait
 from trogdor_bus.agents.platforms.linux.processes import signal_mask, status, thread_states
 from trogdor_bus.errors import HostError, NotYetError
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.supervisor import tree
 
 DYING_MS = MOST_GRACE_MS
 """How long who was told to end is waited for, counted from then."""
@@ -143,5 +144,5 @@ def typed(living: Iterable[ProcessIdentity]) -> str:
 
 def _is_jvm(pid: int) -> bool:
     with contextlib.suppress(OSError):
-        return os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)").rpartition("/")[2] == "java"  # noqa: PTH115
+        return os.readlink(f"{tree.folder(pid)}/exe").removesuffix(" (deleted)").rpartition("/")[2] == "java"  # noqa: PTH115
     return False

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, open_first
+from trogdor_bus.supervisor import tree
 
 FIRST_INODE = 0xF0000000
 """The kernel numbers namespaces from here on (PROC_DYNAMIC_FIRST), and file systems rarely get so far."""
@@ -58,25 +59,26 @@ def _holding(deadline: float) -> Iterator[str]:
     """Yield paths in /proc to what may be a network namespace that somebody holds."""
     mounted: set[str] = set()
     for pid in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208 - names only
-        for number in _names(f"/proc/{pid}/fd"):
+        folder = tree.folder(int(pid))
+        for number in _names(f"{folder}/fd"):
             if time.monotonic() > deadline:
                 return
-            if _may_be_namespace(pid, number):
-                yield f"/proc/{pid}/fd/{number}"
+            if _may_be_namespace(folder, number):
+                yield f"{folder}/fd/{number}"
         yield from _threads(pid)
-        mounts = _target(f"/proc/{pid}/ns/mnt")
+        mounts = _target(f"{folder}/ns/mnt")
         if mounts not in mounted:
             mounted.add(mounts)
-            yield from _mounts(pid)
+            yield from _mounts(folder)
 
 
-def _may_be_namespace(pid: str, number: str) -> bool:
+def _may_be_namespace(folder: str, number: str) -> bool:
     """Return whether an open file may be a namespace, without asking its file system, which may hang."""
-    target = _target(f"/proc/{pid}/fd/{number}")
+    target = _target(f"{folder}/fd/{number}")
     if not target.startswith("/"):
         return target.startswith("net:[")
     try:
-        with open(f"/proc/{pid}/fdinfo/{number}", encoding="ascii", errors="replace") as file:  # noqa: PTH123
+        with open(f"{folder}/fdinfo/{number}", encoding="ascii", errors="replace") as file:  # noqa: PTH123
             told = dict(line.partition(":")[::2] for line in file)
     except OSError:
         return False
@@ -89,17 +91,17 @@ def _threads(pid: str) -> list[str]:
     return [f"/proc/{pid}/task/{task}/ns/net" for task in tasks] if len(tasks) > 1 else []
 
 
-def _mounts(pid: str) -> Iterator[str]:
+def _mounts(folder: str) -> Iterator[str]:
     """Yield where network namespaces are mounted; see proc(5) on mountinfo."""
     try:
-        with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
+        with open(f"{folder}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:  # noqa: PTH123
             lines = [line.split() for line in file if " - nsfs " in line]
     except OSError:
         return
     for words in lines:
         if words[3].startswith("net:["):
             where = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), words[4])
-            yield f"/proc/{pid}/root{where}"
+            yield f"{folder}/root{where}"
 
 
 def _names(folder: str) -> list[str]:

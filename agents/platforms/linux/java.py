@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from trogdor_bus.agents.platforms.linux.files import read_regular
+from trogdor_bus.supervisor import tree
 
 CLASS_PATH = ("-cp", "-classpath", "--class-path")
 MODULES = ("-p", "--module-path", "--upgrade-module-path", "--add-modules", "--limit-modules", "--enable-native-access")
@@ -70,7 +71,8 @@ class _Words:
 
 def read_argument_file(pid: int, name: str, read: ReadFile = read_regular) -> Sequence[str]:
     """Return the arguments in the file that process `pid` knows as `name`; () if it cannot be read."""
-    path, root = (name, f"/proc/{pid}/root") if name.startswith("/") else (f"/proc/{pid}/cwd/{name}", "")
+    folder = tree.folder(pid)
+    path, root = (name, f"{folder}/root") if name.startswith("/") else (f"{folder}/cwd/{name}", "")
     try:
         return split_arguments(read(path, MAX_FILE_BYTES, root).decode(errors="replace"))
     except OSError:

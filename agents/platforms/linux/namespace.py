@@ -27,6 +27,7 @@ from trogdor_bus.errors import GoneError, HostError, NotFoundError, SpecError
 from trogdor_bus.host import boot_id
 from trogdor_bus.host import identity as identity_of
 from trogdor_bus.platform import ProcessIdentity
+from trogdor_bus.supervisor import tree
 
 SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
@@ -219,22 +220,15 @@ def _open_of(process: ProcessIdentity, said: Running | None = None) -> Namespace
     """Return the namespace of that very process, which was there still when its namespace was open."""
     pid = process.pid
     try:
-        namespace = Namespace(f"/proc/{pid}/ns/net", said.identity if said else "", pid, said)
+        namespace = Namespace(f"{tree.folder(pid)}/ns/net", said.identity if said else "", pid, said)
     except HostError:
-        if _identity(pid) != process or _is_zombie(pid):
+        if _identity(pid) != process or not tree.lives(pid):
             raise _ended(process) from None
         raise
     if _identity(pid) != process:
         namespace.close()
         raise _ended(process)
     return namespace
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"Z", b"X")
-    except (OSError, IndexError):
-        return True
 
 
 def _ended(process: ProcessIdentity) -> GoneError:
@@ -301,7 +295,7 @@ def _known_paths() -> Iterator[str]:
     for folder in ("/run/netns", "/run/docker/netns"):
         if Path(folder).is_dir():
             yield from (f"{folder}/{name}" for name in os.listdir(folder))  # noqa: PTH208
-    yield from (f"/proc/{pid}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal())  # noqa: PTH208
+    yield from (f"{tree.folder(int(pid))}/ns/net" for pid in os.listdir("/proc") if pid.isdecimal())  # noqa: PTH208
 
 
 def find_container(name: str) -> Running:
@@ -323,7 +317,7 @@ def find_container(name: str) -> Running:
         raise GoneError(f"container {name} is not running; start it first")
     container, pid = answer[0], int(answer[1])
     process = _identity(pid)
-    if process is None or _is_zombie(pid):
+    if process is None or not tree.lives(pid):
         raise GoneError(f"container {name} is not running: its process {pid} just ended")
     if not _is_of_container(pid, container):
         raise HostError(
@@ -337,7 +331,7 @@ def _is_of_container(pid: int, identity: str) -> bool:
     """Return whether a process shows the container's id, as every engine has it in control groups or mounts."""
     try:
         return any(
-            identity in Path(f"/proc/{pid}/{name}").read_text(errors="replace") for name in ("cgroup", "mountinfo")
+            identity in Path(tree.folder(pid), name).read_text(errors="replace") for name in ("cgroup", "mountinfo")
         )
     except OSError:  # it ended
         return False

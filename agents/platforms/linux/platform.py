@@ -15,6 +15,7 @@ from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation as Plain
 from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
+from trogdor_bus.supervisor import tree
 
 
 class LinuxPlatform:
@@ -177,7 +178,7 @@ class LinuxPlatform:
                 case object(process=ProcessIdentity(pid=pid)):
                     if (place := processes.network_of(pid)) not in seen:  # each is entered once, not for each process
                         seen.add(place)
-                        with contextlib.suppress(HostError), Namespace(f"/proc/{pid}/ns/net") as namespace:
+                        with contextlib.suppress(HostError), Namespace(f"{tree.folder(pid)}/ns/net") as namespace:
                             yield namespace.identity
                 case _:
                     attached = True

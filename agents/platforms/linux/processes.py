@@ -23,9 +23,12 @@ from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import GoneError, HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
+from trogdor_bus.supervisor import tree
 
 DEAD = "ZXx"
 """The states of what has ended (proc(5))."""
+ENDED = (FileNotFoundError, ProcessLookupError)
+"""What is said of a process, or a thread, that has ended."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
 MOST_SPARED = 5
@@ -88,6 +91,10 @@ class Found(msgspec.Struct, frozen=True):
         return tuple(filter(None, (self.why_none or self.silent,)))
 
 
+class ManyHangError(UnseenError):
+    """So many processes hang that nobody waits for them."""
+
+
 def read_stat(path: str) -> Stat | None:
     """Return the stat of a process or thread (`path` is its folder in /proc), None if it is gone."""
     try:
@@ -121,7 +128,7 @@ def session_lives(leader: ProcessIdentity) -> bool:
     """Return whether any process of the session that `leader` began is alive; it may itself have ended."""
     if identify(leader.pid) not in (None, leader):  # the number is given anew only when the session is empty
         return False
-    return any(stat.session == leader.pid and stat.state not in DEAD for stat in _all_stats().values())
+    return any(stat.session == leader.pid and tree.lives(pid) for pid, stat in _all_stats().items())
 
 
 def now_ticks() -> int:
@@ -139,7 +146,7 @@ def unit_of(pid: int) -> str:
 
     Units of users and those inside a container stand below a unit that is not theirs, and are none.
     """
-    for line in _lines(f"/proc/{pid}/cgroup"):
+    for line in _lines(f"{tree.folder(pid)}/cgroup"):
         _, controllers, path = line.split(":", 2)
         parts = [part for part in path.split("/") if part and not part.endswith(".slice")]
         if controllers in ("", "name=systemd") and parts:
@@ -153,20 +160,21 @@ def container_of(pid: int) -> str:
     The innermost control group that is called as one tells (docker and podman); else the host name's file, which they
     mount. Another container that shares the network has the same such file: look at its mounts, too.
     """
-    groups = re.findall(r"[0-9a-f]{64}", "".join(_lines(f"/proc/{pid}/cgroup")))
-    files = re.findall(r"/\S*containers/([0-9a-f]{64})/\S* /etc/hostname ", "\n".join(_lines(f"/proc/{pid}/mountinfo")))
+    folder = tree.folder(pid)
+    groups = re.findall(r"[0-9a-f]{64}", "".join(_lines(f"{folder}/cgroup")))
+    files = re.findall(r"/\S*containers/([0-9a-f]{64})/\S* /etc/hostname ", "\n".join(_lines(f"{folder}/mountinfo")))
     found = next(iter([*reversed(groups), *files]), "")
     return "" if pid != os.getpid() and found == container_of(os.getpid()) else found
 
 
 def mounts_of(pid: int) -> str:
     """Return the mount namespace of a process, which all of a container share; "" if it is gone."""
-    return _link(f"/proc/{pid}/ns/mnt")
+    return _link(pid, "ns/mnt")
 
 
 def network_of(pid: int) -> str:
     """Return the network namespace of a process, by inode; "" if it is gone."""
-    return _link(f"/proc/{pid}/ns/net")
+    return _link(pid, "ns/net")
 
 
 def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) -> Found:
@@ -281,11 +289,10 @@ def _living(stats: dict[int, Stat], namespace: Namespace, reader: Reader, hidden
     """Yield the processes of the namespace; the pids of those that we may not look at go to `hidden`."""
     boot, silent = boot_id(), 0
     for pid, stat in sorted(stats.items()):
-        if stat.flags & KERNEL_THREAD or stat.state in DEAD:
+        if stat.flags & KERNEL_THREAD:
             continue
         try:
-            place = os.stat(f"/proc/{pid}/ns/net")  # noqa: PTH116
-            if (place.st_dev, place.st_ino) != namespace.inode:
+            if _network(pid) != namespace.inode:
                 continue
             raw = reader.of_process(pid, "cmdline")
         except PermissionError:
@@ -294,13 +301,24 @@ def _living(stats: dict[int, Stat], namespace: Namespace, reader: Reader, hidden
         except TimeoutError:
             silent += 1
             if silent > MOST_SILENT:
-                raise UnseenError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
+                raise ManyHangError(f"more than {MOST_SILENT} processes hang, and do not tell what they are") from None
             yield Process(ProcessIdentity(boot, pid, stat.start_ticks), (), stat.comm or "unnamed")
             continue
-        except OSError:  # ended, or a zombie
+        except ENDED:
             continue
+        except OSError as error:
+            raise UnseenError(f"process {pid} cannot be looked at: {error.strerror}") from None
         words = raw.decode(errors="replace").removesuffix("\0").split("\0") if raw else []
         yield Process(ProcessIdentity(boot, pid, stat.start_ticks), tuple(words))
+
+
+def _network(pid: int) -> tuple[int, int] | None:
+    """Return the network namespace of a process, None if it has ended."""
+    for folder in tree.folders(pid):
+        with contextlib.suppress(*ENDED):
+            place = os.stat(f"{folder}/ns/net")  # noqa: PTH116
+            return place.st_dev, place.st_ino
+    return None
 
 
 def _predicate(match: ProcessMatch, namespace: Namespace, reader: Reader) -> Callable[[Process], bool]:
@@ -320,10 +338,7 @@ def _predicate(match: ProcessMatch, namespace: Namespace, reader: Reader) -> Cal
 
 def java_line(process: Process, read: ReadFile = read_regular) -> str:
     """Return the line that jcmd prints for a JVM, "" for any other process; `read` reads its files of arguments."""
-    try:
-        program = os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")  # noqa: PTH115
-    except OSError:
-        program = process.argv[0] if process.argv else ""
+    program = _link(process.pid, "exe").removesuffix(" (deleted)") or next(iter(process.argv), "")
     if program.rpartition("/")[2] != "java":
         return ""
     main = main_line(process.argv, lambda name: read_argument_file(process.pid, name, read))
@@ -332,7 +347,7 @@ def java_line(process: Process, read: ReadFile = read_regular) -> str:
 
 def _pid_in(pid_file: str, root_pid: int, reader: Reader) -> int:
     try:
-        text = reader.read(pid_file, 64, f"/proc/{root_pid}/root" if root_pid else "")
+        text = reader.read(pid_file, 64, f"{tree.folder(root_pid)}/root" if root_pid else "")
     except OSError as error:
         kind = GoneError if error.errno in (errno.ENOENT, errno.ENOTDIR) else HostError
         raise kind(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
@@ -343,14 +358,14 @@ def _pid_in(pid_file: str, root_pid: int, reader: Reader) -> int:
 
 
 def _pid_namespace(pid: int) -> str:
-    return _link(f"/proc/{pid}/ns/pid")
+    return _link(pid, "ns/pid")
 
 
-def _link(path: str) -> str:
-    try:
-        return os.readlink(path)  # noqa: PTH115
-    except OSError:
-        return ""
+def _link(pid: int, name: str) -> str:
+    for folder in tree.folders(pid):
+        with contextlib.suppress(OSError):
+            return os.readlink(f"{folder}/{name}")  # noqa: PTH115
+    return ""
 
 
 def _inner_pid(pid: int) -> int:
@@ -371,8 +386,11 @@ def _listeners(port: int, namespace: Namespace) -> frozenset[str]:
 
 def _sockets(pid: int) -> frozenset[str]:
     links: set[str] = set()
-    with contextlib.suppress(OSError):
-        for name in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-            with contextlib.suppress(OSError):
-                links.add(os.readlink(f"/proc/{pid}/fd/{name}"))  # noqa: PTH115
+    for folder in tree.folders(pid):
+        with contextlib.suppress(OSError):
+            for name in os.listdir(f"{folder}/fd"):  # noqa: PTH208
+                with contextlib.suppress(OSError):
+                    links.add(os.readlink(f"{folder}/fd/{name}"))  # noqa: PTH115
+        if links:
+            break
     return frozenset(links)

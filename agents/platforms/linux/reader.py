@@ -23,6 +23,7 @@ from trogdor_bus.agents.platforms.linux.commands import search_path
 from trogdor_bus.agents.platforms.linux.files import HEAD
 from trogdor_bus.agents.platforms.linux.namespace import UnseenError
 from trogdor_bus.errors import HostError
+from trogdor_bus.supervisor import tree
 
 PATIENCE_S = 1.0
 """How long one file may take."""
@@ -32,6 +33,10 @@ START_S = 10.0
 """How long the child may take to be there; its Python starts in some 20 ms."""
 _given_up: list[subprocess.Popen[bytes]] = []
 """Children that were killed and did not end at once; each is waited for as soon as it has."""
+
+
+class _LostError(OSError):
+    """The child was killed: that says nothing of what it was asked for."""
 
 
 class Reader:
@@ -49,13 +54,22 @@ class Reader:
     def read(self, path: str, max_bytes: int, root: str = "") -> bytes:
         """Return at most the first `max_bytes` of a file, as `files.read_regular` does.
 
-        OSError says why it cannot be read: TimeoutError, that nothing answers. UnseenError if there can be no child.
+        OSError says why it cannot be read: TimeoutError, that nothing answers. UnseenError if there can be no child,
+        or if two in a row are killed.
         """
         return self._ask("regular", path, max_bytes, root)
 
     def of_process(self, pid: int, name: str) -> bytes:
-        """Return what that file of a process in /proc says; OSError as for `read`."""
-        return self._ask("any", f"/proc/{pid}/{name}", MOST_OF_PROCESS)
+        """Return what that file of a process in /proc says; OSError as for `read`.
+
+        Its main thread may tell nothing, for it has ended: then another one is asked.
+        """
+        folders = tree.folders(pid)
+        told = self._ask("any", f"{next(folders)}/{name}", MOST_OF_PROCESS)
+        while not told and (folder := next(folders, "")):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                told = self._ask("any", f"{folder}/{name}", MOST_OF_PROCESS)
+        return told
 
     def program(self, paths: Iterable[str]) -> str:
         """Return the first of the paths that is a program, "" if none is; OSError: TimeoutError, if nothing answers."""
@@ -65,6 +79,12 @@ class Reader:
             return ""
 
     def _ask(self, what: str, *words: str | int) -> bytes:
+        for _ in range(2):
+            with contextlib.suppress(_LostError):
+                return self._ask_once(what, *words)
+        raise UnseenError("the process that looks for processes and files was killed twice in a row")
+
+    def _ask_once(self, what: str, *words: str | int) -> bytes:
         try:
             child = self._child = self._child or _start()
             plain = [os.fsencode(word).decode("latin-1") if isinstance(word, str) else word for word in words]
@@ -130,8 +150,11 @@ def _start() -> subprocess.Popen[bytes]:
 
 def _write(child: subprocess.Popen[bytes], data: bytes) -> None:
     assert child.stdin is not None
-    child.stdin.write(data)
-    child.stdin.flush()
+    try:
+        child.stdin.write(data)
+        child.stdin.flush()
+    except BrokenPipeError:
+        raise _LostError(errno.EPIPE, "it was killed") from None
 
 
 def _receive(child: subprocess.Popen[bytes], length: int, until_s: float) -> bytes:
@@ -144,6 +167,6 @@ def _receive(child: subprocess.Popen[bytes], length: int, until_s: float) -> byt
             raise TimeoutError(errno.ETIMEDOUT, f"nothing answers within {PATIENCE_S:g} s: is it on a dead mount?")
         part = os.read(fd, length - len(data))
         if not part:
-            raise OSError(errno.EIO, "its reader was killed")
+            raise _LostError(errno.EIO, "it was killed")
         data += part
     return data

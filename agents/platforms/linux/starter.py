@@ -20,11 +20,11 @@ from trogdor_bus.agents.platforms.linux.processes import identify, status
 from trogdor_bus.agents.platforms.linux.reader import Reader
 from trogdor_bus.errors import HostError
 from trogdor_bus.platform import ProcessIdentity
-from trogdor_bus.supervisor import children, launch
+from trogdor_bus.supervisor import children, launch, tree
 from trogdor_bus.supervisor.children import Door, text
 
 PATIENCE_S = 10.0
-"""How long a launcher may take to answer; its Python starts in some 20 ms."""
+"""How long a launcher may take to read, or to answer; its Python starts in some 20 ms."""
 
 
 class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,7 +86,7 @@ def origin(process: ProcessIdentity) -> Origin | None:
 
     A process in a container has a root directory, users and programs of its own, which mean nothing outside.
     """
-    folder = Path(f"/proc/{process.pid}")
+    folder = Path(tree.folder(process.pid))
     try:
         ours, theirs = Path("/").stat(), (folder / "root").stat()
         cwd = os.fsencode((folder / "cwd").readlink())
@@ -125,9 +125,15 @@ def order(command: Command, cwd: str = "/", **more: str) -> dict[str, Any]:
 
 def _write(launcher: subprocess.Popen[bytes], data: bytes) -> None:
     assert launcher.stdin is not None
+    os.set_blocking(launcher.stdin.fileno(), False)
+    poll = select.poll()
+    poll.register(launcher.stdin, select.POLLOUT)
+    deadline = time.monotonic() + PATIENCE_S
     left = memoryview(data)
     while left:
-        left = left[launcher.stdin.write(left) :]
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            raise HostError(f"it did not read within {PATIENCE_S:g} s")
+        left = left[launcher.stdin.write(left) or 0 :]
 
 
 def _read(launcher: subprocess.Popen[bytes], until: bytes) -> bytes:

@@ -26,6 +26,7 @@ from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.platforms.linux.processes import identify
 from trogdor_bus.errors import NotYetError
 from trogdor_bus.platform import Operation, Prepared, ProcessIdentity, Step, Surroundings
+from trogdor_bus.supervisor import tree
 from trogdor_bus.testing import unnoted
 
 _numbers = itertools.count(1)
@@ -239,6 +240,6 @@ def cut(node: Node, *peers: Node, worker: int = 1, **around: Any) -> Step:
 
 
 def _command_line(pid: int) -> bytes:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:  # noqa: PTH123
+    with contextlib.suppress(OSError), open(f"{tree.folder(pid)}/cmdline", "rb") as file:  # noqa: PTH123
         return file.read()
     return b""

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.agents.platforms.hungfs import hung, hung_process
-from tests.agents.platforms.nodes import Node
+from tests.agents.platforms.nodes import Node, undone
 from tests.agents.platforms.running import running, until
+from tests.agents.platforms.test_restart import Service
 from tests.agents.platforms.test_waiting import Slow
 from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Restart, Suspend
 from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.platforms.linux import processes, reader
-from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
-from trogdor_bus.errors import HostError
+from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.platform import Surroundings
 from trogdor_bus.states import Outcome
 from trogdor_bus.supervisor import tree
+from trogdor_bus.testing import unnoted
 
 
 def find(node: Node, match: ProcessMatch) -> processes.Found:
@@ -159,6 +164,62 @@ def test_a_reader_tells_why_and_goes_on(tmp_path: Path) -> None:
                     assert says in str(error.strerror), error
                 else:
                     raise AssertionError(path)
+
+
+@contextlib.contextmanager
+def readers_killed(pid: int, times: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Have so many readers killed that are about to look at a process; yields who was."""
+    killed, write = list[int](), reader._write
+
+    def writing(child: subprocess.Popen[bytes], data: bytes) -> None:
+        if f"/proc/{pid}/".encode() in data and len(killed) < times:
+            killed.append(child.pid)
+            child.kill()
+            if len(killed) % 2:  # else it is seen only when it does not answer
+                child.wait()
+        write(child, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reader, "_write", writing)
+        yield killed
+
+
+def test_a_reader_that_is_killed_keeps_no_process_from_being_found(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = node.sleeper("the-one")
+    with readers_killed(pid, 1, monkeypatch) as killed:
+        assert [one.pid for one in find(node, ProcessMatch(command="the-one")).processes] == [pid]
+    assert len(killed) == 1
+    with (
+        readers_killed(pid, 2, monkeypatch),
+        pytest.raises(UnseenError, match="looks for processes and files was killed twice in a row"),
+    ):
+        find(node, ProcessMatch(command="the-one"))
+
+
+def test_nothing_is_started_a_second_time_because_a_reader_was_killed(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service").mkdir()
+    service = Service(node, tmp_path / "service")
+    step = service.killed(alive_ms=60_000)
+    again = node.sleeper(str(service.folder))  # somebody has started it
+    with readers_killed(again, 2, monkeypatch), pytest.raises(CannotHealError, match="killed twice in a row"):
+        service.platform.undo(step, (), unnoted)
+    assert undone(service.platform, step).startswith("already running")
+    assert not service.starts()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENFILE])
+def test_what_a_reader_is_refused_says_nothing_of_a_process(
+    node: Node, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: reader.Reader, pid: int, name: str) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    node.sleeper("the-one")
+    monkeypatch.setattr(reader.Reader, "of_process", refused)
+    with pytest.raises(UnseenError, match=rf"process \d+ cannot be looked at: {os.strerror(number)}"):
+        find(node, ProcessMatch(command="the-one"))
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, inside, known, one_node, prepare
+from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.actions import ProcessMatch
-from trogdor_bus.actions.process import Suspend
+from trogdor_bus.actions.process import Kill, Suspend
 from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
@@ -292,3 +293,55 @@ def test_a_step_comes_back_from_the_journal_as_it_went_in(node: Node, tmp_path: 
     assert len(prepared.steps) == 1
     assert from_journal(prepared) == list(prepared.steps)
     assert "\n" not in prepared.steps[0].do["name"]
+
+
+@pytest.mark.parametrize("by", ["command", "port", "pid file"])
+def test_a_process_is_found_stopped_and_let_go_though_its_main_thread_has_ended(
+    node: Node, tmp_path: Path, by: str
+) -> None:
+    node.run("ip", "link", "set", "lo", "up")
+    serve = "import os, socket\nos.setsid()\nserver = socket.create_server(('127.0.0.1', 9095))\n"
+    pid = headless(node, serve)
+    (tmp_path / "pid").write_text(f"{pid}")
+    matches = {
+        "command": ProcessMatch(command="headless"),
+        "port": ProcessMatch(port=9095),
+        "pid file": ProcessMatch(pid_file=str(tmp_path / "pid")),
+    }
+    (step,) = prepare(node, Suspend(match=matches[by]))
+    node.platform.do(step)
+    assert stopped(pid) and len(node.platform.residue(step, [])) == 1
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert not stopped(pid) and processes.session_lives(known(pid))
+    victim = known(pid)
+    (step,) = prepare(node, Kill(match=matches[by], signal="SIGKILL"))
+    node.platform.do(step)
+    assert processes.thread_states(victim) == {}
+
+
+def test_a_process_whose_main_thread_ends_while_it_stands_runs_again_at_the_end(node: Node) -> None:
+    pid = node.sleeper("headless", f"import time; time.sleep(0.5)\n{LEADERLESS}")
+    (step,) = prepare(node, freeze_of("headless"))
+    node.platform.do(step)
+    assert node.platform.undo(step, [], unnoted) == ""
+    wait_until(lambda: has_lost_its_main_thread(pid), what="the end of its main thread")
+    assert node.platform.again(step, Surroundings(), []) == (step,)
+    node.platform.do(step)
+    assert stopped(pid) and node.platform.disturbance(step) == ""
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert not stopped(pid)
+
+
+def test_a_node_is_reached_by_a_process_whose_main_thread_has_ended(node: Node) -> None:
+    pid = headless(node)
+    platform = LinuxPlatform(f"pid:{pid}")
+    assert set(platform.addresses()) == {node.v4, node.v6}
+    assert platform.prepare(1, freeze_of("headless"), Surroundings(), []).steps
+    assert processes.network_of(pid).startswith("net:[") and processes.mounts_of(pid)
+
+
+def headless(node: Node, code: str = "") -> int:
+    """Start a process whose main thread ends while another one lives on."""
+    pid = node.sleeper("headless", code + LEADERLESS)
+    wait_until(lambda: has_lost_its_main_thread(pid), what="the end of its main thread")
+    return pid

@@ -16,7 +16,7 @@ from tests.agents.driver import order
 from tests.agents.inline import Inline
 from tests.agents.platforms.nodes import from_journal, undone
 from tests.agents.platforms.running import Running, running, until
-from tests.supervisor.kept import DEEP
+from tests.supervisor.kept import DEEP, LEADERLESS, has_lost_its_main_thread
 from tests.support import wait_until
 from trogdor_bus.actions.program import RunCommand
 from trogdor_bus.agents.disk import FileDisk
@@ -173,6 +173,19 @@ def test_what_a_person_types_ends_what_hides_below_a_keeper_that_stands() -> Non
     os.kill(keeper, signal.SIGSTOP)
     assert os.system(life.platform.by_hand(steps[0])) == 0
     wait_until(lambda: not {keeper, *below} & tree.living().keys(), what="all to be gone")
+    assert undone(life.platform, steps[0]) == ""
+
+
+@pytest.mark.parametrize("stands", [False, True])
+def test_what_a_person_types_ends_also_who_has_lost_its_main_thread(stands: bool) -> None:
+    argv = (sys.executable, "-c", f"import os\nif not os.fork(): os.setsid()\n{LEADERLESS}")
+    life = Life(argv)
+    steps = begun(life, argv)
+    wait_until(lambda: sum(map(has_lost_its_main_thread, left(steps))) == 2, what="the end of both main threads")
+    (keeper,) = [pid for pid in left(steps) if tree.mark_of(pid)[1]]
+    os.kill(keeper, signal.SIGSTOP if stands else signal.SIGKILL)
+    assert os.system(life.platform.by_hand(steps[0])) == 0
+    wait_until(lambda: not left(steps), what="all to be gone")
     assert undone(life.platform, steps[0]) == ""
 
 

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Restart
 from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.agents.platforms.linux import starter as starter_module
+from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
 from trogdor_bus.agents.platforms.linux.operations import Nothing, restarts, step
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart as Start
@@ -385,11 +389,11 @@ def test_what_cannot_be_seen_is_not_started_beside_what_may_run(
     step = service.killed()
 
     def unseen(*_: object) -> processes.Found:
-        raise UnseenError("more than 10 processes hang")
+        raise UnseenError("no process can be started to look")
 
     with monkeypatch.context() as patch:
         patch.setattr(processes, "find", unseen)
-        with pytest.raises(CannotHealError, match="more than 10 processes hang"):
+        with pytest.raises(CannotHealError, match="no process can be started to look"):
             undone(service.platform, step)
     assert service.starts() == []
     assert undone(service.platform, step) == ""
@@ -408,3 +412,29 @@ def test_what_was_in_a_container_is_not_started_outside_while_its_engine_does_no
     with pytest.raises(CannotHealError, match="Cannot connect to the Docker daemon"):
         undone(LinuxPlatform("container:broker", [command.argv]), step(Nothing(), undo))
     assert not started.exists()
+
+
+def test_a_launcher_that_does_not_read_a_large_order_is_not_waited_for_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(starter_module, "PATIENCE_S", 0.5)
+    launchers: list[subprocess.Popen[bytes]] = []
+
+    def frozen(start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        launchers.append(start())
+        launchers[0].send_signal(signal.SIGSTOP)
+        return launchers[0]
+
+    def begin() -> None:
+        large = starter_module.Origin(0, 0, (), "/", (f"LARGE={'x' * 400_000}",))
+        command = starter_module.Command("/bin/true", ("true",), NamespaceIdentity("", "", ""), large)
+        with pytest.raises(HostError, match=r"it did not read within 0\.5 s"), starter_module.waiting(command, frozen):
+            pass
+
+    thread = threading.Thread(target=begin, daemon=True)
+    thread.start()
+    thread.join(10)
+    blocked = thread.is_alive()
+    launchers[0].kill()
+    thread.join(10)
+    assert not blocked and launchers[0].poll() == -signal.SIGKILL

@@ -162,8 +162,8 @@ class End(Operation, frozen=True, kw_only=True, tag="end"):
 
     def manual(self, on: Node, do: Operation) -> str:
         """Return the commands that end all of it: what is below its keeper first, so that nothing gets out."""
-        carry = "grep -lsaE '{}={}' /proc/[0-9]*/environ | cut -d/ -f3"
-        below = 'grep -ls "^PPid:.$k$" /proc/[0-9]*/status | xargs -r grep -Ls "^State:.Z" | cut -d/ -f3'
+        carry = "grep -lsaE '{}={}' /proc/[0-9]*/task/*/environ | cut -d/ -f3 | uniq"
+        below = 'grep -ls "^PPid:.$k$" /proc/[0-9]*/task/*/status | xargs -r grep -Ls "^State:.Z" | cut -d/ -f3 | uniq'
         keepers = carry.format(tree.KEEPER, self.mark)
         all_of_it = carry.format(f"({tree.CHILD}|{tree.KEEPER})", self.mark)
         emptied = f'while p=$({below}); test "$p"; do kill -KILL $p; sleep 0.1; done'

@@ -150,6 +150,8 @@ class _Starts:
         try:
             with self._on.open() as namespace:
                 return bool(processes.find(operation.unless, namespace, Surroundings(force=True)).processes)
+        except processes.ManyHangError:  # waiting does not help
+            return False
         except GoneError:  # its container is down, or its pid file is gone
             return False
 
