@@ -22,7 +22,7 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
         except HostError:
             return OTHERS
     if verb == "by-hand":
-        return verb
+        return f"{verb} {_resource(what)}"
     halves = filter(None, (_read(what.do), _read(what.undo)))
     return next(filter(None, (half.lane(verb) for half in halves)), "") or _resource(what)
 
