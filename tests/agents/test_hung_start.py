@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -23,6 +24,7 @@ from trogdor_bus.agents.platforms.linux.operations import Nothing, step
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
 from trogdor_bus.agents.platforms.linux.starter import Command
 from trogdor_bus.host import boot_id
+from trogdor_bus.platform import Step
 
 ENGINE = """#!/bin/sh
 while test -e {hangs}; do sleep 0.05; done
@@ -44,7 +46,7 @@ class Hung:
         engine.chmod(0o755)
         self.said, self.longest_s = b"", 0.0
 
-    def start(self) -> None:
+    def start(self, **settings: Any) -> None:
         self._ours, theirs = socket.socketpair()
         self._ours.setblocking(False)
         os.set_inheritable(theirs.fileno(), True)
@@ -57,7 +59,7 @@ class Hung:
                 env={
                     **os.environ,
                     "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}",
-                    START: start_text(self.state, platform="linux", attach="container:x"),
+                    START: start_text(self.state, platform="linux", attach="container:x", **settings),
                     GUARD_FD: str(theirs.fileno()),
                 },
             )
@@ -103,15 +105,18 @@ def hung(tmp_path: Path) -> Iterator[Hung]:
         made.close()
 
 
-def test_an_engine_that_hangs_keeps_no_agent_from_coming_up_and_no_other_fault_from_being_undone(hung: Hung) -> None:
+def restart() -> Step:
+    """Return what cannot be undone while the engine hangs, and is not found when it answers."""
     there = NamespaceIdentity(boot_id(), "1", "/nowhere")
-    again = Restart(
-        boot_id=boot_id(), how=Command("/bin/true", ("true",), there), unless=ProcessMatch(command="x"), alive_ms=500
-    )
+    how = Command("/bin/true", ("true",), there)
+    return step(Nothing(), Restart(boot_id=boot_id(), how=how, unless=ProcessMatch(command="x"), alive_ms=500))
+
+
+def test_an_engine_that_hangs_keeps_no_agent_from_coming_up_and_no_other_fault_from_being_undone(hung: Hung) -> None:
     with subprocess.Popen(["sleep", "600"]) as sleeper:
         try:
             write(hung.state, 1, sleeper.pid)
-            write(hung.state, 2, sleeper.pid, steps=(step(Nothing(), again),))
+            write(hung.state, 2, sleeper.pid, steps=(restart(),))
             frozen = psutil.Process(sleeper.pid)
             frozen.suspend()
             wait_until(lambda: stands(frozen), what="the process to stop")
@@ -138,3 +143,17 @@ def test_an_engine_that_hangs_keeps_no_agent_from_ending(hung: Hung) -> None:
     hung.hear(SILENCE_S)
     assert hung.process.poll() == 0, hung.log()
     assert hung.said.endswith(FAREWELL) and "agent ended, nothing is left" in hung.log()
+
+
+def test_an_agent_that_is_told_to_end_before_it_reaches_anybody_tells_of_what_is_left(hung: Hung) -> None:
+    write(hung.state, 1, 1, steps=(restart(),))
+    hung.start(url="zmq://nobody.invalid:9")
+    hung.hear(8)
+    hung.process.terminate()
+    hung.hear(3)
+    assert hung.process.poll() is None and "agent ended" not in hung.log(), "it is not undone yet"
+    hung.hangs.unlink()
+    hung.hear(30)
+    assert hung.said.endswith(FAREWELL) and hung.process.returncode == 1, hung.log()
+    assert hung.longest_s < SILENCE_S
+    assert "agent ended, faults are left" in hung.log()
