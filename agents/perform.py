@@ -47,8 +47,6 @@ JOURNAL = "journal"
 """The lane of the disk."""
 DISK_S = 5.0
 """So long is waited for the disk; it may hang, and what it was given is written when it answers again."""
-BY_HAND_S = 3.0
-"""So long is waited for what a person would type; it may be asked of somebody who hangs."""
 T = TypeVar("T")
 
 
@@ -289,23 +287,8 @@ class Performer:
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is JournalState.UNDONE:
             return ()
-        typed = _or_raise(await All([functools.partial(self._typed, step) for step in reversed(entry.steps)]))
+        typed = _or_raise(await All([functools.partial(self._hands.typed, step) for step in reversed(entry.steps)]))
         return tuple(filter(None, typed))
-
-    async def by_hand_of(self, workers: Sequence[int]) -> dict[int, tuple[str, ...]]:
-        """Return that of several workers at once."""
-        typed = _or_raise(await All([functools.partial(self.by_hand, worker) for worker in workers]))
-        return dict(zip(workers, typed, strict=True))
-
-    async def _typed(self, step: Step) -> str:
-        try:
-            return await Within(BY_HAND_S, self._hands.by_hand(step))
-        except Exception as caught:  # such as an operation of a newer version
-            error = caught
-            if isinstance(caught, TimeoutError):
-                error = HostError(f"what to type is not found within {BY_HAND_S:g} s")
-            undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
-            return f"# {in_words(error)}; look what it left and undo it: {undo}"
 
     async def begin(self, then: Callable[[], None]) -> None:
         """Have this life on disk, and do `then`; HostError if it cannot be written yet."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from trogdor_bus.agents.lanes import All
 from trogdor_bus.agents.looplanes import LoopLanes
 from trogdor_bus.agents.perform import Performer
 
@@ -37,3 +39,9 @@ async def recover(
         job.add_done_callback(told)
     if jobs:
         await asyncio.wait(jobs, timeout=within_s)
+
+
+async def by_hand_of(performer: Performer, workers: Sequence[int]) -> dict[int, tuple[str, ...]]:
+    """Return what a person would type to undo each."""
+    typed = await All([functools.partial(performer.by_hand, worker) for worker in workers])
+    return {worker: one for worker, one in zip(workers, typed, strict=True) if not isinstance(one, Exception)}

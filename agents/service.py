@@ -26,7 +26,7 @@ from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.neighbours import Strays
 from trogdor_bus.agents.perform import RESTARTED, UNREADABLE, Performer
 from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.agents.recovery import recover
+from trogdor_bus.agents.recovery import by_hand_of, recover
 from trogdor_bus.agents.work import Work
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
@@ -142,7 +142,7 @@ async def _run(
         return _ended(settings, [*(entry.task for entry in journal.live()), *map(journal.task_of, journal.unreadable)])
     leash.serve()
     try:
-        by_hand = await lanes.done(performer.by_hand_of(performer.left()))
+        by_hand = await lanes.done(by_hand_of(performer, performer.left()))
         return await Service(settings, performer, bus, fuse, note, lanes=lanes, by_hand=by_hand).run(ending)
     finally:
         held.cancel()

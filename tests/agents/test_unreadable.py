@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tests.agents.test_perform import FOREIGN, Agent
-from trogdor_bus.agents import perform
+from trogdor_bus.agents import hands
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.errors import CannotHealError, HostError
@@ -81,7 +81,7 @@ def test_what_to_type_is_waited_for_a_while_only(agent: Agent, monkeypatch: pyte
     agent.inject()
     answers = threading.Event()
     monkeypatch.setattr(agent.machine, "by_hand", lambda step: str(answers.wait(30)))
-    monkeypatch.setattr(perform, "BY_HAND_S", 0.1, raising=False)
+    monkeypatch.setattr(hands, "BY_HAND_S", 0.1)
     began_s = time.monotonic()
     typed = run_in_lanes(agent.performer.performer.by_hand(1))
     answers.set()
