@@ -12,6 +12,7 @@ the machine refuses (processes, memory, descriptors) is tried again for ever, an
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import ctypes
 import os
@@ -42,6 +43,8 @@ END_S = 60.0
 GONE_S = 10.0
 LOOKS = 3
 """So many looks in a row must find no program: who forks and leaves all the time may be missed by one."""
+STACK_S = 1.0
+"""So long the disk of the state directory may take to give the stack of a dead agent."""
 HEAL_S = 120.0
 BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
@@ -228,8 +231,22 @@ class Guard:
         if self._leader:
             self._kill_session(self._leader)
             self._bury()
-        for line in take(self._state_dir) if self._state_dir else ():
-            self._say(f"stack: {line}")
+        if self._state_dir:
+            self._tell_stack()
+
+    def _tell_stack(self) -> None:
+        """Report the stack; a disk that hangs is given up soon, and what it tells later is reported then."""
+        told = _thread.allocate_lock()
+        told.acquire()
+
+        def tell() -> None:
+            for line in take(self._state_dir):
+                self._say(f"stack: {line}")
+            told.release()
+
+        with contextlib.suppress(RuntimeError):  # no thread can be had now; the next agent reports it
+            _thread.start_new_thread(tell, ())
+            told.acquire(timeout=STACK_S)
 
     def _pass_on(self, number: int, _frame: object) -> None:
         """Tell the agent to end: it undoes everything first. A second signal changes nothing."""

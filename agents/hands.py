@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
+import msgspec
+
 from trogdor_bus.actions import Action
-from trogdor_bus.agents.lanes import SOON, Call, Rank, caught
+from trogdor_bus.agents.lanes import SOON, Call, Rank, Within, caught
 from trogdor_bus.errors import HostError, TrogdorBusError
 from trogdor_bus.platform import (
     BatchPlatform,
@@ -28,6 +30,8 @@ T = TypeVar("T")
 Held = Callable[[], Sequence[Step]]
 """Tells the live steps of every other worker, as they are when it is called."""
 Note = Callable[[Operation], None]
+BY_HAND_S = 3.0
+"""So long is waited for what a person would type; it may be asked of somebody who hangs."""
 
 
 class BarredError(HostError):
@@ -104,6 +108,16 @@ class Hands:
     def by_hand(self, step: Step) -> Call[str]:
         """Return what a person would type to undo the step."""
         return Call(self.lane("by-hand", step), lambda: self._platform.by_hand(step))
+
+    async def typed(self, step: Step) -> str:
+        """Return that, or why it is not to be had, and the undo as it is written; never raises."""
+        try:
+            return await Within(BY_HAND_S, self.by_hand(step))
+        except TimeoutError:
+            why = f"what to type is not found within {BY_HAND_S:g} s"
+        except Exception as error:  # such as an operation of a newer version
+            why = in_words(error)
+        return f"# {why}; look what it left and undo it: {msgspec.json.encode(step.undo).decode('utf-8', 'replace')}"
 
     def _undo(self, asked: _Undo) -> str:
         return self._alone([asked.step], lambda: self._platform.undo(asked.step, asked.held(), asked.note))

@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -15,12 +15,14 @@ import msgspec
 from trogdor_bus import badge, logs
 from trogdor_bus.agents.disk import FileDisk, lock
 from trogdor_bus.agents.guard import START
-from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.hands import in_words
+from trogdor_bus.agents.journal import Entry, Journal
 from trogdor_bus.agents.perform import Performer
 from trogdor_bus.agents.platforms import open_platform
 from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.errors import ConflictError, HostError, NotFoundError, TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.platform import Platform
 from trogdor_bus.title import set_title
 
 log = logging.getLogger("trogdor_bus.heal")
@@ -65,8 +67,9 @@ def heal(
 ) -> tuple[list[str], int]:
     """Undo every live worker of the journal in `directory`, and look again after a second.
 
-    Returns lines for people and the exit code: 0 nothing is left, 1 something is. ConflictError if an agent runs there,
-    NotFoundError if there is no such directory. A directory that cannot be written is read, and healed all the same.
+    Returns lines for people and the exit code: 0 nothing is left, 1 something is; of a `dry_run` 1: something cannot be
+    read. ConflictError if an agent runs there, NotFoundError if there is no such directory. A directory that cannot be
+    written is read, and healed all the same.
     """
     disk = FileDisk(directory, make=False)
     with _alone(directory):
@@ -75,12 +78,7 @@ def heal(
         journal = Journal.read_only(disk) if dry_run else _journal(disk)
         live = journal.live()
         if dry_run:
-            found = [
-                f"would undo task {entry.task}; by hand: {platform.by_hand(step) or 'nothing to do'}"
-                for entry in live
-                for step in reversed(entry.steps)
-            ]
-            return [*found, *map("cannot be read: {}".format, journal.broken)] or ["nothing to undo"], 0
+            return _foretold(live, journal.broken, platform)
         performer = Performer(journal, platform)
         lines = list(run_in_lanes(performer.recover(wait=True)))
         if live:
@@ -88,6 +86,21 @@ def heal(
             lines += run_in_lanes(performer.look_again(tuple(entry.worker for entry in live)))
         left = bool(journal.live()) or bool(journal.broken)
     return lines or ["nothing to undo"], int(left)
+
+
+def _foretold(live: Sequence[Entry], broken: Sequence[str], platform: Platform) -> tuple[list[str], int]:
+    """Return what a dry run says, and 1 if something cannot be read."""
+    lines: list[str] = []
+    code = int(bool(broken))
+    for task, step in [(entry.task, step) for entry in live for step in reversed(entry.steps)]:
+        try:
+            lines.append(f"would undo task {task}; by hand: {platform.by_hand(step) or 'nothing to do'}")
+        except Exception as error:  # such as an operation of a newer version
+            undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
+            what = f"cannot say how to undo task {task}: {in_words(error)}"
+            lines.append(f"{what}; look what it left and undo it: {undo}")
+            code = 1
+    return [*lines, *map("cannot be read: {}".format, broken)] or ["nothing to undo"], code
 
 
 def _note(disk: FileDisk) -> AgentNote:

@@ -109,6 +109,7 @@ class Journal:
         self._writing = threading.RLock()
         self.id, self.life, self.latch, self.begun = "", 0, "", False
         self.entries: dict[int, Entry] = {}
+        self._tasks: dict[str, str] = {}
         broken: list[str] = []
         names = disk.names()
         for name in names:
@@ -223,9 +224,8 @@ class Journal:
 
     def task_of(self, worker: int) -> str:
         """Return which task an `unreadable` worker is of, as far as its file tells; else a name made of that one."""
-        with contextlib.suppress(HostError, NotFoundError, *_UNREADABLE):
-            return msgspec.json.decode(self._disk.read(self.unreadable[worker]), type=_OnlyTask).task
-        return f"of-{self.unreadable[worker].removesuffix('.json')}"
+        name = self.unreadable[worker]
+        return self._tasks.get(name) or f"of-{name.removesuffix('.json')}"
 
     def live(self) -> tuple[Entry, ...]:
         """Return the entries that may still hold the machine, by worker id; any thread may ask."""
@@ -237,15 +237,19 @@ class Journal:
         return tuple(step for entry in self.live() if entry.worker not in excluding for step in entry.steps)
 
     def _load(self, name: str, broken: list[str]) -> None:
+        data = b""
         try:
-            entry = _decode(self._disk.read(name))
+            data = self._disk.read(name)
+            entry = _decode(data)
         except NotFoundError:
             return  # a reader beside a running agent: forgotten between the two looks
         except (HostError, *_UNREADABLE):
             broken.append(name)
+            self._tasks[name] = _task(data)
             return
         if entry.v > VERSION or name != _name(entry.worker):
             broken.append(name)
+            self._tasks[name] = _task(data)
         else:
             self.entries[entry.worker] = entry
 
@@ -319,6 +323,13 @@ def _number(name: str) -> int:
     """Return the worker's id in the name of its file, 0 if there is none that could be told to others."""
     found = _NUMBERED.fullmatch(name)
     return int(found[1]) if found and int(found[1]) <= MAX_ID else 0
+
+
+def _task(data: bytes) -> str:
+    """Return which task a file tells of that cannot be read, "" for none."""
+    with contextlib.suppress(*_UNREADABLE):
+        return msgspec.json.decode(data, type=_OnlyTask).task
+    return ""
 
 
 def _decode(data: bytes) -> Entry:

@@ -176,18 +176,25 @@ class Performer:
 
         With `wait`, what goes on by itself is waited for; else it stays live.
         """
-        lines = [
-            f"{name} in the journal cannot be read: look whether its fault is gone, then remove the file"
-            for name in self.journal.broken
-        ]
-        live = [entry.worker for entry in reversed(self.journal.live())]
-        _or_raise(await All([functools.partial(self._recover, worker, wait, lines) for worker in live]))
-        return tuple(lines)
+        found = _or_raise(await All([functools.partial(self.recover_one, worker, wait=wait) for worker in self.left()]))
+        return (*self.broken(), *(line for lines in found for line in lines))
 
-    async def _recover(self, worker: int, wait: bool, lines: list[str]) -> None:
-        """Undo, and add lines; what it waits for is told once."""
+    def left(self) -> tuple[int, ...]:
+        """Return the workers that an earlier life left, newest first."""
+        return tuple(entry.worker for entry in reversed(self.journal.live()))
+
+    def broken(self) -> tuple[str, ...]:
+        """Return a line for the log for each file of the journal that cannot be read."""
+        text = "{} in the journal cannot be read: look whether its fault is gone, then remove the file"
+        return tuple(map(text.format, self.journal.broken))
+
+    async def recover_one(self, worker: int, *, wait: bool = False) -> tuple[str, ...]:
+        """Undo one worker as `recover` does, and return lines for the log; what it waits for is told once."""
+        lines: list[str] = []
         while True:
             entry = self.journal.entries[worker]
+            if entry.state is JournalState.UNDONE:
+                return tuple(lines)
             what = f"worker {worker} of task {entry.task}"
             try:
                 notes, trouble = await self._heal(
@@ -197,14 +204,12 @@ class Performer:
                 if (line := "; ".join([f"{what}: the undo goes on: {error}", *error.notes])) not in lines:
                     lines.append(line)
             except CannotHealError as error:
-                lines.append(str(error))
-                return
+                return (*lines, str(error))
             else:
                 line = f"{what}: {self.journal.entries[worker].error}"
-                lines.append("; ".join(filter(None, [line, *notes, trouble])))
-                return
+                return (*lines, "; ".join(filter(None, [line, *notes, trouble])))
             if not wait:
-                return
+                return tuple(lines)
             await Pause(AGAIN_S)
 
     async def look_again(self, workers: Sequence[int]) -> tuple[str, ...]:
@@ -282,14 +287,8 @@ class Performer:
         entry = self.journal.entries.get(worker)
         if entry is None or entry.state is JournalState.UNDONE:
             return ()
-        return tuple(filter(None, [await self._typed(step) for step in reversed(entry.steps)]))
-
-    async def _typed(self, step: Step) -> str:
-        try:
-            return await self._hands.by_hand(step)
-        except Exception as error:  # such as an operation of a newer version
-            undo = msgspec.json.encode(step.undo).decode("utf-8", "replace")
-            return f"# {in_words(error)}; look what it left and undo it: {undo}"
+        typed = _or_raise(await All([functools.partial(self._hands.typed, step) for step in reversed(entry.steps)]))
+        return tuple(filter(None, typed))
 
     async def begin(self, then: Callable[[], None]) -> None:
         """Have this life on disk, and do `then`; HostError if it cannot be written yet."""

@@ -7,24 +7,26 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
 
 from trogdor_bus import __version__, logs, stacks
 from trogdor_bus.agents.contact import likely_causes
 from trogdor_bus.agents.core import AgentCore
 from trogdor_bus.agents.disk import FileDisk, lock
-from trogdor_bus.agents.events import AddressesRead, EndRequested, Stirred
+from trogdor_bus.agents.events import AddressesRead, EndRequested, Stirred, StraysSeen
 from trogdor_bus.agents.heal import AgentNote, leave_note
 from trogdor_bus.agents.journal import Entry, Journal, JournalState
-from trogdor_bus.agents.lanes import Call, Carry, Job, Lanes
 from trogdor_bus.agents.leash import Leash
+from trogdor_bus.agents.looplanes import LoopLanes
 from trogdor_bus.agents.machine import AgentMachine, Limits
 from trogdor_bus.agents.neighbours import Strays
-from trogdor_bus.agents.perform import UNREADABLE, Performer
+from trogdor_bus.agents.perform import RESTARTED, UNREADABLE, Performer
 from trogdor_bus.agents.platforms import open_platform
-from trogdor_bus.agents.threads import Threads, run_in_lanes
+from trogdor_bus.agents.recovery import by_hand_of, recover
 from trogdor_bus.agents.work import Work
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.bus import AgentBus
@@ -39,7 +41,7 @@ from trogdor_bus.errors import (
 )
 from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.names import check_name
-from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, Platform, StirringPlatform
+from trogdor_bus.platform import BrokerPlatform, ControllerPlatform, StirringPlatform
 from trogdor_bus.spec import Texts
 from trogdor_bus.states import Outcome, WorkerState
 from trogdor_bus.transports import transport
@@ -50,10 +52,13 @@ LONELY_FIRST_S, LONELY_AGAIN_S = 3.0, 30.0
 WRITE_AGAIN_S = 15.0
 COUNTED_MS = 100
 """In a life that is not on disk beats are counted on from the time in this unit: its last one may have sent some."""
+RECOVER_S = 5.0
+"""So long an agent that starts undoes what an earlier life left before it talks to anybody; the rest goes on."""
+LOOK_S = 2.0
+"""So long its first look at its node may take before it listens."""
 SETTLE_S = 2.0
 """How long lanes may take to end what they are at when all is undone."""
 UNTOLD = "cannot be read in the journal"
-T = TypeVar("T")
 
 
 def run(settings: AgentSettings, leash: Leash | None = None) -> int:
@@ -84,33 +89,35 @@ def _run_alone(settings: AgentSettings, leash: Leash, fuse: Fuse) -> int:
     platform = open_platform(
         settings.platform, {"attach": settings.attach, "allowCommands": [list(c) for c in settings.allow_commands]}
     )
-    performer = Performer(_journal(disk, platform), platform)
-    _recover(performer)
+    journal, unwritable = _journal(disk)
     note = functools.partial(leave_note, disk, AgentNote(platform=settings.platform, attach=settings.attach))
-    return asyncio.run(_run(settings, performer, leash, note, fuse))
+    return asyncio.run(_run(settings, Performer(journal, platform), leash, note, fuse, unwritable=unwritable))
 
 
-def _journal(disk: FileDisk, platform: Platform) -> Journal:
-    """Return the journal; on a disk that cannot be written now the one of an earlier life, which must be undone."""
+def _journal(disk: FileDisk) -> tuple[Journal, HostError | None]:
+    """Return the journal; on a disk that cannot be written now the one of an earlier life, which must be undone.
+
+    With an error it is for that only, and nothing else may be begun.
+    """
     try:
-        return Journal(disk)
+        return Journal(disk), None
     except HostError as error:
         try:
             journal = Journal.to_begin(disk)
         except HostError:
-            _recover(Performer(Journal.read_only(disk), platform))  # whatever is there must not stay in force
-            raise error from None
+            return Journal.read_only(disk), error
         log.error("%s; what an earlier life left is undone, and nothing is begun until that is mended", error)
-        return journal
-
-
-def _recover(performer: Performer) -> None:
-    for line in run_in_lanes(performer.recover()):
-        log.warning("%s", line)
+        return journal, None
 
 
 async def _run(
-    settings: AgentSettings, performer: Performer, leash: Leash, note: Callable[[], None], fuse: Fuse
+    settings: AgentSettings,
+    performer: Performer,
+    leash: Leash,
+    note: Callable[[], None],
+    fuse: Fuse,
+    *,
+    unwritable: HostError | None,
 ) -> int:
     loop, ending = asyncio.get_running_loop(), asyncio.Event()
 
@@ -122,28 +129,50 @@ async def _run(
         loop.add_signal_handler(number, end, logs.terminating(number))
     held = asyncio.create_task(leash.hold(lambda: end("the guard is gone")))
     heed(held, fuse.blow)
-    bus = await _open_bus(settings, ending)
+    lanes = LoopLanes(fuse.blow)
+    for line in performer.broken():
+        log.warning("%s", line)
+    await recover(performer, lanes, fuse.blow, RECOVER_S)
+    if unwritable is not None:
+        raise unwritable  # whatever was there must not stay in force
+    bus = await _open_bus(settings, lanes, ending)
     if bus is None:
-        return 0
+        await recover(performer, lanes, fuse.blow, wait=True)
+        journal = performer.journal
+        return _ended(settings, [*(entry.task for entry in journal.live()), *map(journal.task_of, journal.unreadable)])
     leash.serve()
     try:
-        return await Service(settings, performer, bus, fuse, note).run(ending)
+        by_hand = await lanes.done(by_hand_of(performer, performer.left()))
+        return await Service(settings, performer, bus, fuse, note, lanes=lanes, by_hand=by_hand).run(ending)
     finally:
         held.cancel()
         bus.close()
 
 
-async def _open_bus(settings: AgentSettings, ending: asyncio.Event) -> AgentBus | None:
+async def _open_bus(settings: AgentSettings, lanes: LoopLanes, ending: asyncio.Event) -> AgentBus | None:
     """Return the open bus, however long that takes; None if the agent is to end before."""
-    opener = transport(settings.url).open_agent
+    opener = functools.partial(transport(settings.url).open_agent, settings.url, settings.node, settings.keys)
+    ends = asyncio.ensure_future(ending.wait())
     while not ending.is_set():
+        opening = lanes.call("bus", opener)
+        first: list[asyncio.Future[Any]] = [opening, ends]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if not opening.done():
+            break
         try:
-            return await asyncio.to_thread(opener, settings.url, settings.node, settings.keys)
+            return opening.result()
         except (BusError, NotFoundError) as error:  # a name that does not resolve yet, keys that are not here yet
             log.error("%s; trying again in %d s", error, LONELY_FIRST_S)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ending.wait(), LONELY_FIRST_S)
+            await asyncio.wait({ends}, timeout=LONELY_FIRST_S)
     return None
+
+
+def _ended(settings: AgentSettings, stuck: Collection[str]) -> int:
+    """Say how the agent ended, and return the exit code."""
+    for task in stuck:
+        log.error("the undo of task %s is stuck; its journal is in %s", task, settings.state_dir)
+    log.info("agent ended, %s", "faults are left" if stuck else "nothing is left")
+    return 1 if stuck else 0
 
 
 class Service:
@@ -156,19 +185,25 @@ class Service:
         bus: AgentBus,
         fuse: Fuse,
         note: Callable[[], None] = lambda: None,
+        *,
+        lanes: LoopLanes | None = None,
+        by_hand: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
     ) -> None:
-        """Take what was opened; `note` writes down what healers must know, if that is not there yet."""
+        """Take what was opened; `note` writes down what healers must know, if that is not there yet.
+
+        `by_hand` is what a person would type to undo the workers that an earlier life left.
+        """
         self._fuse = fuse
         self._settings, self._performer, self._bus, self._note = settings, performer, bus, note
         self._journal, self._platform = performer.journal, performer.platform
         self._clock = BootClock()
         self._work = Work(performer, bus.control, settings.state_dir)
-        self.carry: Carry = Threads(self.carried, self._later).carry
+        self.lanes = lanes or LoopLanes(fuse.blow)
         machine = AgentMachine(
             settings.node,
             self._journal.id,
             self._journal.life,
-            self._remembered(),
+            self._remembered(by_hand),
             Limits(
                 beat_ms=settings.beat_ms,
                 lease_ms=settings.lease_ms,
@@ -184,12 +219,10 @@ class Service:
             barred=self._fuse.said(),
         )
         self._wake = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
-        self._lanes = Lanes(self._carry, self._later)
         self._core = AgentCore(
-            machine, bus, self._work, self._lanes, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
+            machine, bus, self._work, self.lanes, self._clock.now_ms, fed=self._wake.set, broken=self._fuse.blow
         )
-        self._eyes = ThreadPoolExecutor(1, "eyes")  # an engine that is asked for addresses may hang
+        self._listening = asyncio.Event()
         self._unread, self._unread_ms = "", 0
         self._trouble = ""
         self._strays = Strays(performer, settings.state_dir)
@@ -204,17 +237,11 @@ class Service:
         )
         if self._journal.latch:
             log.warning("this node is aborted: nothing starts here until `‹resume›`")
-        strays = await self._done(self._strays.look())
-        await self._read_once()  # the first beat; what answers it is heard
-        if strays:
-            self._core.feed(strays)
-        self._bus.receive(self._hear)
-        chores = [
-            asyncio.create_task(chore)
-            for chore in (self._read_addresses(), self._watch_contact(), self._write_down(), self._end(ending))
-        ]
-        for chore in chores:
-            heed(chore, self._fuse.blow)
+        chores = [self._chore(self._read_addresses())]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listening.wait(), LOOK_S)
+        self._listen()
+        chores += map(self._chore, (self._watch_contact(), self._write_down(), self._end(ending)))
         try:
             while not self._core.ended:
                 delay_ms = max(0, self._core.shell.due() - self._clock.now_ms())
@@ -229,20 +256,14 @@ class Service:
         finally:
             for chore in chores:
                 chore.cancel()
-            await self._settle()
-            self._eyes.shutdown(wait=False, cancel_futures=True)
-        stuck = [w.task for w in self._core.machine.workers.values() if w.state is WorkerState.STUCK]
-        for task in stuck:
-            log.error("the undo of task %s is stuck; its journal is in %s", task, self._settings.state_dir)
-        log.info("agent ended, %s", "faults are left" if stuck else "nothing is left")
-        return 1 if stuck else 0
+            await self.lanes.settle(SETTLE_S)
+        workers = self._core.machine.workers.values()
+        return _ended(self._settings, [worker.task for worker in workers if worker.state is WorkerState.STUCK])
 
-    def _remembered(self) -> tuple[Worker, ...]:
+    def _remembered(self, by_hand: Mapping[int, tuple[str, ...]]) -> tuple[Worker, ...]:
         """Return what the journal tells of earlier lives; what it cannot tell is stuck, and so tried again."""
-        known = [
-            remembered(entry, run_in_lanes(self._performer.by_hand(entry.worker)))
-            for entry in self._journal.entries.values()
-        ]
+        entries = self._journal.entries.values()
+        known = [remembered(entry, by_hand.get(entry.worker, ())) for entry in entries]
         unreadable = [
             Worker(
                 id=worker,
@@ -271,75 +292,57 @@ class Service:
         except Exception as error:  # the bus would go on without that frame
             self._fuse.blow(error)
 
-    async def _done(self, job: Job[T]) -> T:
-        """Have a job done in lanes, and return what it returns."""
-        future: asyncio.Future[T] = self._loop.create_future()
-
-        def ended(outcome: T | Exception) -> None:
-            if not future.cancelled():
-                if isinstance(outcome, Exception):
-                    future.set_exception(outcome)
-                else:
-                    future.set_result(outcome)
-
-        self._lanes.begin(job, ended)
-        return await future
-
-    def _later(self, seconds: float, go_on: Callable[[], None]) -> None:
-        self._loop.call_later(seconds, self._guarded, go_on)
-
-    def _carry(self, lane: str, calls: Sequence[Call[Any]]) -> None:
-        self.carry(lane, calls)
-
-    def carried(self, lane: str, outcomes: Sequence[object]) -> None:
-        """Bring what a lane has done into the loop, if that goes on."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._guarded, functools.partial(self._lanes.carried, lane, outcomes))
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Exception as error:  # the loop would go on without what came of it
-            self._fuse.blow(error)
-
-    async def _settle(self) -> None:
-        """Let the lanes end what they are at, but wait for none that hangs."""
-        until_s = self._loop.time() + SETTLE_S
-        while not self._lanes.idle() and self._loop.time() < until_s:
-            await asyncio.sleep(0.01)
-
     def _stirred(self, worker: int) -> None:
-        """Have the machine look at a worker, whatever thread says so; not while there is no loop any more."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._guarded, functools.partial(self._core.feed, Stirred(worker)))
+        """Have the machine look at a worker, whatever thread says so."""
+        self.lanes.soon(functools.partial(self._core.feed, Stirred(worker)))
 
     # --- chores -----------------------------------------------------------------------------------------------------
 
+    def _chore(self, chore: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(chore)
+        heed(task, self._fuse.blow)
+        return task
+
     async def _read_addresses(self) -> None:
+        found = await self._read_once()
+        strays = await self._find_strays() if found else None
+        self._listen()
+        self._take(found, strays)  # the first beat; what answers it is heard
         while True:
             await asyncio.sleep(ADDRESSES_S)
-            await self._read_once()
-            if self._strays.wanted:
-                await self._find_strays()
+            found = await self._read_once()
+            self._take(found)
+            if found and self._strays.wanted:  # while nobody tells where the node is, they would hold up its lane
+                self._take(await self._find_strays())
 
-    async def _read_once(self) -> None:
-        """Take in the node's addresses, or say why that cannot be: again when it changes, and now and then."""
+    def _listen(self) -> None:
+        if not self._listening.is_set():
+            self._bus.receive(self._hear)
+            self._listening.set()
+
+    def _take(self, *found: AddressesRead | StraysSeen | None) -> None:
+        for event in found:
+            if event is not None:
+                self._core.feed(event)
+
+    async def _read_once(self) -> AddressesRead | None:
+        """Return the node's addresses, or say why that cannot be: again when it changes, and now and then."""
         try:
-            found = await asyncio.get_running_loop().run_in_executor(self._eyes, self._read)
+            found = await self.lanes.call("eyes", self._read)  # an engine that is asked for addresses may hang
         except TrogdorBusError as error:
             text, now_ms = str(error), self._clock.now_ms()
             if text != self._unread or now_ms - self._unread_ms > LONELY_AGAIN_S * 1_000:
                 log.warning("cannot read this node's addresses, so no fault can hit it; trying on: %s", text)
                 self._unread, self._unread_ms = text, now_ms
-        else:
-            self._unread = ""
-            self._core.feed(found)
+            return None
+        self._unread = ""
+        return found
 
     async def _write_down(self) -> None:
         """Write what could not be written at the start, as soon as it can be."""
         while True:
             try:
-                await self._done(self._performer.begin(self._note))
+                await self.lanes.done(self._performer.begin(self._note))
             except HostError as error:
                 log.error("nothing can be begun here: %s", error)
             else:
@@ -362,9 +365,8 @@ class Service:
             controller = self._platform.controller()
         return AddressesRead(addresses, broker, controller, trouble)
 
-    async def _find_strays(self) -> None:
-        if found := await self._done(self._strays.look()):
-            self._core.feed(found)
+    async def _find_strays(self) -> StraysSeen | None:
+        return await self.lanes.done(self._strays.look())
 
     async def _watch_contact(self) -> None:
         """Say so when no coordinator answers, with the likely causes, and go on trying."""
@@ -388,11 +390,13 @@ class Service:
 
 def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:
     """Return the journal's entry as the machine knows it: ended in an earlier life, stuck, or on its way out."""
-    states = {JournalState.UNDONE: WorkerState.DONE, JournalState.UNKNOWN: WorkerState.STOPPING}
+    if entry.state in (JournalState.INTENDED, JournalState.APPLIED):  # its undo was not told of yet
+        entry = msgspec.structs.replace(entry, outcome=Outcome.RESTARTED, error=RESTARTED)
+    states = {JournalState.UNDONE: WorkerState.DONE, JournalState.STUCK: WorkerState.STUCK}
     return Worker(
         id=entry.worker,
         task=entry.task,
-        state=states.get(entry.state, WorkerState.STUCK),
+        state=states.get(entry.state, WorkerState.STOPPING),
         texts=entry.texts,
         ends_ms=entry.ends_ms,
         spec=entry.spec,

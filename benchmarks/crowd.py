@@ -106,7 +106,7 @@ class Requests:
 
 def _do_here(service: Service) -> None:
     """Have it do its calls at once: threads of each agent, all waiting for one interpreter lock, would be measured."""
-    service.carry = lambda lane, calls: service.carried(lane, carry_out(calls))
+    service.lanes.carry = lambda lane, calls: service.lanes.deliver(lane, carry_out(calls))
 
 
 async def _serve(

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.agents.guarded import Guarded, guarded, stands, start_text, write
 from tests.agents.pids import group_of_pids
 from tests.agents.platforms.hungfs import hung_process
 from tests.support import require, wait_until
+from trogdor_bus.agents import guard as guard_module
 from trogdor_bus.agents.guard import FAREWELL, HOPELESS, PR_SET_CHILD_SUBREAPER, Guard
 from trogdor_bus.agents.journal import JournalState
 from trogdor_bus.agents.leash import Leash
@@ -340,3 +342,22 @@ def test_what_hangs_beside_a_dead_agent_holds_up_no_undo(tmp_path: Path) -> None
         began = time.monotonic()
         wait_until(lambda: not stands(process), 30, "the undo")
         assert time.monotonic() - began < 5
+
+
+def test_a_disk_that_hangs_holds_up_no_guard_by_the_stack_of_an_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def hangs(directory: str) -> list[str]:
+        answers.wait(20)
+        return ["late"]
+
+    monkeypatch.setattr(guard_module, "take", hangs)
+    guard, began_s = Guard("", state_dir=str(tmp_path)), time.monotonic()
+    said: list[str] = []
+    monkeypatch.setattr(guard, "_say", said.append)
+    guard._clear_away()
+    assert time.monotonic() - began_s < 10
+    answers.set()
+    wait_until(lambda: said == ["stack: late"], what="the stack to be told all the same")

@@ -42,6 +42,13 @@ def test_what_is_undone_is_no_longer_held_and_what_goes_on_is_asked_for_again_by
     assert agent.on_disk().state is JournalState.UNDONE
 
 
+def test_what_an_agent_that_serves_has_not_undone_yet_is_on_its_way_out(agent: Agent) -> None:
+    agent.inject()
+    agent.start()
+    worker = remembered(agent.journal.entries[1])
+    assert (worker.state, worker.outcome, worker.error) == (WorkerState.STOPPING, Outcome.RESTARTED, RESTARTED)
+
+
 def test_while_it_goes_on_the_journal_is_not_written_over_and_over(agent: Agent) -> None:
     agent.inject()
     agent.machine.failures["undo"] = [NOT_YET, *[None] * 2, *[NOT_YET] * 5]

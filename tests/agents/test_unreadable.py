@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import msgspec
 import pytest
 
 from tests.agents.test_perform import FOREIGN, Agent
+from trogdor_bus.agents import hands
 from trogdor_bus.agents.journal import JournalState
+from trogdor_bus.agents.threads import run_in_lanes
 from trogdor_bus.errors import CannotHealError, HostError
 from trogdor_bus.platform import Step
 from trogdor_bus.states import Outcome
@@ -70,6 +75,19 @@ def test_what_to_type_is_told_of_an_operation_that_cannot_be_read_as_well(
     assert all(
         line.startswith("# not an operation of this platform; look what it left and undo it: {") for line in typed
     )
+
+
+def test_what_to_type_is_waited_for_a_while_only(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent.inject()
+    answers = threading.Event()
+    monkeypatch.setattr(agent.machine, "by_hand", lambda step: str(answers.wait(30)))
+    monkeypatch.setattr(hands, "BY_HAND_S", 0.1)
+    began_s = time.monotonic()
+    typed = run_in_lanes(agent.performer.performer.by_hand(1))
+    answers.set()
+    assert time.monotonic() - began_s < 20
+    assert len(typed) == 3
+    assert all(line.startswith("# what to type is not found within 0.1 s; look what it left") for line in typed)
 
 
 @pytest.mark.parametrize(

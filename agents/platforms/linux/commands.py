@@ -112,9 +112,15 @@ def _dies_with(parent: int) -> tuple[str, ...]:
 
 @functools.cache
 def _knows_pdeathsig(setpriv: str) -> bool:
-    """Return whether that setpriv is the one of util-linux; BusyBox has another."""
+    """Return whether that setpriv is the one of util-linux, and answers; BusyBox has another."""
     asked = [setpriv, "--pdeathsig", "KILL", "--", setpriv, "--version"]
-    return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, check=False).returncode == 0
+    null = subprocess.DEVNULL
+    try:
+        return not subprocess.run(
+            asked, stdin=null, stdout=null, stderr=null, check=False, timeout=TIMEOUT_S
+        ).returncode
+    except subprocess.TimeoutExpired:
+        return False
 
 
 @functools.cache

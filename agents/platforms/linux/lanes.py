@@ -21,7 +21,7 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
     if isinstance(what, Action):
         return _told(lambda: performing(what).prepares_in(what))
     if verb == "by-hand":
-        return verb
+        return f"{verb} {_resource(what)}"
     halves = filter(None, (_read(what.do), _read(what.undo)))
     return _told(lambda: next(filter(None, (half.lane(verb) for half in halves)), "")) or resource_of(what)
 

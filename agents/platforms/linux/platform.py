@@ -150,7 +150,7 @@ class LinuxPlatform:
 
     def by_hand(self, step: Step) -> str:
         """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
-        return read(step.undo).manual(self._node, read(step.do))
+        return read(step.undo).manual(self._node, _readable(step.do))
 
     def _undo_together(self, many: Sequence[Operation]) -> Sequence[str | Exception]:
         return type(many[0]).undo_together(self._node, many)

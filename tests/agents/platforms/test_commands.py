@@ -119,7 +119,9 @@ def test_the_tool_of_an_agent_that_is_dead_already_is_not_run(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["done"]
 
 
-@pytest.mark.parametrize("setpriv", [None, "#!/bin/sh\necho 'unrecognized option' >&2\nexit 1\n"])
+@pytest.mark.parametrize(
+    "setpriv", [None, "#!/bin/sh\necho 'unrecognized option' >&2\nexit 1\n", "#!/bin/sh\nexec /bin/sleep 20\n"]
+)
 def test_without_setpriv_tools_are_run_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, setpriv: str | None
 ) -> None:
@@ -130,6 +132,7 @@ def test_without_setpriv_tools_are_run_with_a_warning(
         (tmp_path / "setpriv").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(commands, "SYSTEM_PATH", str(tmp_path))
+    monkeypatch.setattr(commands, "TIMEOUT_S", 1.0)
     commands._warn_of_orphans.cache_clear()
     assert [run(["cat"], stdin="x") for _ in range(2)] == ["x", "x"]
     assert len([record for record in caplog.records if "install the package util-linux" in record.message]) == 1

@@ -149,6 +149,7 @@ def test_lanes_are_what_is_touched() -> None:
     for one in (thaw, start):
         assert (lane("look", one), lane("search", one), lane("again", one)) == (PROCESSES, SEARCH, SEARCH)
     assert lane("undo", start) == "start kafka.service"
+    assert (lane("by-hand", start), lane("by-hand", thaw)) == ("by-hand start kafka.service", "by-hand processes")
     assert lane("prepare", Kill(match=match, restart=RestartAction(unit="kafka.service"))) == "search kafka.service"
     assert lane("prepare", RunCommand(command=("a", "b"))) == "search a b"
     assert lane("prepare", BlockPorts(ports=(1,))) == lane("strays", None) == FIREWALL

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, get_args
 
 from trogdor_bus.actions import Peer
 from trogdor_bus.actions.network import BlockFrom, BlockPorts
@@ -108,15 +108,19 @@ class Unblock(Operation, frozen=True, tag="unblock"):
         return self.left_together(on, [self])[0]
 
     def manual(self, on: Node, do: Operation) -> str:
-        """Return the commands that remove the chains."""
+        """Return the commands that remove the chains, wherever they may be jumped to from."""
         inside = on.typed_inside(self.namespace)
-        if not isinstance(do, Block) or inside is None:
+        if inside is None:
             return ""
-        chains = [(f"{inside}{table.tool}", chain) for table in do.tables for chain in table.chains]
-        return "; ".join(
-            f"{tool} -D {chain.hook} -j {chain.name} -w; {tool} -F {chain.name} -w; {tool} -X {chain.name} -w"
-            for tool, chain in chains
-        )
+        made = do.tables if isinstance(do, Block) else ()
+        hooks = {chain.name: (chain.hook,) for table in made for chain in table.chains}
+        typed: list[str] = []
+        for table in self.tables:
+            tool = f"{inside}{table.tool}"
+            for name in table.chains:
+                typed += [f"{tool} -D {hook} -j {name} -w" for hook in hooks.get(name, get_args(Hook))]
+                typed += [f"{tool} -F {name} -w", f"{tool} -X {name} -w"]
+        return "; ".join(typed)
 
     def resource(self) -> str:
         """Return the firewall."""
