@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests
+from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests, unread
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
 from trogdor_bus.coordinator.epochs import Epochs
@@ -263,11 +263,11 @@ class CoordinatorMachine:
                 self._end_worker(row, Outcome.UNKNOWN, came_back(beat.node))
         for report in beat.reports:
             self._report(node, report)
-        latest = beat.stamp == self._stamp(node)
-        if latest:
+        latest, whole = beat.stamp == self._stamp(node), not unread.nameless(beat)
+        if latest and whole:
             self._absent(node, {report.worker for report in beat.reports})
         if not self.listening:
-            self._keep(owed.heard(self._meta, beat, latest=latest or beat.leaving, told=node.open))
+            self._keep(owed.heard(self._meta, beat, latest=(latest or beat.leaving) and whole, told=node.open))
         waiting = any(self._ledger.row(wid).state is WorkerState.RECEIVING for wid in node.open)
         due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
         latched = beat.latch != latches.ordered(self._meta, beat.node)
