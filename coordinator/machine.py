@@ -373,6 +373,9 @@ class CoordinatorMachine:
         first, url = self.place.first_worker(), self.place.url
         self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
         self._ledger.turn_back()
+        for task in tuple(self.view.tasks.values()):
+            with self._at(task.id):
+                self._ledger.strand(task)
         if self._orphans == "adopt":
             adoption.adopt(self._heard, self._ledger, self._move)
         for row in adoption.go_on(self._begun, self._ledger, self._move):

@@ -19,7 +19,7 @@ from trogdor_bus.messages import Order, Snapshot, Stamp, encode
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import FaultSpec, TaskSpec, Texts, wire
-from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
+from trogdor_bus.states import TaskRow, WorkerRow
 
 MOST_NEW_BYTES = MAX_FRAME_BYTES // 4
 """Once what a snapshot says of new workers is so large, the next ones wait until the agent has these."""
@@ -49,9 +49,9 @@ def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessI
     for worker_id, task_id in node.open.items():
         row = ledger.row(worker_id)
         if row.wanted and row.journal == node.row.journal:
-            task, actions = ledger.view.tasks[task_id], ledger.actions(worker_id)
+            task, actions = ledger.view.tasks[task_id], ledger.startable(row)
             order = _kept(ledger, task, row, node.heard_ms)
-            if row.state is WorkerState.RECEIVING and actions is not None and room > 0:
+            if actions is not None and room > 0:
                 order = _whole(order, task, actions)
                 room -= len(bytes(task.spec)) + (len(encode(actions)) if len(node.open) > 1 else 0)
             orders.append(order)
