@@ -31,6 +31,7 @@ from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.coordinator.weighing import weigh
 from trogdor_bus.errors import InvalidTransitionError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp, UnreadReport
+from trogdor_bus.shell import UnforeseenError
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
@@ -79,8 +80,11 @@ class CoordinatorMachine:
         requests.check(event, self._meta, self.fleet, self._ledger, self.barred)
         self._turn.begin(now_ms)
         self.about = ""
-        self._apply(event)
-        return self._effects()
+        try:
+            self._apply(event)
+            return self._effects()
+        except TrogdorBusError as error:  # a refusal would say that nothing has changed
+            raise UnforeseenError(f"{type(event).__name__} failed half-way") from error
 
     def _apply(self, event: Event) -> None:  # noqa: PLR0912 (one case per event)
         match event:
@@ -498,6 +502,6 @@ class CoordinatorMachine:
             node.revision += name in turn.changed
             if not self.listening and not self.ended and max(node.counter, node.stranger_ms) >= 0:
                 node.published_ms = self._now
-                told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
-                effects.append(Publish(told))
+                stamp, process = self._stamp(node), self.place.process
+                effects.append(Publish(snapshot_of(node, self._ledger, stamp, process, self._meta, at=self._at)))
         return effects
