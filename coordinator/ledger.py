@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -231,16 +232,24 @@ class Ledger:
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
 
-    def strand(self, task: TaskRow) -> None:
-        """Let no worker of a task start whose spec cannot be read any more, and say so; where one runs, it goes on."""
-        waiting = [row for row in self.view.workers[task.id].values() if self.startable(row) is not None and row.wanted]
+    def strand(self, at: Callable[[str], AbstractContextManager[None]]) -> None:
+        """Let no worker start of a task whose spec cannot be read any more, and say so; where one runs, it goes on.
+
+        Each task is looked at inside `at` it.
+        """
+        for task in tuple(self.view.tasks.values()):
+            rows = self.view.workers[task.id].values()
+            if waiting := [row for row in rows if self.startable(row) is not None and row.wanted]:
+                with at(task.id):
+                    self._strand(task, waiting)
+
+    def _strand(self, task: TaskRow, waiting: Iterable[WorkerRow]) -> None:
         try:
-            if waiting:
-                decoded(task)
+            decoded(task)
         except SpecError as error:
             why = f"not started: its spec cannot be read here: {error}; {INSTALL}"
-            self._stranded |= {row.id: why for row in waiting}
             for row in waiting:
+                self._stranded[row.id] = why
                 self.put_worker(msgspec.structs.replace(row, error=why))
 
     def turn_back(self) -> None:

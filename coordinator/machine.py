@@ -377,9 +377,7 @@ class CoordinatorMachine:
         first, url = self.place.first_worker(), self.place.url
         self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
         self._ledger.turn_back()
-        for task in tuple(self.view.tasks.values()):
-            with self._at(task.id):
-                self._ledger.strand(task)
+        self._ledger.strand(self._at)
         if self._orphans == "adopt":
             adoption.adopt(self._heard, self._ledger, self._move)
         for row in adoption.go_on(self._begun, self._ledger, self._move):
@@ -502,6 +500,6 @@ class CoordinatorMachine:
             node.revision += name in turn.changed
             if not self.listening and not self.ended and max(node.counter, node.stranger_ms) >= 0:
                 node.published_ms = self._now
-                stamp, process = self._stamp(node), self.place.process
-                effects.append(Publish(snapshot_of(node, self._ledger, stamp, process, self._meta, at=self._at)))
+                told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta, at=self._at)
+                effects.append(Publish(told))
         return effects
