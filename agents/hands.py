@@ -86,7 +86,7 @@ class Hands:
         """Return how an applied step is of which a look was unsure."""
         searcher = self._platform
         assert isinstance(searcher, SearchingPlatform)
-        return Call(self.lane("search", step), lambda: searcher.search(step), rank)
+        return Call(self.lane("search", step), lambda: searcher.search(step), rank, searcher.search_many, step)
 
     def missed(self, steps: Sequence[Step], rank: Rank) -> Sequence[Call[str]]:
         """Return "" for each applied step whose time is over, or how it has missed what it was meant for."""

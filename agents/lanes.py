@@ -226,16 +226,21 @@ def carry_out(calls: Sequence[Call[Any]]) -> Sequence[object]:
         if together is not None and len(calls) > 1:
             return together([call.of for call in calls])
         return [calls[0].work()]
-    except Exception as error:
-        return [error] * len(calls)
+    except (Exception, SystemExit) as error:
+        return [_kept(error)] * len(calls)
 
 
 def caught(work: Callable[[], T]) -> T | Exception:
     """Return what it returns, or the Exception that it raises."""
     try:
         return work()
-    except Exception as error:
-        return error
+    except (Exception, SystemExit) as error:
+        return _kept(error)
+
+
+def _kept(error: Exception | SystemExit) -> Exception:
+    """Return what a job is told: a package that ends its thread would keep its lane for ever."""
+    return error if isinstance(error, Exception) else RuntimeError(repr(error))
 
 
 def run(job: Job[T], sleep: Callable[[float], None]) -> T:

@@ -6,6 +6,7 @@ are CLOCK_BOOTTIME ms of this node. The protocol's agent half lives here: stamps
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -240,7 +241,10 @@ class AgentMachine:
             return  # meant for another agent, perhaps one of our name: what it should not have says nothing about us
         if not self._accept(snapshot.stamp):
             return
-        sent_ms = self._sent.get(echo.counter) if echo is not None else None
+        if echo is None:  # it has not heard us: only an abort is meant for whoever is there
+            self._heed_latch(snapshot, False, now_ms, effects)
+            return
+        sent_ms = self._sent.get(echo.counter)
         fresh = sent_ms is not None and now_ms - sent_ms < FRESH_MS
         self.stamp = snapshot.stamp
         self._describe = snapshot.describe
@@ -256,17 +260,21 @@ class AgentMachine:
             if worker.id in wanted:
                 continue
             self._stop(worker, Outcome.DONE, "", now_ms, effects)
-            heard = fresh and echo is not None and 0 < worker.done_counter <= echo.counter
+            heard = fresh and 0 < worker.done_counter <= echo.counter
             if worker.state is WorkerState.DONE and heard:
                 self._move(worker, "forget", now_ms)
                 self._past[worker.id] = self.workers.pop(worker.id)
         if fresh and sent_ms is not None and not self.leaving:
-            for order in wanted.values():
-                if order.worker not in self.workers and order.actions is not None:
-                    ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
-                    self._start(order, ends_ms, now_ms, effects)
-                if (one := self.workers.get(order.worker)) and one.state is WorkerState.RUNNING:
-                    one.see_drift(order.drift, now_ms)
+            self._obey(wanted.values(), sent_ms, now_ms, effects)
+
+    def _obey(self, orders: Iterable[Order], sent_ms: int, now_ms: int, effects: list[Effect]) -> None:
+        """Start what is ordered by the answer to a beat that was sent then, and mend what runs as it says."""
+        for order in orders:
+            if order.worker not in self.workers and order.actions is not None:
+                ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
+                self._start(order, ends_ms, now_ms, effects)
+            if (one := self.workers.get(order.worker)) and one.state is WorkerState.RUNNING:
+                one.see_drift(order.drift, now_ms)
 
     def _heed_latch(self, snapshot: Snapshot, fresh: bool, now_ms: int, effects: list[Effect]) -> None:
         """Keep a latch that we are told of, drop the one that may be dropped, and end everything under one."""

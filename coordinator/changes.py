@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from trogdor_bus.actions import Action
@@ -14,6 +16,10 @@ class StoredWorker(msgspec.Struct, frozen=True, kw_only=True):
 
     row: WorkerRow
     actions: tuple[Action, ...] | None
+
+
+MOST_LED = 100
+"""So many ranges of epochs are remembered."""
 
 
 class Owes(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,8 +35,9 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
 
     `latches` are the aborts in force, by node ("" for all), `resumed` the ids of those that are over, `url` is where
     the last coordinator listened. `copied`: it was taken over from the log, and nobody has led with it yet; `copy` is
-    the digest of what was copied, and who leads with that does so above `copy_epoch`. `owed`, by journal, is what must
-    still be proven; None in a store of a version that did not remember it.
+    the digest of what was copied, and who leads with that does so above `copy_epoch`. `led` are the epochs of this
+    store's history, as ranges; () in a store of a version that did not remember them. `owed`, by journal, is what must
+    still be proven; None in one of a version that did not remember that.
     """
 
     cluster: str
@@ -43,7 +50,20 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     copied: bool = False
     copy: str = ""
     copy_epoch: int = 0
+    led: tuple[tuple[int, int], ...] = ()
     owed: dict[str, Owes] | None = None
+
+
+def history(meta: Meta) -> tuple[tuple[int, int], ...]:
+    """Return the epochs of a store's history, as ranges: all up to its own, if it remembers none."""
+    return meta.led or ((0, meta.epoch),)
+
+
+def leading(meta: Meta, epoch: int, **fields: Any) -> Meta:
+    """Return the counters of who leads in an epoch with a store."""
+    *before, (first, last) = history(meta)
+    led = (*before, (first, epoch)) if epoch == last + 1 else (*before, (first, last), (epoch, epoch))
+    return msgspec.structs.replace(meta, epoch=epoch, led=led[-MOST_LED:], copied=False, **fields)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):

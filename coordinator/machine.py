@@ -15,7 +15,7 @@ import msgspec
 
 from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests, unread
 from trogdor_bus.coordinator.carrier import Carrier
-from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta
+from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta, leading
 from trogdor_bus.coordinator.epochs import Epochs
 from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
 from trogdor_bus.coordinator.fleet import Fleet, NodeState, came_back
@@ -375,7 +375,7 @@ class CoordinatorMachine:
         self.listening = False
         self.epoch = self._epochs.lead(self._meta.epoch)
         first, url = self.place.first_worker(), self.place.url
-        self._keep(msgspec.structs.replace(self._meta, epoch=self.epoch, url=url, next_worker=first, copied=False))
+        self._keep(leading(self._meta, self.epoch, url=url, next_worker=first))
         self._ledger.turn_back()
         self._ledger.strand(self._at)
         if self._orphans == "adopt":

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from trogdor_bus.bus import StateLog
 from trogdor_bus.coordinator.changes import Change, Loaded
 from trogdor_bus.coordinator.replica import Replica, read
+from trogdor_bus.coordinator.takeover import outrun
 from trogdor_bus.errors import BusError, HostError
 
 log = logging.getLogger("trogdor_bus.coordinator")
@@ -80,10 +81,11 @@ class Replication:
             self._why = str(error)
             await asyncio.sleep(AGAIN_S)
             return
-        if found.epoch >= self._epoch() and not found.generation.startswith(self._replica.me):
-            self._fenced(f"fenced: the log has a state of epoch {found.epoch}, ours is {self._epoch()}")
+        loaded = self._load()
+        if why := outrun(found, loaded, self._replica.me):
+            self._fenced(f"fenced: {why}")
             return
-        self._replica.begin(self._load(), found)
+        self._replica.begin(loaded, found)
         self._why = "the log does not acknowledge what is written"
 
     def _look(self) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 
 from trogdor_bus.bus import StateLog
-from trogdor_bus.coordinator.changes import Loaded
+from trogdor_bus.coordinator.changes import Loaded, Meta, history
 from trogdor_bus.coordinator.replica import CLAIM, Found, read
 from trogdor_bus.errors import BusError, RefusedError
 from trogdor_bus.messages import encode
@@ -100,6 +100,7 @@ def take_over(store: Keeping, log: StateLog, me: str, *, first: bool = False) ->
         meta = msgspec.structs.replace(
             found.state.meta,
             copied=True,
+            led=history(found.state.meta),
             copy=_digest(found.state),
             copy_epoch=epoch,
             next_seq=max(found.state.meta.next_seq, local.meta.next_seq) + SEQ_STEP,
@@ -117,16 +118,35 @@ def _is_newer(found: Found, local: Loaded) -> bool:
     That is so, too, if the coordinator from which it was copied has gone on, and nothing in the log is of a later one.
     """
     meta = local.meta
-    if found.epoch > meta.epoch or (meta.copied and found.epoch == meta.epoch):
+    if found.state is None:
+        return False
+    if not _has_led(meta, found.epoch) or (meta.copied and found.epoch == meta.epoch):
         return True
-    return found.state is not None and found.epoch <= meta.copy_epoch and _digest(found.state) != meta.copy
+    return found.epoch <= meta.copy_epoch and _digest(found.state) != meta.copy
+
+
+def outrun(found: Found, store: Loaded, me: str) -> str:
+    """Return why the coordinator `me`, who leads on that store, is not in charge by what the log has; "" if it is."""
+    epoch = store.meta.epoch
+    if found.state is None or found.generation.startswith(f"{me}-"):
+        return ""
+    if found.epoch >= epoch:
+        return f"the log has a state of epoch {found.epoch}, ours is {epoch}"
+    if not _has_led(store.meta, found.epoch):
+        return f"another coordinator has led in epoch {found.epoch} since this one started: this store has none of that"
+    return ""
+
+
+def _has_led(meta: Meta, epoch: int) -> bool:
+    return any(first <= epoch <= last for first, last in history(meta))
 
 
 def _digest(state: Loaded) -> str:
-    """Return what tells two states apart."""
+    """Return what tells two states apart; where a coordinator listened and how its store came about do not."""
+    meta = msgspec.structs.replace(state.meta, url="", next_seq=0, copied=False, copy="", copy_epoch=0)
     tasks = sorted((task.id, encode(task)) for task in state.tasks)
     workers = sorted((task, one.row.id, encode(one)) for task, some in state.workers.items() for one in some)
-    return hashlib.sha256(repr((state.meta.epoch, tasks, workers)).encode()).hexdigest()
+    return hashlib.sha256(repr((encode(meta), tasks, workers)).encode()).hexdigest()
 
 
 def _check_cluster(local: Loaded, found: Found) -> None:

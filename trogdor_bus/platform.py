@@ -205,6 +205,10 @@ class SearchingPlatform(Protocol):
         """Return how a step is of which `look` was unsure; an undo does not wait for it for long."""
         ...
 
+    def search_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
+        """Do what `search` does for each, at once."""
+        ...
+
 
 @runtime_checkable
 class StirringPlatform(Protocol):

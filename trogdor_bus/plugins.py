@@ -56,6 +56,7 @@ class Kinds(Generic[T]):
         for entry in entry_points(group=self._group):
             try:
                 for kind in self._named(entry.load()):
+                    msgspec.json.Decoder(kind)  # what cannot be decoded is told now, and not of each frame
                     if self.ours.get(_tag(kind)) or found.setdefault(_tag(kind), kind) is not kind:
                         broken.append(f"{entry.value} claims {_tag(kind)!r}, which is another's; rename it")
             except (Exception, SystemExit) as error:

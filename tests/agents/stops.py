@@ -8,7 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -75,7 +75,7 @@ class Table:
     def installed(self) -> Iterator[Table]:
         """Let the Linux platform see this table and nothing else."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(processes, "find", self._find)
+            patch.setattr(processes.Look, "find", lambda _, match, around: self._find(match))
             for module in (processes, signals):
                 patch.setattr(module, "identify", self._identify)
                 patch.setattr(module, "thread_states", self._thread_states)
@@ -112,7 +112,7 @@ class Table:
     def pid(self, word: str) -> int:
         return next(pid for pid, process in self.processes.items() if word in process.argv)
 
-    def _find(self, match: ProcessMatch, *_: Any) -> processes.Found:
+    def _find(self, match: ProcessMatch) -> processes.Found:
         found = tuple(process for process in self.processes.values() if match.command in process.argv)
         return processes.Found(found, "" if found else "no process matches")
 

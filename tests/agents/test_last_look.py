@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import pytest
 
@@ -73,6 +74,9 @@ def test_a_search_that_takes_its_time_keeps_no_fault() -> None:
         def search(self, step: Step) -> Seen:
             self.hangs.wait(60)
             return Seen()
+
+        def search_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
+            return [self.search(step) for step in steps]
 
     machine = Searching()
     agent = Agent(machine)

@@ -41,7 +41,7 @@ from trogdor_bus.agents.machine import (
 from trogdor_bus.agents.moves import TABLE, Move
 from trogdor_bus.agents.worker import Worker
 from trogdor_bus.errors import InvalidTransitionError
-from trogdor_bus.messages import Beat, Echo, Stamp, decode, encode
+from trogdor_bus.messages import Beat, Echo, Snapshot, Stamp, decode, encode
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.states import Outcome, WorkerState
 
@@ -290,6 +290,16 @@ def test_a_latch_is_heeded_without_a_fresh_word_and_dropped_only_with_one() -> N
     assert agent.beats[-1].latch == "L1"
     agent.give(LatchKept(""))
     assert agent.beats[-1].latch == ""
+
+
+def test_of_a_coordinator_that_has_not_heard_us_only_an_abort_is_heeded() -> None:
+    agent = Agent()
+    agent.run()
+    stamp, nothing = agent.machine.stamp, Snapshot(node="n1", stamp=Stamp(7, "another", 1))
+    assert agent.take(nothing) == []
+    assert (agent.worker().state, agent.machine.stamp) == (WorkerState.RUNNING, stamp)
+    aborted = agent.take(msgspec.structs.replace(nothing, abort="L1"))
+    assert KeepLatch("L1") in aborted and agent.worker().state is WorkerState.STOPPING
 
 
 def test_under_a_latch_nothing_starts_not_even_by_force_or_another_coordinator() -> None:

@@ -5,15 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from trogdor_bus.coordinator import takeover
-from trogdor_bus.coordinator.changes import AppendEvent, Change, Loaded, PutMeta, PutTask, PutWorker, StoredWorker
+from trogdor_bus.coordinator.changes import (
+    AppendEvent,
+    Change,
+    Loaded,
+    Meta,
+    Owes,
+    PutMeta,
+    PutTask,
+    PutWorker,
+    StoredWorker,
+    leading,
+)
 from trogdor_bus.coordinator.replica import Replica, read
 from trogdor_bus.coordinator.store import Store
-from trogdor_bus.coordinator.takeover import STEP, Taken, check_start, take_over
+from trogdor_bus.coordinator.takeover import STEP, Taken, check_start, outrun, take_over
 from trogdor_bus.errors import RefusedError
 from trogdor_bus.messages import Noted
 from trogdor_bus.states import TaskRow, WorkerRow
@@ -39,7 +51,7 @@ class Host:
     def lead_alone(self, above: int, *changes: Change) -> None:
         """Lead in the next epoch, without a word of that in the log."""
         loaded = self.store.load()
-        meta = msgspec.structs.replace(loaded.meta, epoch=1 + max(above, loaded.meta.epoch), copied=False)
+        meta = leading(loaded.meta, 1 + max(above, loaded.meta.epoch))
         self.store.commit([PutMeta(meta), *changes], durable=True)
 
     def check_start(self) -> str:
@@ -126,15 +138,29 @@ def test_a_copy_that_never_led_does_not_lead_by_itself(new: NewHost, keeper: Mem
     assert b.kept() == a.kept()
 
 
+def meta_with(**fields: Any) -> Callable[[Host], Change]:
+    return lambda host: PutMeta(msgspec.structs.replace(host.store.load().meta, **fields))
+
+
+@pytest.mark.parametrize(
+    "goes_on",
+    [
+        lambda host: PutTask(TaskRow(id="later")),
+        meta_with(latches={"": "an-abort"}),
+        meta_with(resumed=("an-abort",)),
+        meta_with(owed={"journal": Owes(node="a")}),
+        meta_with(next_worker=500),
+    ],
+)
 def test_who_took_over_and_died_before_the_log_had_it_does_not_lead_past_what_the_other_wrote_since(
-    new: NewHost,
+    new: NewHost, goes_on: Callable[[Host], Change]
 ) -> None:
     a, b = new("a"), new("b")
     a.lead()
     above = b.take_over().epoch
     b.lead_alone(above)
     assert b.check_start() == ""
-    later = PutTask(TaskRow(id="later"))
+    later = goes_on(a)
     a.store.commit([later], durable=True)
     a.replica.follow([later])
     with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with ‹take-over›"):
@@ -145,6 +171,31 @@ def test_who_took_over_and_died_before_the_log_had_it_does_not_lead_past_what_th
     b.store.commit([later], durable=True)
     b.replica.follow([later])
     assert b.check_start() == "", "what is in the log is its own"
+
+
+def test_who_starts_on_its_own_store_while_another_one_takes_over_forgets_nothing_of_that_one(new: NewHost) -> None:
+    a, b = new("a"), new("b")
+    a.lead()
+    assert a.check_start() == "", "it listens from now on"
+    b.lead(PutTask(TaskRow(id="later")), above=b.take_over().epoch)
+    a.lead_alone(b.epoch)
+    found = read(a.log, 1.0)
+    assert "another coordinator has led in epoch 1002 since this one started" in outrun(
+        found, a.store.load(), "a-again"
+    )
+    assert outrun(found, b.store.load(), f"b{b.epoch}") == ""
+    with pytest.raises(RefusedError, match=r"another coordinator has led since: .* start with ‹take-over›"):
+        a.check_start()
+    a.lead(above=a.take_over().epoch)
+    assert a.kept() == b.kept() != ((), {})
+    assert a.check_start() == ""
+
+
+def test_the_epochs_of_a_store_are_remembered_as_ranges() -> None:
+    meta = Meta(cluster="c", epoch=3, next_worker=0)
+    for epoch in (4, 5, 1_006, 1_007, 9_000):
+        meta = leading(meta, epoch)
+    assert (meta.epoch, meta.led) == (9_000, ((0, 5), (1_006, 1_007), (9_000, 9_000)))
 
 
 def test_a_log_of_another_cluster_is_refused(new: NewHost) -> None:

@@ -109,6 +109,45 @@ def test_a_package_that_is_broken_costs_only_itself(package: Path, code: str, wh
     assert f"my-take; the entry point my-files = my_file_operations cannot be loaded: {why}" in operation
 
 
+WRONG = """
+import sys
+from pathlib import Path
+from tests.agents.driver import order
+from tests.agents.inline import Inline
+from trogdor_bus.actions.network import BlockPorts
+from trogdor_bus.agents.disk import FileDisk
+from trogdor_bus.agents.journal import Journal
+from trogdor_bus.agents.lanes import Call, carry_out
+from trogdor_bus.agents.perform import Performer
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.agents.threads import run_in_lanes
+from trogdor_bus.actions import decode_action
+from trogdor_bus.errors import TrogdorBusError
+from trogdor_bus.platform import Surroundings
+file, state = map(Path, sys.argv[1:])
+file.touch()
+taken = decode_action(b'{"action": "my-take-away", "path": "%s"}' % str(file).encode())
+first = Performer(Journal(FileDisk(state)), LinuxPlatform())
+run_in_lanes(first.inject(order(1, actions=(taken,)), 10**15, Surroundings()))
+second = Performer(Journal(FileDisk(state)), LinuxPlatform())
+print(*run_in_lanes(second.recover()))
+print(second.journal.entries[1].state)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "state"),
+    [("lane", "KeyError(1)", "undone"), ("resource", "KeyError(1)", "undone"), ("undo", "SystemExit(3)", "stuck")],
+)
+def test_what_a_package_does_wrong_ends_no_agent(
+    package: Path, tmp_path: Path, method: str, error: str, state: str
+) -> None:
+    file = package / FILES[1]
+    file.write_text(f"{file.read_text()}\ndef wrong(*_): raise {error}\nBringBack.{method} = wrong\n")
+    said = python(package, "-c", WRONG, str(tmp_path / "a-file"), str(tmp_path / "state"))
+    assert said.splitlines()[-1] == state, said
+
+
 def test_who_claims_what_is_ours_or_says_nonsense_of_what_it_performs_is_not_heard(package: Path) -> None:
     file = package / FILES[1]
     wrong = file.read_text().replace("performs = (TakeAway,)", "performs = TakeAway")

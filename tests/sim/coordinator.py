@@ -422,7 +422,7 @@ class SimCoordinator:
             self._set_timer()
         if self.leads and self.replica is not None:
             assert self.machine is not None
-            if reason := self.replica.keep_up(self.store, self.machine.epoch):
+            if reason := self.replica.keep_up(self.store):
                 self._exit(reason, fenced=True)
 
     def _new_clock(self) -> DriftingClock:

@@ -218,6 +218,9 @@ class Machine:
         """Return what only a search for processes can tell."""
         return Seen(self.disturbance(step))
 
+    def search_many(self, steps: Sequence[Step]) -> list[Seen | Exception]:
+        return [self.search(step) for step in steps]
+
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         effect = step.undo["effect"]
         return (effect,) if step.undo["ours"] and effect in self.effects and not _held(held, effect) else ()

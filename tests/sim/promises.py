@@ -81,7 +81,7 @@ class Promises:
         stamp = (snapshot.stamp.epoch, snapshot.stamp.revision)
         held = (self._stamp.epoch, self._stamp.revision) if self._stamp else (0, 0)
         self._in_order = stamp >= held
-        ours = echo is None or (agent.journal is not None and echo.journal == agent.journal.id)
+        ours = echo is not None and agent.journal is not None and echo.journal == agent.journal.id
         sent_ms = self._sent.get(echo.counter) if ours and echo else None
         self._echoed_ms = sent_ms
         if ours and self._in_order and not self._clashes(snapshot.stamp):

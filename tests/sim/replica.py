@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tests.sim.store import SimStore
 from trogdor_bus.coordinator.changes import Change
 from trogdor_bus.coordinator.replica import Found, Replica, read
-from trogdor_bus.coordinator.takeover import check_start, take_over
+from trogdor_bus.coordinator.takeover import check_start, outrun, take_over
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.states import TaskState
 from trogdor_bus.transports.memory_log import MemoryKeeper
@@ -56,14 +56,15 @@ class SimReplica:
         self._log.hand_over(random.randint(0, self._log.unwritten()) if reachable else 0)
         self._log.close()
 
-    def keep_up(self, store: SimStore, epoch: int) -> str:
+    def keep_up(self, store: SimStore) -> str:
         """Begin to follow the store once the log can be read; return why this process is not in charge, or ""."""
         if self._replica.following or self._log.unwritten() or not self._log.keeper.reachable:
             return ""
         found = self._read()
-        if found.epoch >= epoch and not found.generation.startswith(f"{self._replica.me}-"):
-            return f"the log has a state of epoch {found.epoch}"
-        self._replica.begin(store.load(), found)
+        loaded = store.load()
+        if why := outrun(found, loaded, self._replica.me):
+            return why
+        self._replica.begin(loaded, found)
         return ""
 
     def difference(self, store: SimStore, epoch: int) -> str:

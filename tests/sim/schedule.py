@@ -219,7 +219,7 @@ class Schedule:
         for agent in proofs.dirty(self.world):
             agent.platform.undo_by_hand()
             self.world.tally.counts["nodes cleaned by hand"] += 1
-            self._ask(self.world.now, ForgetNode(node=agent.node, force=True))
+            self._ask(self.world.now, ForgetNode(node=agent.node, force=True), {"NotFoundError"})
         self.world.after(CLEAN_MS, self._clean_all)
 
     def _ask(self, at: int, request: Request, allowed: set[str] | None = None) -> None:

@@ -193,7 +193,8 @@ class World:
         for agent in self.agents:
             agent.platform.flaky = agent.platform.waits = 0.0
             agent.platform.sticky = agent.platform.slippery = agent.platform.cursed = False
-            agent.platform.hanging.clear()
+            for lane in tuple(agent.platform.hanging):
+                agent.hang(lane, hangs=False)
             agent.disk.full = agent.poisoned = False
             agent.speech = "ours"
             if agent.fuse.mend():

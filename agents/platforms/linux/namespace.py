@@ -323,10 +323,12 @@ def find_container(name: str) -> Running:
         raise GoneError(f"container {name} is not running; start it first")
     container, pid = answer[0], int(answer[1])
     process = _identity(pid)
-    if process is None or not _is_of_container(pid, container):
+    if process is None or _is_zombie(pid):
+        raise GoneError(f"container {name} is not running: its process {pid} just ended")
+    if not _is_of_container(pid, container):
         raise HostError(
-            f"process {pid} of this machine is not of container {name}: it just ended, or {Path(engine).name} "
-            "speaks of another machine; run the agent where the container runs"
+            f"process {pid} of this machine is not of container {name}: {Path(engine).name} speaks "
+            "of another machine; run the agent where the container runs"
         )
     return Running(container, answer[2].removeprefix("/"), process, broker_id(rest), controller_id(rest))
 

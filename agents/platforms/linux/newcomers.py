@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import msgspec
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes
-from trogdor_bus.agents.platforms.linux.namespace import UnseenError
 from trogdor_bus.agents.platforms.linux.node import Node
 from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH
-from trogdor_bus.errors import HostError
+from trogdor_bus.errors import GoneError
 from trogdor_bus.platform import ProcessIdentity, Surroundings, Verb
 
 
@@ -33,17 +32,29 @@ def may_be_replaced(watched: Watch | None, process: ProcessIdentity) -> bool:
 
 
 def find(
-    watched: Watch | None, process: ProcessIdentity, on: Node, surroundings: Surroundings
+    on: Node, asked: Sequence[tuple[Watch | None, ProcessIdentity]], surroundings: Surroundings
+) -> list[Sequence[processes.Process]]:
+    """Return for each watch and process the newcomers, by one look at all processes.
+
+    RefusedError if none of them may be touched; HostError if it cannot be seen who is there.
+    """
+    if not any(may_be_replaced(*one) for one in asked):
+        return [()] * len(asked)
+    try:
+        with on.open() as namespace, processes.Look(namespace) as look:
+            return [_newer(look, *one, surroundings) for one in asked]
+    except GoneError:  # its container is down
+        return [()] * len(asked)
+
+
+def _newer(
+    look: processes.Look, watched: Watch | None, process: ProcessIdentity, surroundings: Surroundings
 ) -> Sequence[processes.Process]:
-    """Return the newcomers; RefusedError if none of them may be touched."""
     if watched is None or not may_be_replaced(watched, process):
         return ()
     try:
-        with on.open() as namespace:
-            found = processes.find(watched.match, namespace, surroundings).processes
-    except UnseenError:
-        raise
-    except HostError:  # its container is down, or its pid file is gone
+        found = look.find(watched.match, surroundings).processes
+    except GoneError:  # its pid file is gone
         return ()
     return [one for one in found if one.identity.start_ticks > watched.since_ticks]
 
@@ -56,3 +67,8 @@ def named(found: Sequence[processes.Process]) -> str:
 def lane(verb: Verb) -> str:
     """Return the lane of what is asked of an operation with a watch, "" for that of any other."""
     return {"look": PROCESSES, "search": SEARCH, "again": SEARCH}.get(verb, "")
+
+
+def batch(verb: Verb) -> Hashable:
+    """Return what those have in common for whom one look at all processes is enough."""
+    return SEARCH if verb == "search" else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -35,12 +36,14 @@ class Node:
         self.stirred: Callable[[int], None] = lambda _: None
         """Called with a worker when something that runs for it has ended."""
         self._memories: dict[Callable[[Node], Any], Any] = {}
+        self._remembering = threading.Lock()
 
     def memory(self, kind: Callable[[Node], T]) -> T:
         """Return what is remembered of the node in this life, of that kind; `kind` makes an empty one."""
-        if kind not in self._memories:
-            self._memories[kind] = kind(self)
-        found: T = self._memories[kind]
+        with self._remembering:  # lanes ask at the same time
+            if kind not in self._memories:
+                self._memories[kind] = kind(self)
+            found: T = self._memories[kind]
         return found
 
     def open(self) -> Namespace:

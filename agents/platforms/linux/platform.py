@@ -60,7 +60,7 @@ class LinuxPlatform:
         """
         kinds: dict[str, list[Step]] = {}
         for one in steps:
-            kinds.setdefault(lanes.lock_of(one), []).append(one)
+            kinds.setdefault(lanes.resource_of(one), []).append(one)
         with contextlib.ExitStack() as held:
             for kind, some in sorted(kinds.items()):
                 held.enter_context(locking.hold(self._concerned(some), kind="" if kind == FIREWALL else kind))
@@ -120,6 +120,12 @@ class LinuxPlatform:
         """Return how applied steps are, those of one batch at once."""
         return batches.done("look", [step.do for step in steps], self._hold_together, lambda at: self.look(steps[at]))
 
+    def search_many(self, steps: Sequence[Step]) -> Sequence[Seen | Exception]:
+        """Return how steps are by one search."""
+        return batches.done(
+            "search", [step.do for step in steps], self._search_together, lambda at: self.search(steps[at])
+        )
+
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for."""
         return read(step.do).missed()
@@ -150,6 +156,9 @@ class LinuxPlatform:
 
     def _left_together(self, many: Sequence[Operation]) -> Sequence[tuple[str, ...] | Exception]:
         return type(many[0]).left_together(self._node, many)
+
+    def _search_together(self, many: Sequence[Operation]) -> Sequence[Seen | Exception]:
+        return type(many[0]).search_together(self._node, many)
 
     def _hold_together(self, many: Sequence[Operation]) -> Sequence[Seen | Exception]:
         return type(many[0]).hold_together(self._node, many)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import msgspec
 
@@ -18,7 +20,7 @@ from trogdor_bus.agents.platforms.linux.java import ReadFile, main_line, read_ar
 from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
 from trogdor_bus.agents.platforms.linux.ours import Ours
 from trogdor_bus.agents.platforms.linux.reader import Reader
-from trogdor_bus.errors import HostError, NotFoundError, RefusedError
+from trogdor_bus.errors import GoneError, HostError, NotFoundError, RefusedError
 from trogdor_bus.host import boot_id, identity
 from trogdor_bus.platform import ProcessIdentity, Surroundings
 
@@ -171,21 +173,51 @@ def find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings) 
     """Return the processes of the node's namespace that match; RefusedError if the coordinator is among them."""
     if not (match.java or match.command or match.pid_file or match.port):
         raise HostError("the match is empty and would hit every process")
-    with Reader() as reader:
-        return _find(match, namespace, surroundings, reader)
+    with Look(namespace) as look:
+        return look.find(match, surroundings)
 
 
-def _find(match: ProcessMatch, namespace: Namespace, surroundings: Surroundings, reader: Reader) -> Found:
+class Look:
+    """One look at the processes of a namespace, for several who search; close it, or use it in a `with`."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace, self._reader = namespace, Reader()
+        self._seen: _Seen | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.__exit__()
+
+    def find(self, match: ProcessMatch, surroundings: Surroundings) -> Found:
+        """Return what the function `find` does."""
+        meant = _predicate(match, self._namespace, self._reader)
+        if self._seen is None:
+            self._seen = _see(self._namespace, self._reader)
+        return _find(match, meant, self._seen, surroundings)
+
+
+class _Seen(NamedTuple):
+    living: list[Process]
+    hidden: list[int]
+    ours: Ours
+
+
+def _see(namespace: Namespace, reader: Reader) -> _Seen:
     stats = _all_stats()
-    meant = _predicate(match, namespace, reader)
     hidden: list[int] = []
     living = list(_living(stats, namespace, reader, hidden))
+    return _Seen(living, hidden, Ours({pid: stat.parent for pid, stat in stats.items()}))
+
+
+def _find(match: ProcessMatch, meant: Callable[[Process], bool], seen: _Seen, surroundings: Surroundings) -> Found:
+    living, hidden, ours = seen
     hits = [process for process in living if meant(process)]
     told = match.pid_file or match.port
     silent = "" if told else _silent([process for process in living if process.comm and process not in hits])
     chosen: list[Process] = []
     spared: list[str] = []
-    ours = Ours({pid: stat.parent for pid, stat in stats.items()})
     for process in hits:
         if process.identity == surroundings.coordinator:
             if not surroundings.force:
@@ -302,10 +334,11 @@ def _pid_in(pid_file: str, root_pid: int, reader: Reader) -> int:
     try:
         text = reader.read(pid_file, 64, f"/proc/{root_pid}/root" if root_pid else "")
     except OSError as error:
-        raise HostError(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
+        kind = GoneError if error.errno in (errno.ENOENT, errno.ENOTDIR) else HostError
+        raise kind(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
     number = re.match(rb"\s*([0-9]{1,10})(\s|\Z)", text)
     if number is None:
-        raise HostError(f"the pid file {pid_file} holds no pid")
+        raise GoneError(f"the pid file {pid_file} holds no pid")
     return int(number[1])
 
 

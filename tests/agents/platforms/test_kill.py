@@ -12,8 +12,10 @@ from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill
 from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.node import Node as OnLinux
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
 
 HANDLER = f"""
 import pathlib, signal, sys
@@ -205,3 +207,35 @@ def test_a_pid_file_that_went_with_its_process_is_no_disturbance(node: Node, tmp
     file.unlink()
     assert node.platform.disturbance(step) == ""
     assert node.platform.again(step, Surroundings(), []) == ()
+
+
+def test_who_starts_while_the_node_is_opened_is_a_target_and_no_newcomer(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, opened, late = node.sleeper("it"), OnLinux.open, list[int]()
+
+    def slowly(on: OnLinux) -> Namespace:
+        late.append(node.sleeper("it"))
+        return opened(on)
+
+    monkeypatch.setattr(OnLinux, "open", slowly)
+    steps = prepare(node, Kill(match=ProcessMatch(command="it")))
+    assert {step.do["process"]["pid"] for step in steps} == {first, *late}
+    since = steps[0].do["watch"]["since_ticks"]
+    assert all(step.do["process"]["start_ticks"] <= since for step in steps)
+
+
+def test_one_look_at_all_processes_is_for_all_kills_that_are_over_at_once(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps, looks, look = list[Step](), list[None](), processes.Look
+    for name in ("a-victim", "b-victim", "c-victim"):
+        node.sleeper(name)
+        (step,) = prepare(node, Kill(match=ProcessMatch(command=name)))
+        node.platform.do(step)
+        steps.append(step)
+    node.sleeper("b-victim")
+    monkeypatch.setattr(processes, "Look", lambda namespace: looks.append(None) or look(namespace))
+    one, two, three = [seen.disturbance for seen in node.platform.search_many(steps) if isinstance(seen, Seen)]
+    assert (one, three) == ("", "") and two.startswith("started again by somebody")
+    assert len(looks) == 1

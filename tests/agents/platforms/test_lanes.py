@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import os
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,13 +21,14 @@ from trogdor_bus.actions.network import BlockPorts
 from trogdor_bus.actions.process import Kill, Suspend
 from trogdor_bus.actions.process import Restart as RestartAction
 from trogdor_bus.actions.program import RunCommand
-from trogdor_bus.agents.platforms.linux.lanes import lane, lock_of
+from trogdor_bus.agents.platforms.linux.lanes import lane, resource_of
 from trogdor_bus.agents.platforms.linux.node import Node as OnLinux
-from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, freezes, step
+from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, SEARCH, Nothing, freezes, step
 from trogdor_bus.agents.platforms.linux.operations.freezes import Freeze, Stops, Thaw
 from trogdor_bus.agents.platforms.linux.operations.kills import Deliver
 from trogdor_bus.agents.platforms.linux.operations.leads import LEADERS
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
+from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.agents.platforms.linux.restart import Unit
 from trogdor_bus.platform import ProcessIdentity, Step
 from trogdor_bus.states import Outcome
@@ -151,7 +154,7 @@ def test_lanes_are_what_is_touched() -> None:
     assert lane("prepare", BlockPorts(ports=(1,))) == lane("strays", None) == FIREWALL
     assert lane("prepare", MoveLeader(topic="t", partition=0, bootstrap="b:1")) == LEADERS
     assert lane("undo", Step(do={"op": "of a newer version"}, undo={"op": "of a newer version"})) == "others"
-    assert (lock_of(thaw), lock_of(start)) == (PROCESSES, "start")
+    assert (resource_of(thaw), resource_of(start)) == (PROCESSES, "start kafka.service")
 
 
 def test_two_lanes_that_ask_for_the_stops_of_others_at_once_each_get_their_own() -> None:
@@ -170,3 +173,24 @@ def test_two_lanes_that_ask_for_the_stops_of_others_at_once_each_get_their_own()
 
     node._memories[freezes._Known] = Meanwhile(node)
     assert freezes._stops(node, frozen).wanted(process)
+
+
+def test_who_starts_one_thing_keeps_nobody_from_starting_another() -> None:
+    steps = [
+        step(Nothing(), Restart(boot_id="b", how=Unit("/bin/systemctl", name), unless=ProcessMatch(port=1), alive_ms=1))
+        for name in ("kafka.service", "zookeeper.service")
+    ]
+    platforms = LinuxPlatform(), LinuxPlatform()
+    with platforms[0].alone(steps[:1]), platforms[1].alone(steps[1:]):
+        pass
+
+
+def test_lanes_that_remember_for_the_first_time_at_once_remember_the_same() -> None:
+    node, slow = OnLinux("", ()), threading.Event()
+
+    class Memory:
+        def __init__(self, _: OnLinux) -> None:
+            slow.wait(0.05)
+
+    with ThreadPoolExecutor(4) as lanes:
+        assert len({id(one) for one in lanes.map(node.memory, [Memory] * 4)}) == 1

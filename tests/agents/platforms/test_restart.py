@@ -19,10 +19,13 @@ from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Restart
 from trogdor_bus.agents.platforms.linux import processes
-from trogdor_bus.agents.platforms.linux.namespace import Namespace
-from trogdor_bus.agents.platforms.linux.operations import restarts
+from trogdor_bus.agents.platforms.linux.namespace import Namespace, UnseenError
+from trogdor_bus.agents.platforms.linux.operations import Nothing, restarts, step
+from trogdor_bus.agents.platforms.linux.operations.restarts import Restart as Start
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
+from trogdor_bus.agents.platforms.linux.starter import Command
 from trogdor_bus.errors import CannotHealError, HostError, RefusedError
+from trogdor_bus.host import boot_id
 from trogdor_bus.platform import Operation, ProcessIdentity, Step, Surroundings
 
 SERVICE = """
@@ -198,9 +201,9 @@ def test_of_several_that_are_killed_one_restart_speaks_for_all(service: Service)
         service.node.sleeper(str(service.folder))
     action = Kill(match=service.match, restart=Restart(command=service.argv))
     steps = from_journal(service.platform.prepare(1, action, Surroundings(), []))
-    for step in steps:
-        service.platform.do(step)
-    assert [undone(service.platform, step) for step in reversed(steps)] == ["", "", ""]
+    for one in steps:
+        service.platform.do(one)
+    assert [undone(service.platform, one) for one in reversed(steps)] == ["", "", ""]
     wait_until(service.starts, what="the start")
     assert len(service.running()) == len(service.starts()) == 1
 
@@ -374,3 +377,34 @@ def test_in_a_node_of_the_same_name_nothing_is_started(service: Service) -> None
     subprocess.run(["ip", "netns", "add", service.node.name], check=True)
     assert undone(service.platform, step).startswith("gone: the node is another one")
     assert service.starts() == []
+
+
+def test_what_cannot_be_seen_is_not_started_beside_what_may_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = service.killed()
+
+    def unseen(*_: object) -> processes.Found:
+        raise UnseenError("more than 10 processes hang")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(processes, "find", unseen)
+        with pytest.raises(CannotHealError, match="more than 10 processes hang"):
+            undone(service.platform, step)
+    assert service.starts() == []
+    assert undone(service.platform, step) == ""
+
+
+def test_what_was_in_a_container_is_not_started_outside_while_its_engine_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker, started = tmp_path / "docker", tmp_path / "started"
+    docker.write_text("#!/bin/sh\necho Cannot connect to the Docker daemon. Is it running? >&2; exit 1\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with Namespace("/proc/self/ns/net") as namespace:
+        command = Command("/usr/bin/touch", ("touch", str(started)), namespace.identity)
+    undo = Start(boot_id=boot_id(), how=command, unless=ProcessMatch(command="nobody-is-called-so"), alive_ms=1_000)
+    with pytest.raises(CannotHealError, match="Cannot connect to the Docker daemon"):
+        undone(LinuxPlatform("container:broker", [command.argv]), step(Nothing(), undo))
+    assert not started.exists()

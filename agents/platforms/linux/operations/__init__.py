@@ -95,7 +95,7 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     # --- lanes and batches --------------------------------------------------------------------------------------------
 
     def resource(self) -> str:
-        """Return what it touches: its lane, and by its first word its lock. "" for nothing of its own."""
+        """Return what it touches: its lane, and its lock. "" for nothing of its own."""
         return ""
 
     def lane(self, verb: Verb) -> str:
@@ -114,6 +114,11 @@ class Operation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
     @classmethod
     def left_together(cls, on: Node, many: Sequence[Self]) -> Sequence[tuple[str, ...] | Exception]:
         """Do what `leftovers` does for each of a batch."""
+        raise NotImplementedError
+
+    @classmethod
+    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen | Exception]:
+        """Do what `search` does for each of a batch."""
         raise NotImplementedError
 
     @classmethod

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Self
 
 from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
@@ -35,8 +35,8 @@ class Freeze(Operation, frozen=True, tag="freeze"):
     @classmethod
     def prepare(cls, on: Node, worker: int, action: Suspend, around: Surroundings, held: Sequence[Step]) -> Prepared:
         """Return a step for each process that matches."""
-        watch = newcomers.watch(action.match)
         with on.open() as namespace:
+            watch = newcomers.watch(action.match)  # whoever is started later is no target
             found = processes.find(action.match, namespace, around).needed(action.required)
         stops = _stops(on, held)
         steps: list[Step] = []
@@ -59,17 +59,14 @@ class Freeze(Operation, frozen=True, tag="freeze"):
 
     def search(self, on: Node) -> Seen:
         """Return who took the place of a process that ended."""
-        found = newcomers.find(self.watch, self.process, on, Surroundings(force=True))
-        if running := _running(found):
-            return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
-        return Seen() if found else Seen(signals.frozen_disturbance(self, {}))
+        return self.search_together(on, [self])[0]
 
     def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
         """Return the stop of the process, if it lives, else those of who took its place."""
         if processes.thread_states(self.process):
             return (_stop(self.process, self.name, self.watch),)
-        found = _running(newcomers.find(self.watch, self.process, on, around))
-        return tuple(_stop(process.identity, process.name, self.watch) for process in found)
+        (found,) = newcomers.find(on, [(self.watch, self.process)], around)
+        return tuple(_stop(process.identity, process.name, self.watch) for process in _running(found))
 
     def resource(self) -> str:
         """Return the processes."""
@@ -78,6 +75,21 @@ class Freeze(Operation, frozen=True, tag="freeze"):
     def lane(self, verb: Verb) -> str:
         """Return the lane of the search, for what searches."""
         return newcomers.lane(verb)
+
+    def batch(self, verb: Verb) -> Hashable:
+        """Return the same for all that one search is for."""
+        return newcomers.batch(verb)
+
+    @classmethod
+    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
+        """Return for each who took the place of its process."""
+        found = newcomers.find(on, [(one.watch, one.process) for one in many], Surroundings(force=True))
+        return [one._replaced(newer) for one, newer in zip(many, found, strict=True)]
+
+    def _replaced(self, found: Sequence[processes.Process]) -> Seen:
+        if running := _running(found):
+            return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
+        return Seen() if found else Seen(signals.frozen_disturbance(self, {}))
 
 
 class Thaw(Operation, frozen=True, tag="thaw"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from signal import Signals
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
 
 import msgspec
 
@@ -53,8 +53,8 @@ class Deliver(Operation, frozen=True, tag="signal"):
             raise RefusedError(
                 f"{action.signal} is not a signal that can be sent; use one of {', '.join(get_args(Signal))}"
             )
-        watch = newcomers.watch(action.match)
         with on.open() as namespace:
+            watch = newcomers.watch(action.match)  # whoever is started later is no target
             found = processes.find(action.match, namespace, around).needed(action.required)
             for process in found.processes:
                 if not action.grace_ms and (why := signals.deaf_to(process.pid, Signals[action.signal])):
@@ -84,8 +84,7 @@ class Deliver(Operation, frozen=True, tag="signal"):
 
     def search(self, on: Node) -> Seen:
         """Return whether somebody started again what was killed."""
-        found = newcomers.find(self.watch, self.process, on, Surroundings(force=True))
-        return Seen(f"started again by somebody: {newcomers.named(found)}" if found else "")
+        return self.search_together(on, [self])[0]
 
     def missed(self) -> str:
         """Return "", or how it outlived the signal."""
@@ -93,7 +92,7 @@ class Deliver(Operation, frozen=True, tag="signal"):
 
     def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
         """Return the same signal for each that was started again."""
-        found = newcomers.find(self.watch, self.process, on, around)
+        (found,) = newcomers.find(on, [(self.watch, self.process)], around)
         return tuple(_again(self, process) for process in found)
 
     def resource(self) -> str:
@@ -103,6 +102,16 @@ class Deliver(Operation, frozen=True, tag="signal"):
     def lane(self, verb: Verb) -> str:
         """Return the lane of the search, for what searches."""
         return newcomers.lane(verb)
+
+    def batch(self, verb: Verb) -> Hashable:
+        """Return the same for all that one search is for."""
+        return newcomers.batch(verb)
+
+    @classmethod
+    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
+        """Return for each whether somebody started again what was killed."""
+        found = newcomers.find(on, [(one.watch, one.process) for one in many], Surroundings(force=True))
+        return [Seen(f"started again by somebody: {newcomers.named(newer)}" if newer else "") for newer in found]
 
 
 class Finish(Operation, frozen=True, tag="finish"):

@@ -20,7 +20,7 @@ from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.operations import START, Note, Operation, plain, read
 from trogdor_bus.agents.platforms.linux.restart import Container, Unit, choose, typed
 from trogdor_bus.agents.platforms.linux.starter import Command, waiting
-from trogdor_bus.errors import CannotHealError, HostError, NotYetError
+from trogdor_bus.errors import CannotHealError, GoneError, HostError, NotYetError
 from trogdor_bus.host import boot_id
 from trogdor_bus.platform import ProcessIdentity, Step, Surroundings
 from trogdor_bus.supervisor.children import Door
@@ -150,7 +150,7 @@ class _Starts:
         try:
             with self._on.open() as namespace:
                 return bool(processes.find(operation.unless, namespace, Surroundings(force=True)).processes)
-        except HostError:  # its container is down, or its pid file is gone
+        except GoneError:  # its container is down, or its pid file is gone
             return False
 
     def _start(self, operation: Restart, note: Note) -> str:
@@ -182,11 +182,11 @@ class _Starts:
     def _door(self, namespace: NamespaceIdentity, stack: contextlib.ExitStack) -> Door | None:
         """Return what calls a function where the killed process lived; None if that place is no more.
 
-        If it went down with its container, the command brings it back from outside.
+        If it went down with its container, the command brings it back from outside. HostError if that cannot be seen.
         """
         try:
             here = stack.enter_context(self._on.open())
-        except HostError:
+        except GoneError:
             return _outside if self._on.attachment.kind in ("pid", "container") else None
         if here.identity.cookie == namespace.cookie or (namespace.container and _same_container(here, namespace)):
             return here.call
