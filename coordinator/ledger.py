@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +29,7 @@ from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.moves import OVER
 from trogdor_bus.coordinator.plan import WorkerPlan
 from trogdor_bus.coordinator.turn import Turn
-from trogdor_bus.errors import RefusedError
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import (
     UNTOLD,
     AnyEvent,
@@ -60,6 +61,7 @@ MOST_PROGRESS = 64 << 10
 """So many bytes of what a worker says of itself are kept."""
 MOST_CHARS = 256 << 10
 """And so many characters of each text of its row, and of each list of them: one row must fit into a frame."""
+INSTALL = "upgrade the coordinator, or install the package that brings it"
 KEEP_DONE = 1_000
 KEEP_DONE_MS = 7 * 86_400_000
 KEEP_DONE_BYTES = 64 << 20
@@ -74,6 +76,7 @@ class Ledger:
         self.drift = Drift(fleet)
         self._fleet = fleet
         self._actions: dict[int, tuple[Action, ...] | None] = {}
+        self._stranded: dict[int, str] = {}
         self._task_of: dict[int, str] = {}
         self._counts: dict[str, Counter[WorkerState]] = defaultdict(Counter)
         self._sizes: dict[str, int] = {}
@@ -108,6 +111,11 @@ class Ledger:
     def actions(self, worker_id: int) -> tuple[Action, ...] | None:
         """Return what a worker was ordered to do, None if that is no longer known (it was adopted)."""
         return self._actions.get(worker_id)
+
+    def startable(self, row: WorkerRow) -> tuple[Action, ...] | None:
+        """Return what a worker is to be started with, None if it has begun, or cannot begin any more."""
+        waits = row.state is WorkerState.RECEIVING and row.id not in self._stranded
+        return self.actions(row.id) if waits else None
 
     def count(self, task_id: str, *states: WorkerState) -> int:
         """Return how many workers of a task are in one of the states."""
@@ -170,7 +178,9 @@ class Ledger:
             return Outcome.UNKNOWN, unread.unknown(row.node, blind)
         if not row.wanted:
             return Outcome.DONE, ""
-        if row.state is not WorkerState.RECEIVING or self.actions(row.id) is None:
+        if row.state is WorkerState.RECEIVING and row.id in self._stranded:
+            return Outcome.FAILED, self._stranded[row.id]
+        if self.startable(row) is None:
             return Outcome.UNKNOWN, f"outcome unknown: {row.error or f'node {row.node} has no record of it'}"
         return None
 
@@ -210,6 +220,7 @@ class Ledger:
         touched = []
         for row in self.view.workers[task_id].values():
             del self._task_of[row.id], self._actions[row.id]
+            self._stranded.pop(row.id, None)
             self.drift.forget(row.id)
             node = self._fleet.nodes.get(row.node)
             if node and node.open.pop(row.id, None) is not None:
@@ -220,6 +231,26 @@ class Ledger:
         self._turn.changes.append(DropTask(task_id))
         self.record(TaskGone(seq=0, at_ms=0, id=task_id, text=text))
         return touched
+
+    def strand(self, at: Callable[[str], AbstractContextManager[None]]) -> None:
+        """Let no worker start of a task whose spec cannot be read any more, and say so; where one runs, it goes on.
+
+        Each task is looked at inside `at` it.
+        """
+        for task in tuple(self.view.tasks.values()):
+            rows = self.view.workers[task.id].values()
+            if waiting := [row for row in rows if self.startable(row) is not None and row.wanted]:
+                with at(task.id):
+                    self._strand(task, waiting)
+
+    def _strand(self, task: TaskRow, waiting: Iterable[WorkerRow]) -> None:
+        try:
+            decoded(task)
+        except SpecError as error:
+            why = f"not started: its spec cannot be read here: {error}; {INSTALL}"
+            for row in waiting:
+                self._stranded[row.id] = why
+                self.put_worker(msgspec.structs.replace(row, error=why))
 
     def turn_back(self) -> None:
         """Let no task have begun in the future: the wall clock went back while no coordinator ran."""

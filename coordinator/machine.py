@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests
+from trogdor_bus.coordinator import adoption, doubts, events, forgetting, latches, owed, requests, unread
 from trogdor_bus.coordinator.carrier import Carrier
 from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta, leading
 from trogdor_bus.coordinator.epochs import Epochs
@@ -31,6 +31,7 @@ from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.coordinator.weighing import weigh
 from trogdor_bus.errors import InvalidTransitionError, SpecError, TrogdorBusError
 from trogdor_bus.messages import Beat, Report, Stamp, UnreadReport
+from trogdor_bus.shell import UnforeseenError
 from trogdor_bus.spec import TaskSpec
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState
 
@@ -79,8 +80,11 @@ class CoordinatorMachine:
         requests.check(event, self._meta, self.fleet, self._ledger, self.barred)
         self._turn.begin(now_ms)
         self.about = ""
-        self._apply(event)
-        return self._effects()
+        try:
+            self._apply(event)
+            return self._effects()
+        except TrogdorBusError as error:  # a refusal would say that nothing has changed
+            raise UnforeseenError(f"{type(event).__name__} failed half-way") from error
 
     def _apply(self, event: Event) -> None:  # noqa: PLR0912 (one case per event)
         match event:
@@ -263,11 +267,11 @@ class CoordinatorMachine:
                 self._end_worker(row, Outcome.UNKNOWN, came_back(beat.node))
         for report in beat.reports:
             self._report(node, report)
-        latest = beat.stamp == self._stamp(node)
-        if latest:
+        latest, whole = beat.stamp == self._stamp(node), not unread.nameless(beat)
+        if latest and whole:
             self._absent(node, {report.worker for report in beat.reports})
         if not self.listening:
-            self._keep(owed.heard(self._meta, beat, latest=latest or beat.leaving, told=node.open))
+            self._keep(owed.heard(self._meta, beat, latest=(latest or beat.leaving) and whole, told=node.open))
         waiting = any(self._ledger.row(wid).state is WorkerState.RECEIVING for wid in node.open)
         due = self._now - node.published_ms >= self.limits.beat_ms * 3 // 4
         latched = beat.latch != latches.ordered(self._meta, beat.node)
@@ -373,6 +377,7 @@ class CoordinatorMachine:
         first, url = self.place.first_worker(), self.place.url
         self._keep(leading(self._meta, self.epoch, url=url, next_worker=first))
         self._ledger.turn_back()
+        self._ledger.strand(self._at)
         if self._orphans == "adopt":
             adoption.adopt(self._heard, self._ledger, self._move)
         for row in adoption.go_on(self._begun, self._ledger, self._move):
@@ -495,6 +500,6 @@ class CoordinatorMachine:
             node.revision += name in turn.changed
             if not self.listening and not self.ended and max(node.counter, node.stranger_ms) >= 0:
                 node.published_ms = self._now
-                told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta)
+                told = snapshot_of(node, self._ledger, self._stamp(node), self.place.process, self._meta, at=self._at)
                 effects.append(Publish(told))
         return effects

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 
 import msgspec
 
@@ -19,7 +20,7 @@ from trogdor_bus.messages import Order, Snapshot, Stamp, encode
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
 from trogdor_bus.spec import FaultSpec, TaskSpec, Texts, wire
-from trogdor_bus.states import TaskRow, WorkerRow, WorkerState
+from trogdor_bus.states import TaskRow, WorkerRow
 
 MOST_NEW_BYTES = MAX_FRAME_BYTES // 4
 """Once what a snapshot says of new workers is so large, the next ones wait until the agent has these."""
@@ -42,19 +43,31 @@ def check_fits(spec: TaskSpec, plans: Iterable[WorkerPlan]) -> None:
             )
 
 
-def snapshot_of(node: NodeState, ledger: Ledger, stamp: Stamp, process: ProcessIdentity | None, meta: Meta) -> Snapshot:
-    """Return the whole desired state of a node: every wanted worker that is addressed to its present journal."""
+def snapshot_of(
+    node: NodeState,
+    ledger: Ledger,
+    stamp: Stamp,
+    process: ProcessIdentity | None,
+    meta: Meta,
+    *,
+    at: Callable[[str], AbstractContextManager[None]],
+) -> Snapshot:
+    """Return the whole desired state of a node: every wanted worker that is addressed to its present journal.
+
+    Each order is made inside `at` its task.
+    """
     orders: list[Order] = []
     room = MOST_NEW_BYTES
     for worker_id, task_id in node.open.items():
         row = ledger.row(worker_id)
         if row.wanted and row.journal == node.row.journal:
-            task, actions = ledger.view.tasks[task_id], ledger.actions(worker_id)
-            order = _kept(ledger, task, row, node.heard_ms)
-            if row.state is WorkerState.RECEIVING and actions is not None and room > 0:
-                order = _whole(order, task, actions)
-                room -= len(bytes(task.spec)) + (len(encode(actions)) if len(node.open) > 1 else 0)
-            orders.append(order)
+            with at(task_id):
+                task, actions = ledger.view.tasks[task_id], ledger.startable(row)
+                order = _kept(ledger, task, row, node.heard_ms)
+                if actions is not None and room > 0:
+                    order = _whole(order, task, actions)
+                    room -= len(bytes(task.spec)) + (len(encode(actions)) if len(node.open) > 1 else 0)
+                orders.append(order)
     return Snapshot(
         node=node.row.name,
         stamp=stamp,

@@ -41,6 +41,7 @@ from trogdor_bus.errors import BusError, HostError, SpecError, TrogdorBusError
 from trogdor_bus.experiment.destinations import Destinations
 from trogdor_bus.fuse import Fuse, heed
 from trogdor_bus.host import local_addresses, own_identity
+from trogdor_bus.registry import registry
 from trogdor_bus.remedies import Remedy
 from trogdor_bus.transports import link_with_log, open_log, several
 
@@ -329,6 +330,8 @@ class Service:
         log.info("coordinator %s, epoch after %d, state in %s", place.me[:8], self._machine.epoch, settings.state_dir)
         for level, text in greeting(settings.url, place.addresses, keys=settings.keys is not None):
             log.log(level, "%s", text)
+        for line in registry().broken:
+            log.error("%s", line)
 
     async def _resolve(self) -> None:
         """Resolve the configured host names, each once; those that fail are tried again."""

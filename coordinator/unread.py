@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from trogdor_bus.messages import Beat, Report, UnreadReport
+from trogdor_bus.messages import NAMELESS, Beat, Report, UnreadReport
 from trogdor_bus.names import shown
 from trogdor_bus.states import Outcome
 
@@ -18,6 +18,14 @@ def of(beat: Beat) -> tuple[UnreadReport, ...]:
     return tuple(report for report in beat.reports if isinstance(report, UnreadReport))
 
 
+def nameless(beat: Beat) -> str:
+    """Return why a report of a beat cannot be read so far as to say whose it is, "" if all can.
+
+    Beside one that cannot, no worker's absence means anything: it may be that worker's.
+    """
+    return next((report.why for report in of(beat) if report.worker == NAMELESS), "")
+
+
 def note(beat: Beat) -> str:
     """Return what people should know of a beat that cannot be read whole, "" if it can."""
     lines = [f"task {shown(report.task)}: {report.why}" for report in of(beat)]
@@ -29,7 +37,9 @@ def note(beat: Beat) -> str:
 
 def blind(beat: Beat, known: dict[int, str], open_: Collection[int]) -> dict[int, str]:
     """Return by open worker why its state could not be read when it was told last; `known` as it was before."""
-    found = {worker: why for worker, why in known.items() if worker in open_}
+    found = {worker: before for worker, before in known.items() if worker in open_}
+    if why := nameless(beat):
+        found |= dict.fromkeys(open_, why)
     for report in beat.reports:
         found.pop(report.worker, None)
         if isinstance(report, UnreadReport) and report.blind and report.worker in open_:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import sys
 import typing
 from collections.abc import Callable, Mapping
@@ -129,12 +130,56 @@ def test_other_packages_bring_specs_by_entry_point(
     [
         ("plugin_of_a_test_that_is_missing", "cannot be loaded: ModuleNotFoundError"),
         ("plugin_of_a_test:Missing", "cannot be loaded: AttributeError"),
-        ("plugin_of_a_test:number", "is neither a spec class nor a module of them"),
+        ("plugin_of_a_test:number", "cannot be loaded: TypeError.*neither a TaskSpec nor a module of them"),
+        ("plugin_that_exits", "cannot be loaded: SystemExit"),
     ],
 )
-def test_a_broken_package_is_named(install: Callable[[str], Callable[[], Registry]], value: str, said: str) -> None:
-    with pytest.raises(SpecError, match=f"the entry point cold = {value} {said}.*uninstall"):
-        install(value)()
+def test_a_broken_package_costs_only_itself_and_is_named_where_somebody_asks_for_what_it_may_have(
+    install: Callable[[str], Callable[[], Registry]], tmp_path: Path, value: str, said: str
+) -> None:
+    (tmp_path / "plugin_that_exits.py").write_text("raise SystemExit(3)")
+    found = install(value)()
+    assert found.by_tag == registry().by_tag
+    assert found.decode({"class": "noop"}) == registry().decode({"class": "noop"})
+    pattern = f"the entry point cold = {value} {said}.*uninstall"
+    with pytest.raises(SpecError, match=f"class: unknown class 'cold'; {pattern}"):
+        found.lookup("cold")
+    (line,) = found.broken
+    assert re.match(pattern, line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"plugin_of_a_test.ColdFaultSpec"', '"org.apache.kafka.trogdor.task.NoOpTaskSpec"', "NoOpTaskSpec'"),
+        ('("cold",)', '("cold", "noop")', "the alias 'noop'"),
+        ('("cold",)', '("org.apache.kafka.trogdor.task.NoOpTaskSpec",)', "the alias 'org.apache.kafka"),
+        ('("cold",)', "5", "TypeError"),
+    ],
+)
+def test_what_is_ours_stays_ours_whoever_claims_it(
+    install: Callable[[str], Callable[[], Registry]], tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    make = install("plugin_of_a_test")
+    (tmp_path / "plugin_of_a_test.py").write_text(PLUGIN.replace(old, new))
+    found = make()
+    assert found.by_tag == registry().by_tag
+    assert found.lookup("noop") is registry().lookup("noop")
+    (line,) = found.broken
+    assert said in line and ("rename it" in line or "mend its package" in line)
+    with pytest.raises(SpecError, match="unknown class 'cold'"):
+        found.lookup("cold")
+
+
+def test_of_two_packages_that_claim_one_name_the_first_has_it(
+    install: Callable[[str], Callable[[], Registry]], tmp_path: Path
+) -> None:
+    make = install("plugin_of_a_test\nother = another_plugin_of_a_test")
+    (tmp_path / "another_plugin_of_a_test.py").write_text(PLUGIN.replace("plugin_of_a_test.C", "another.C"))
+    found = make()
+    assert found.lookup("cold").__module__ == "plugin_of_a_test"
+    (line,) = found.broken
+    assert "another.ColdFaultSpec" in line and "'cold'" in line and "rename it" in line
 
 
 # --- leniency, as Jackson's -------------------------------------------------------------------------------------------

@@ -129,10 +129,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     spec: msgspec.Raw = UNTOLD
 
 
+NAMELESS = -1
+"""The worker of a report of which nobody can tell whose it is; no worker has that number."""
+
+
 class UnreadReport(Report, frozen=True, kw_only=True, omit_defaults=True):
     """A report of another version, as far as it can be read; `why` says of what it cannot, never "".
 
-    `blind`: not even the state can be read. It is RUNNING then, since something may be in force.
+    `blind`: not even the state can be read. It is RUNNING then, since something may be in force. `worker` is NAMELESS
+    where not even that can be read.
     """
 
     why: str
@@ -734,7 +739,7 @@ def _report(raw: msgspec.Raw) -> Report:
     try:
         found = late.read(raw, Report, _IN_REPORTS)
     except BusError as error:
-        return UnreadReport(worker=-1, task="?", state=WorkerState.RUNNING, why=str(error), blind=True)
+        return UnreadReport(worker=NAMELESS, task="?", state=WorkerState.RUNNING, why=str(error), blind=True)
     if not found.unread:
         return Report(**found.known)
     known = {"state": WorkerState.RUNNING, **found.known}

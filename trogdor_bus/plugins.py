@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Generic, TypeVar
 
 import msgspec
 
 T = TypeVar("T", bound=msgspec.Struct)
+MEND = "mend its package, or uninstall it"
 
 
 class Kinds(Generic[T]):
     """The public subclasses of `base` by their tags, in the modules of the package of that name.
 
-    Other packages name modules of theirs as entry points of `group`. These are loaded once a tag is asked for that is
-    none of ours: what cannot be loaded there costs nobody anything else, and `broken` says why.
+    Other packages name classes, or modules of them, as entry points of `group`. These are loaded once a tag is asked
+    for that is none of ours: what cannot be loaded there costs nobody anything else, and `broken` says why.
     """
 
     def __init__(self, base: type[T], package: str, group: str) -> None:
@@ -54,17 +55,20 @@ class Kinds(Generic[T]):
         broken: list[str] = []
         for entry in entry_points(group=self._group):
             try:
-                module = entry.load()
-                if not isinstance(module, ModuleType):
-                    raise TypeError("it is no module")
-                for kind in self._in(module):
+                for kind in self._named(entry.load()):
                     msgspec.json.Decoder(kind)  # what cannot be decoded is told now, and not of each frame
                     if self.ours.get(_tag(kind)) or found.setdefault(_tag(kind), kind) is not kind:
                         broken.append(f"{entry.value} claims {_tag(kind)!r}, which is another's; rename it")
             except (Exception, SystemExit) as error:
-                why = f"cannot be loaded: {error!r}; mend its package, or uninstall it"
-                broken.append(f"the entry point {entry.name} = {entry.value} {why}")
+                broken.append(f"the entry point {entry.name} = {entry.value} cannot be loaded: {error!r}; {MEND}")
         return found, tuple(broken)
+
+    def _named(self, found: object) -> Iterable[type[T]]:
+        if isinstance(found, ModuleType):
+            return self._in(found)
+        if isinstance(found, type) and issubclass(found, self._base):
+            return (found,)
+        raise TypeError(f"it is neither a {self._base.__name__} nor a module of them")
 
     def _in(self, module: ModuleType) -> Iterator[type[T]]:
         for _, value in sorted(vars(module).items()):

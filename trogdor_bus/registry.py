@@ -1,22 +1,18 @@
 """Finds every spec class, and turns JSON objects into specs.
 
 Specs come from `trogdor_bus.faults` and from other packages' entry points in the group "trogdor_bus.faults" (each names
-a spec class or a module of them).
+a spec class or a module of them). A package that is broken costs only itself.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
-import importlib
 import inspect
 import math
-import pkgutil
 import re
-import types
 import typing
 from collections.abc import Iterable, Mapping
-from importlib.metadata import entry_points
 from typing import Any
 
 import msgspec
@@ -24,6 +20,7 @@ import msgspec
 from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.limits import MAX_DEPTH, fits, is_too_deep
 from trogdor_bus.names import shown
+from trogdor_bus.plugins import MEND, Kinds
 from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
@@ -48,21 +45,41 @@ _NOT_YET = frozenset(
 
 
 class Registry:
-    """The spec classes by tag and by alias."""
+    """The spec classes by tag and by alias. DuplicateSpecError if two of them claim one.
 
-    def __init__(self, classes: Iterable[type[TaskSpec]]) -> None:
+    Of the classes of `others` those are left out that cannot be had beside them; `broken` says why, a line each.
+    """
+
+    def __init__(
+        self, classes: Iterable[type[TaskSpec]], others: Iterable[type[TaskSpec]] = (), broken: Iterable[str] = ()
+    ) -> None:
         self.by_tag: dict[str, type[TaskSpec]] = {}
         self._by_alias: dict[str, str] = {}
         for cls in classes:
-            tag = tag_of(cls)
-            if self.by_tag.setdefault(tag, cls) is not cls:
-                raise DuplicateSpecError(f"{cls.__name__} and {self.by_tag[tag].__name__} both claim the class {tag!r}")
-            for alias in cls.aliases:
-                if self._by_alias.setdefault(alias, tag) != tag:
-                    raise DuplicateSpecError(f"{self._by_alias[alias]} and {tag} both claim the alias {alias!r}")
-        for alias, tag in self._by_alias.items():
-            if alias in self.by_tag:
+            self._add(cls)
+        left_out = list(broken)
+        for cls in others:
+            try:
+                self._add(cls)
+            except DuplicateSpecError as error:
+                left_out.append(f"{error}; rename it")
+            except Exception as error:
+                left_out.append(f"{tag_of(cls)} cannot be had: {error!r}; {MEND}")
+        self.broken = tuple(left_out)
+
+    def _add(self, cls: type[TaskSpec]) -> None:
+        tag = tag_of(cls)
+        if self.by_tag.get(tag, cls) is not cls:
+            raise DuplicateSpecError(f"{cls.__name__} and {self.by_tag[tag].__name__} both claim the class {tag!r}")
+        if tag in self._by_alias:
+            raise DuplicateSpecError(f"{self._by_alias[tag]} claims the alias {tag!r}, which is another's class")
+        for alias in cls.aliases:
+            if self._by_alias.get(alias, tag) != tag:
+                raise DuplicateSpecError(f"{self._by_alias[alias]} and {tag} both claim the alias {alias!r}")
+            if alias in self.by_tag or alias == tag:
                 raise DuplicateSpecError(f"{tag} claims the alias {alias!r}, which is another's class")
+        self.by_tag[tag] = cls
+        self._by_alias |= dict.fromkeys(cls.aliases, tag)
 
     def decode(self, data: object, *, checked: bool = True) -> TaskSpec:
         """Return the spec that the JSON object `data` describes; SpecError names the field and the remedy.
@@ -112,7 +129,8 @@ class Registry:
         known = {_last(tag): tag for tag in self.by_tag} | {alias: alias for alias in self._by_alias}
         near = difflib.get_close_matches(_last(name), known, n=1, cutoff=CLOSE)
         hint = f"did you mean {known[near[0]]!r}? " if near else ""
-        raise SpecError(f"unknown class '{shown(name)}'", path="$.class", remedy=hint + remedy)
+        message = "; ".join((f"unknown class '{shown(name)}'", *self.broken))
+        raise SpecError(message, path="$.class", remedy=hint + remedy)
 
     def schema(self) -> dict[str, Any]:
         """Return the JSON Schema (2020-12) of all specs."""
@@ -133,7 +151,8 @@ class Registry:
 @functools.cache
 def registry() -> Registry:
     """Return the registry of everything installed, read once."""
-    return Registry([*_own(), *_installed()])
+    kinds = Kinds(TaskSpec, "trogdor_bus.faults", ENTRY_POINT_GROUP)
+    return Registry(kinds.ours.values(), kinds.others[0].values(), kinds.broken)
 
 
 @functools.cache
@@ -149,39 +168,6 @@ def _last(name: str) -> str:
 def tag_of(cls: type[TaskSpec]) -> str:
     """Return the `class` of a spec class on the wire."""
     return str(cls.__struct_config__.tag)
-
-
-def _own() -> Iterable[type[TaskSpec]]:
-    package = importlib.import_module("trogdor_bus.faults")
-    for info in pkgutil.iter_modules(package.__path__):
-        yield from _specs_in(importlib.import_module(f"{package.__name__}.{info.name}"))
-
-
-def _installed() -> Iterable[type[TaskSpec]]:
-    for entry in entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            found = entry.load()
-        except Exception as error:
-            raise SpecError(
-                f"the entry point {entry.name} = {entry.value} cannot be loaded: {error!r}",
-                remedy="mend or uninstall the package that brings it",
-            ) from error
-        if isinstance(found, types.ModuleType):
-            yield from _specs_in(found)
-        elif isinstance(found, type) and issubclass(found, TaskSpec):
-            yield found
-        else:
-            raise SpecError(
-                f"the entry point {entry.name} = {entry.value} is neither a spec class nor a module of them",
-                remedy="mend or uninstall the package that brings it",
-            )
-
-
-def _specs_in(module: types.ModuleType) -> Iterable[type[TaskSpec]]:
-    for _, value in sorted(vars(module).items()):
-        ours = isinstance(value, type) and issubclass(value, TaskSpec) and value.__module__ == module.__name__
-        if ours and not value.__name__.startswith("_"):
-            yield value
 
 
 def _listed(value: Any, annotation: Any) -> Any:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.coordinator.driver import Cluster
+from trogdor_bus.coordinator import orders
 from trogdor_bus.coordinator.core import CoordinatorCore
-from trogdor_bus.coordinator.events import StopRequested
-from trogdor_bus.errors import HostError
+from trogdor_bus.coordinator.events import CreateRequested, StopRequested
+from trogdor_bus.errors import HostError, SpecError
 from trogdor_bus.messages import Beat, Stamp, encode
+from trogdor_bus.registry import registry
+from trogdor_bus.shell import UnforeseenError
+from trogdor_bus.spec import wire
+from trogdor_bus.states import WorkerState
 
 
 class Core:
@@ -74,3 +79,20 @@ def test_who_is_fenced_says_nothing_more() -> None:
     one.core.hear(encode(Beat(node="a", journal="j-a", counter=101)))
     one.core.tick()
     assert one.said == said
+
+
+@pytest.mark.parametrize("error", [SpecError("nobody foresaw it"), KeyError("nor this")])
+def test_what_fails_once_the_machine_has_changed_refuses_nothing_and_ends_the_process_at_its_task(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def manner(*_: object) -> None:
+        raise error
+
+    one = Core()
+    one.cluster.create("good")
+    one.cluster.all_say(WorkerState.RUNNING, "good")
+    monkeypatch.setattr(orders, "_manner", manner)
+    spec = registry().decode({"class": "port-block", "nodes": ["a"], "ports": [1], "durationMs": 1})
+    with pytest.raises((UnforeseenError, KeyError)):
+        one.core.feed(CreateRequested("bad", spec, wire(spec), False, (), (), ""))
+    assert (one.cluster.machine.about, one.said) == ("bad", [])

@@ -15,6 +15,7 @@ from trogdor_bus.coordinator.changes import Loaded
 from trogdor_bus.coordinator.replica import Replica, read
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import HostError
+from trogdor_bus.messages import Report
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 from trogdor_bus.transports.memory_log import MemoryKeeper
 
@@ -83,6 +84,9 @@ def two() -> Cluster:
     return cluster
 
 
+GONE = {"class": "of.a.plugin.Gone", "durationMs": 1}
+
+
 def of(kind: str, task: str, **fields: Any) -> Skew:
     """Return what changes the fields of one task, or of the workers that are in that state."""
 
@@ -148,6 +152,65 @@ def test_a_worker_whose_action_is_not_known_never_starts_and_says_why(kept: Any)
     row = cluster.row("a", "t")
     assert (row.state, row.outcome) == (WorkerState.DONE, Outcome.UNKNOWN)
     assert "the action 'cut-cable'" in row.error and "upgrade the coordinator" in row.error
+
+
+def test_a_worker_whose_fault_is_not_known_never_starts_and_says_why(kept: Any) -> None:
+    cluster = Cluster("a", "b")
+    cluster.create("t", durationMs=60_000)
+    cluster.say("a", WorkerState.RUNNING)
+    cluster.nodes = ("a",)
+    kept(cluster, of("task", "t", spec=GONE))
+    cluster.beat("b")
+    assert cluster.orders("b") == [("t", False)]
+    assert "unknown class 'of.a.plugin.Gone'" in cluster.row("b").error
+    cluster.beat("b")
+    row = cluster.row("b")
+    assert (row.state, row.outcome) == (WorkerState.DONE, Outcome.FAILED)
+    assert row.error.startswith("not started: its spec") and "upgrade the coordinator, or install" in row.error
+    assert (cluster.task().state, cluster.orders("a")) == (TaskState.STOPPING, []), "where it runs it is ended"
+    cluster.say("a", WorkerState.DONE, outcome=Outcome.DONE)
+    assert (cluster.task().outcome, cluster.task().error) == (Outcome.FAILED, row.error)
+
+
+def test_a_worker_whose_fault_is_not_known_any_more_and_that_began_unheard_goes_on(kept: Any) -> None:
+    cluster = Cluster("a")
+    cluster.create("t", durationMs=60_000)
+    worker = cluster.row("a").id
+    cluster.reports["a"][worker] = Report(worker=worker, task="t", state=WorkerState.RUNNING)
+    kept(cluster, of("task", "t", spec=GONE))
+    assert (cluster.row("a").error, cluster.task().active, cluster.orders("a")) == ("", True, [("t", False)])
+    cluster.stop()
+    assert cluster.orders("a") == []
+    cluster.say("a", WorkerState.DONE, outcome=Outcome.DONE)
+    assert cluster.task().outcome is Outcome.CANCELLED
+
+
+@pytest.mark.parametrize("spec", [GONE, {"class": "noop", "news": 1}, {"class": "noop", "durationMs": "soon"}])
+def test_a_node_with_a_task_of_an_unknown_fault_hears_and_is_heard(kept: Any, spec: Any) -> None:
+    cluster = two()
+    cluster.create("late", durationMs=60_000)
+    kept(cluster, of("task", "late", spec=spec))
+    cluster.pass_(3_000, "a", "b")
+    assert (cluster.row("a", "late").state, cluster.machine.fleet.nodes["a"].row.alive) == (WorkerState.DONE, True)
+    cluster.create("new", nodes=["a"])
+    assert ("new", True) in cluster.orders("a")
+    cluster.stop("t")
+    assert {name for name, _ in cluster.orders("a")} == {"other", "new"}
+
+
+def test_a_fault_that_is_known_again_is_started_after_all(kept: Any) -> None:
+    cluster = Cluster("a", "b")
+    cluster.create("t", durationMs=60_000)
+    known = msgspec.json.decode(cluster.task().spec)
+    cluster.nodes = ()
+    kept(cluster, of("task", "t", spec=GONE))
+    cluster.beat("a")
+    assert cluster.orders("a") == [("t", False)]
+    kept(cluster, of("task", "t", spec=known))
+    cluster.beat("a")
+    assert cluster.orders("a") == [("t", True)]
+    cluster.all_say(WorkerState.RUNNING)
+    assert (cluster.row("a").error, cluster.task().active) == ("", True)
 
 
 def test_fields_of_a_newer_version_are_ignored(kept: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import NoReturn
@@ -18,6 +19,7 @@ from trogdor_bus.coordinator.oneshot import take_place
 from trogdor_bus.coordinator.service import Service
 from trogdor_bus.coordinator.store import Store
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError, RefusedError, SpecError
+from trogdor_bus.registry import registry
 from trogdor_bus.states import TaskState
 from trogdor_bus.transports import transport
 
@@ -73,6 +75,18 @@ def play(directory: Path, act: Act, timeout_s: float = 10.0) -> tuple[int, list[
             return code, fuse.blown
 
     return asyncio.run(run())
+
+
+def test_it_says_when_it_starts_which_packages_are_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def act(service: Service, client: Client) -> None:
+        await client.create("t", NOOP)
+
+    monkeypatch.setattr(registry(), "broken", ("the entry point x = y cannot be loaded; uninstall it",))
+    assert play(tmp_path, act) == (0, [])
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert said == ["the entry point x = y cannot be loaded; uninstall it"]
 
 
 def test_requests_of_the_bus_go_through_the_door(tmp_path: Path) -> None:

@@ -141,6 +141,46 @@ def test_a_report_of_which_not_even_the_worker_can_be_read_costs_nothing_else(br
     assert not cluster.machine.fleet.nodes["a"].row.at_rest
 
 
+@pytest.mark.parametrize("field", ["worker", "task"])
+def test_who_is_absent_beside_a_report_of_nobody_knows_whom_has_not_ended(field: str) -> None:
+    cluster = running()
+    cluster.stop()
+    cluster.say("b", WorkerState.DONE, outcome=Outcome.DONE)
+    skewed(cluster, **{field: []})
+    cluster.pass_(1_500, "a", "b")
+    assert cluster.row("a").state is WorkerState.RUNNING
+    cluster.pass_(LEASE_MS + GRACE_MS + 2_000, "a", "b")
+    assert (cluster.task().state, cluster.task().outcome) == (TaskState.DONE, Outcome.UNKNOWN)
+    assert f"{field}: " in cluster.row("a").error and cluster.row("a").error.endswith("upgrade the coordinator")
+    assert cluster.machine.owing("t") == (("a",), ())
+    cluster.skew = None
+    cluster.say("a", WorkerState.DONE, outcome=Outcome.DONE)
+    assert (cluster.task().outcome, cluster.machine.owing("t")) == (Outcome.CANCELLED, ((), ()))
+
+
+def test_who_vanishes_with_a_report_of_nobody_knows_whom_proves_no_success() -> None:
+    cluster = running()
+    cluster.stop()
+    skewed(cluster, worker="x")
+    cluster.beat("a")
+    cluster.forget("a")
+    assert cluster.row("a").outcome is Outcome.UNKNOWN
+
+
+def test_a_destroyed_task_is_owed_while_a_report_of_nobody_knows_whom_is_heard() -> None:
+    cluster = running()
+    skewed(cluster, worker="x")
+    for leaving in (False, True):
+        cluster.api.destroy_task("t")
+        cluster.reports["b"] = {}
+        cluster.pass_(1_500, "a", "b")
+        cluster.beat("a", leaving=leaving)
+        assert "a" in {*sum(cluster.machine.owing("t"), ())}
+    cluster.skew = None
+    cluster.forget("a")
+    assert cluster.machine.owing("t") == ((), ())
+
+
 def test_an_empty_store_that_hears_a_worker_it_cannot_read_does_not_lead() -> None:
     cluster = Cluster("a", lead=False)
     skew = {

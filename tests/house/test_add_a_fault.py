@@ -90,6 +90,10 @@ def test_two_specs_cannot_share_a_name(my_faults: ModuleType) -> None:
 
 
 def python(package: Path, *words: str) -> str:
+    return ran(package, *words).stdout
+
+
+def ran(package: Path, *words: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(package), *filter(None, sys.path)])
     done = subprocess.run(
         [sys.executable, *words],
@@ -100,7 +104,7 @@ def python(package: Path, *words: str) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return done
 
 
 def test_the_entry_point_makes_it_known_to_the_command_line(package: Path) -> None:
@@ -108,6 +112,17 @@ def test_the_entry_point_makes_it_known_to_the_command_line(package: Path) -> No
     assert told["class"] == "my_faults.MinorityPauseFaultSpec"
     valid = python(package, "-m", "trogdor_bus", "validate", json.dumps(told["example"]))
     assert valid.startswith("Valid: my_faults.MinorityPauseFaultSpec")
+
+
+@pytest.mark.parametrize("words", [("faults", "--json"), ("faults", "noop"), ("validate", '{"class": "noop"}')])
+def test_a_package_that_is_broken_keeps_no_other_fault_and_is_said_to_be(package: Path, words: tuple[str, ...]) -> None:
+    (package / "my_faults.py").write_text("import a_package_that_is_gone")
+    done = ran(package, "-m", "trogdor_bus", *words)
+    assert "NoOpTaskSpec" in done.stdout
+    assert done.stderr.startswith(
+        "warning: the entry point my-faults = my_faults cannot be loaded: ModuleNotFoundError"
+    )
+    assert done.stderr.endswith("; mend its package, or uninstall it\n") and done.stderr.count("\n") == 1
 
 
 def test_the_test_on_the_page_passes(package: Path) -> None:

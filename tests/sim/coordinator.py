@@ -34,9 +34,10 @@ from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.machine import CoordinatorMachine
 from trogdor_bus.coordinator.place import Limits, Place
 from trogdor_bus.coordinator.service import load, without
-from trogdor_bus.errors import HostError, InvalidTransitionError, RefusedError
+from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.messages import VERSION, AskView, Beat, Noted
 from trogdor_bus.mirror import Mirror
+from trogdor_bus.shell import UnforeseenError
 from trogdor_bus.states import TaskRow, TaskState, WorkerRow, WorkerState
 from trogdor_bus.topology import Node
 from trogdor_bus.transports.memory import COORDINATOR, MemoryAgent
@@ -285,8 +286,8 @@ class SimCoordinator:
         strange = self._strange(event.beat) if isinstance(event, BeatHeard) else []
         try:
             effects = self.machine.handle(event, now_ms)
-        except InvalidTransitionError as error:
-            self.world.fail((self.name,), f"the machine of {self.name} refuses {type(event).__name__}: {error}")
+        except UnforeseenError as error:
+            self.world.fail((self.name,), f"the machine of {self.name}: {error}: {error.__cause__}")
         if self.world.poisons(self.machine.view.tasks) and isinstance(event, BeatHeard | Ticked):
             raise PlantedError(self.world.poisoned)  # the machine has changed, and nobody is told how
         if self.fuse.said():

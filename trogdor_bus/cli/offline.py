@@ -74,6 +74,7 @@ def validate(
             sys.stdout.buffer.write(wire(found) + b"\n")
         else:
             _print_valid(found, data.get("durationMs"), plan)
+    _warn()
 
 
 def _plan(found: TaskSpec, reach: Reach, force: bool, permits: tuple[str, ...]) -> Plan:
@@ -123,6 +124,16 @@ def faults(
         catalogue.show(classes[0])
     else:
         catalogue.show_all(classes)
+    _warn()
+
+
+def _warn() -> None:
+    """Say on standard error which packages of faults are broken."""
+    from trogdor_bus.cli import render
+    from trogdor_bus.registry import registry
+
+    for line in registry().broken:
+        render.print_line(render.console(stderr=True), f"warning: {line}", "yellow")
 
 
 def version() -> None:
