@@ -39,6 +39,7 @@ from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
 
 SILENCE_S = 3.0
+STRANGER_TEXT = "Another coordinator is heard, and the one before no more: everything is asked for anew."
 TICK_S = 0.25
 REMEMBERED_EVENTS = 1000
 AGAIN_S, LONGEST_S = 1.0, 30.0
@@ -104,9 +105,12 @@ class _Ears:
 
     def _hear_view(self, frame: bytes) -> None:
         pulse: Pulse = decode(frame, Pulse)
-        if pulse.status.coordinator != self._leader:
-            self._leader, self._ask_at, self._wait_s = pulse.status.coordinator, 0.0, AGAIN_S
-        if self.mirror.beat(pulse):
+        strangers, agrees = self.mirror.strangers, self.mirror.beat(pulse, time.monotonic_ns() // 1_000_000)
+        if self.mirror.leader != self._leader:
+            self._leader, self._ask_at, self._wait_s = self.mirror.leader, 0.0, AGAIN_S
+        if self.mirror.strangers != strangers:
+            self._screen.say(STRANGER_TEXT)
+        if agrees:
             self._wait_s = AGAIN_S
             self._screen.view(self.mirror)
 
