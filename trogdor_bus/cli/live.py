@@ -19,7 +19,7 @@ from rich.table import Table
 
 from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
-from trogdor_bus.cli.wording import said_json
+from trogdor_bus.cli.telling import said_json
 from trogdor_bus.client import Client
 from trogdor_bus.errors import BusError, TrogdorBusError
 from trogdor_bus.messages import (
@@ -31,7 +31,6 @@ from trogdor_bus.messages import (
     ViewPage,
     WorkerChanged,
     decode,
-    encode,
 )
 from trogdor_bus.mirror import Mirror
 from trogdor_bus.printable import escape_json
@@ -223,12 +222,12 @@ class _JsonLines:
         if (world := mirror.world()) is None:
             return
         tasks = tuple(msgspec.structs.replace(one, task=render.with_why(one.task)) for one in world.tasks)
-        _print_raw(b'{"view":' + encode(msgspec.structs.replace(world, tasks=tasks)) + b"}")
+        _print_raw({"view": msgspec.structs.replace(world, tasks=tasks)})
 
     def event(self, event: AnyEvent) -> None:
         if isinstance(event, TaskChanged):
             event = msgspec.structs.replace(event, task=render.with_why(event.task))
-        _print_raw(encode(event))
+        _print_raw(event)
 
     def say(self, text: str) -> None:
         render.print_line(render.console(stderr=True), text)
@@ -318,6 +317,6 @@ def _print_event(console: Console, event: AnyEvent) -> None:
     render.print_line(console, f"{render.date(event.at_ms)} {event.text}", "bold red" if stuck else "")
 
 
-def _print_raw(line: bytes) -> None:
-    sys.stdout.buffer.write(escape_json(said_json(line.decode())).encode() + b"\n")
+def _print_raw(told: object) -> None:
+    sys.stdout.buffer.write(escape_json(said_json(told).decode()).encode() + b"\n")
     sys.stdout.buffer.flush()
