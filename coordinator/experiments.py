@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from trogdor_bus import late
 from trogdor_bus.coordinator.events import EndExperiment, Event, ExperimentEnded, StartExperiment
 from trogdor_bus.errors import BusError, HostError
 from trogdor_bus.experiment.destinations import Destinations
@@ -236,7 +237,7 @@ class Program:
         result = self._ended.result if self._ended else msgspec.Raw(b"null")
         verdict = ""
         if self._ended:
-            with contextlib.suppress(msgspec.DecodeError):
+            with contextlib.suppress(*late.UNREADABLE):
                 verdict = msgspec.json.decode(result, type=_Verdict).verdict
             verdict = verdict or "Error"
         return Kept(verdict=verdict, progress=self._progress, lines=tuple(self._lines), result=result)

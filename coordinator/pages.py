@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from trogdor_bus import late
 from trogdor_bus.bus import MAX_FRAME_BYTES
 from trogdor_bus.errors import BusError, SpecError
 from trogdor_bus.messages import CHANGES, AnyRequest, GetExperiment, PagedRequest, Request, TaskInfo, encode
@@ -20,6 +21,8 @@ MOST_RESULT_BYTES = MAX_FRAME_BYTES - (64 << 10)
 """What a result may have, so that its reply fits into a frame."""
 MOST_PAGE_BYTES = MAX_FRAME_BYTES // 2
 """No page is meant to be larger, whatever somebody asks for: its last row may be large."""
+MOST_MARK_CHARS = 64 << 10
+"""No mark is longer: a task and a node have shorter names."""
 
 T = TypeVar("T")
 
@@ -63,9 +66,11 @@ def mark(request: PagedRequest) -> Mark | None:
     if not request.after:
         return None
     try:
-        return msgspec.json.decode(request.after, type=Mark)
-    except msgspec.DecodeError:
-        raise SpecError("is no place in a list", path="$.after", remedy="leave it out, and begin anew") from None
+        if len(request.after) <= MOST_MARK_CHARS:
+            return msgspec.json.decode(request.after, type=Mark)
+    except (UnicodeEncodeError, *late.UNREADABLE):
+        pass
+    raise SpecError("is no place in a list", path="$.after", remedy="leave it out, and begin anew")
 
 
 def named(rows: Iterable[T], name: Callable[[T], str], after: Mark | None, room: Room) -> tuple[list[T], str]:

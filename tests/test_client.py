@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from itertools import cycle
+from typing import TypeVar, cast
 from uuid import uuid4
 
 import msgspec
 import pytest
 
 from trogdor_bus import errors
-from trogdor_bus.bus import Answer
+from trogdor_bus.bus import Answer, ClientBus
 from trogdor_bus.client import PAGE_BYTES, Client, new_id
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
@@ -109,6 +110,13 @@ def test_a_list_is_asked_for_page_by_page() -> None:
     assert asked == ["", "one", "two"]
 
 
+@pytest.mark.parametrize("marks", [["one"], ["one", "two"]])
+def test_a_list_that_begins_again_has_no_end(marks: list[str]) -> None:
+    told = cycle(marks)
+    with pytest.raises(BusError, match="the answer of here does not end: its pages begin again"):
+        with_client(lambda request: msgspec.structs.replace(result([]), more=next(told)), lambda client: client.nodes())
+
+
 @pytest.mark.parametrize(
     "cls",
     [
@@ -141,9 +149,14 @@ def test_an_error_of_the_future_is_still_an_error_of_ours() -> None:
     assert type(raised.value) is TrogdorBusError
 
 
-def test_an_answer_that_cannot_be_read() -> None:
-    with pytest.raises(BusError, match="cannot read the answer of here"):
-        with_client(lambda request: result(["no", "node"]), lambda client: client.nodes())
+@pytest.mark.parametrize("raw", [b'["no","node"]', b'[{"name":"\xff"}]', b'{"\xff":1}', b"[" * 100_000])
+def test_an_answer_that_cannot_be_read(raw: bytes) -> None:
+    reply = Reply(result=msgspec.Raw(raw))
+    for use in (Client.nodes, Client.status):
+        with pytest.raises(BusError):
+            with_client(lambda request: reply, use)
+    with pytest.raises(BusError, match=r"cannot read the answer of here: .*; upgrade this trogdor-bus$"):
+        Client(cast(ClientBus, None), "here")._read(reply, tuple[NodeRow, ...])
 
 
 def test_create_asks_again_with_the_same_id() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,8 +36,8 @@ class Coordinator:
     As in a real one, a task that is DONE stays so until it is gone.
     """
 
-    def __init__(self, random: Random, name: str = "c1", epoch: int = 1, seq: int = 0) -> None:
-        self.random, self.view, self.now_ms = random, View(), 1_000 * epoch
+    def __init__(self, random: Random, name: str = "c1", epoch: int = 1, seq: int = 0, start_ms: int = -1) -> None:
+        self.random, self.view, self.now_ms = random, View(), 1_000 * epoch if start_ms < 0 else start_ms
         self.view.seq = seq
         self.status = CoordinatorStatus(server_start_ms=self.now_ms, now_ms=0, epoch=epoch, coordinator=name)
         self.workers = 0
@@ -204,6 +205,123 @@ def test_another_coordinator_is_asked_anew_and_late_frames_of_the_old_one_do_no_
     for event in (*late, new.change()):
         mirror.hear(event)
     assert mirror.beat(new.pulse())
+    assert state(mirror.view) == state(new.view)
+
+
+def speaks(coordinator: Coordinator, mirror: Mirror, now_ms: int = 0) -> bool:
+    """Let a second pass for a coordinator, and tell of it; return whether the mirror has its view."""
+    coordinator.now_ms += 1_000
+    return mirror.beat(coordinator.pulse(), now_ms)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "start_ms", "waits"),
+    [
+        pytest.param(1, 90_000, 3, id="with a new state directory"),
+        pytest.param(5, 90_000, 1, id="with a new state directory, as old"),
+        pytest.param(5, 2_000, 3, id="as old, by a clock that is behind"),
+        pytest.param(1, 2_000, 3, id="with a new state directory, by a clock that is behind"),
+        pytest.param(6, 2_000, 1, id="by a clock that is behind"),
+    ],
+)
+def test_whoever_speaks_when_the_old_one_is_silent_is_shown(epoch: int, start_ms: int, waits: int) -> None:
+    old, mirror = Coordinator(Random(1), "old", epoch=5), Mirror()
+    for _ in range(20):
+        old.change()
+    whole(old, mirror)
+    assert speaks(old, mirror, 0)
+    new = Coordinator(Random(2), "new", epoch=epoch, start_ms=start_ms)
+    new.change()
+    for beat in range(1, waits + 1):
+        assert mirror.leader == "old"
+        if waits > 1:
+            whole(new, mirror)
+            assert mirror.leader == "old", "who was asked is not who is heard"
+        assert not speaks(new, mirror, beat * 1_000)
+    assert mirror.leader == "new" and mirror.wants and mirror.world() is None
+    assert mirror.strangers == (waits > 1)
+    whole(new, mirror)
+    assert speaks(new, mirror, 9_000)
+    assert state(mirror.view) == state(new.view)
+
+
+@pytest.mark.parametrize("start_ms", [1_000, 90_000])
+def test_of_two_that_speak_the_one_of_the_higher_epoch_is_shown(start_ms: int) -> None:
+    mirror = Mirror()
+    old = Coordinator(Random(1), "old", epoch=5, start_ms=start_ms)
+    new = Coordinator(Random(2), "new", epoch=6)
+    whole(old, mirror)
+    assert speaks(old, mirror)
+    assert not speaks(new, mirror, 500)
+    asked = 0
+    for beat in range(1, 30):
+        if mirror.wants:
+            whole(new, mirror)
+            asked += 1
+        assert not speaks(old, mirror, beat * 1_000)
+        assert speaks(new, mirror, beat * 1_000 + 500) == (not mirror.wants)
+        assert mirror.leader == "new"
+    assert asked <= 2
+    for late in range(2):  # the old one has ended, and some of its pulses come late
+        mirror.beat(old.pulse(), 31_000 + late)
+    assert mirror.leader == "new" and mirror.strangers == 0
+
+
+def test_late_pulses_of_the_old_one_are_no_reason_to_turn_back() -> None:
+    mirror, old, new = Mirror(), Coordinator(Random(1), "old"), Coordinator(Random(2), "new", epoch=2)
+    whole(old, mirror)
+    late = [old.pulse()]
+    for _ in range(9):
+        old.now_ms += 10
+        late.append(old.pulse())
+    speaks(new, mirror, 0)
+    whole(new, mirror)
+    for pulse in late:
+        assert not mirror.beat(pulse, 900)
+    assert mirror.leader == "new" and speaks(new, mirror, 1_000)
+
+
+def test_an_event_of_the_old_one_that_waited_is_none_of_the_new_one() -> None:
+    old, mirror = Coordinator(Random(1), "old", seq=97), Mirror()
+    old.view.apply(NodeChanged(seq=98, at_ms=1_000, node=NodeRow(name="n")))
+    whole(old, mirror)
+    mirror.hear(NodeChanged(seq=100, at_ms=1_500, node=NodeRow(name="n", note="old")))
+    new = Coordinator(Random(2), "new", epoch=2, seq=98)
+    new.view.apply(NodeChanged(seq=99, at_ms=2_500, node=NodeRow(name="n", note="")))
+    assert not speaks(new, mirror)
+    mirror.hear(NodeChanged(seq=100, at_ms=1_600, node=NodeRow(name="n", note="old, by a slow link")))
+    whole(new, mirror)
+    event = NodeChanged(seq=100, at_ms=3_500, node=NodeRow(name="n", note="new"))
+    new.view.apply(event)
+    mirror.hear(event)
+    assert speaks(new, mirror)
+    assert state(mirror.view) == state(new.view) and mirror.view.nodes["n"].note == "new"
+
+
+def test_an_event_from_before_its_start_that_was_heard_before_all_else_is_none_of_it() -> None:
+    mirror, new = Mirror(), Coordinator(Random(2), "new", epoch=2, seq=99)
+    mirror.hear(NodeChanged(seq=100, at_ms=1_600, node=NodeRow(name="n", note="old")))
+    whole(new, mirror)
+    assert mirror.view.nodes == {} and mirror.view.seq == 99
+
+
+def test_what_an_old_one_that_still_speaks_may_have_told_is_asked_for_when_it_has_ended() -> None:
+    mirror, old = Mirror(), Coordinator(Random(1), "old", seq=99)
+    new = Coordinator(Random(2), "new", epoch=2, seq=99)
+    whole(old, mirror)
+    speaks(new, mirror)
+    whole(new, mirror)
+    new.now_ms += 10
+    old.now_ms = new.now_ms
+    mirror.hear(NodeChanged(seq=100, at_ms=old.now_ms, node=NodeRow(name="n", note="old")))
+    event = NodeChanged(seq=100, at_ms=new.now_ms, node=NodeRow(name="n", note="new"))
+    new.view.apply(event)
+    mirror.hear(event)
+    for _ in range(3):
+        assert mirror.beat(new.pulse()) and not mirror.beat(old.pulse()), "nothing tells these events apart"
+    assert mirror.beat(new.pulse()) and not mirror.beat(new.pulse())
+    assert mirror.wants
+    whole(new, mirror)
     assert state(mirror.view) == state(new.view)
 
 

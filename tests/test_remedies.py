@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from string import Formatter
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trogdor_bus import errors, logs
-from trogdor_bus.cli.wording import WORDS, said, said_json
+from trogdor_bus.cli.telling import said_json, said_parts
+from trogdor_bus.cli.wording import WORDS, said
 from trogdor_bus.client import _raised
 from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.exits import report
+from trogdor_bus.experiment.result import Reason, Result
 from trogdor_bus.messages import Reply, decode, encode
 from trogdor_bus.remedies import CODES, Remedy, remedies_in, worded
+from trogdor_bus.states import Disturbance, TaskRow, WorkerRow
 
 FIELDS = st.dictionaries(st.from_regex("[a-z]{1,8}", fullmatch=True), st.text(), max_size=3)
 REMEDIES = st.builds(Remedy, st.sampled_from(sorted(CODES)), FIELDS)
@@ -55,11 +60,44 @@ def test_what_nobody_has_words_for_stays_as_it_stands() -> None:
     assert said('‹show id="\\ud8"›') == '‹show id="\\ud8"›'
 
 
-def test_a_json_document_keeps_all_else() -> None:
-    document = '{"a": 1e400, "b":["‹force›", "\\u00e4 ‹show id=\\"a b\\"›"],  "c": 12345678901234567890123}'
-    told = '{"a": 1e400, "b":["--force", "ä trogdor-bus show a b"],  "c": 12345678901234567890123}'
-    assert said_json(document) == told
-    assert said_json('{"a":  "<force>"}') == '{"a":  "<force>"}'
+GIVEN = {"match": "run ‹force› x", "text": "‹force›", "error": ["‹force›"]}
+"""What somebody gave."""
+
+
+def test_json_tells_our_texts_in_words_and_what_people_gave_as_it_is() -> None:
+    raw = msgspec.Raw(
+        b'{"a": 1e400, "text":"\\u2039force\\u203a \xe2\x80\xb9force\xe2\x80\xba", "c": 12345678901234567890123}'
+    )
+    task = TaskRow(id="‹force›", original=raw, spec=raw, error="until `‹resume›`", allow=("‹force›",))
+    worker = WorkerRow(
+        id=7,
+        node="‹node›",
+        status="‹force›",
+        progress=raw,
+        warnings=("‹force›", "none"),
+        disturbed=(Disturbance(1, "‹force›"),),
+    )
+    told = said_json({"task": task, "workers": (worker,), "error": "‹force›", "id": "‹force›", "givenUp": ["‹force›"]})
+    assert told.count(bytes(raw)) == 3
+    assert json.loads(told)["task"] == {
+        **json.loads(encode(task)),
+        "error": "until `trogdor-bus resume`",
+    }
+    found = json.loads(told)["workers"][0]
+    assert (found["node"], found["status"], found["warnings"]) == ("‹node›", "--force", ["--force", "none"])
+    assert found["disturbed"][0]["text"] == "--force"
+    assert {name: json.loads(told)[name] for name in ("error", "id", "givenUp")} == {
+        "error": "--force",
+        "id": "‹force›",
+        "givenUp": ["--force"],
+    }
+    assert said_json(row := TaskRow(id="a", error="ä")) == encode(row)
+
+
+def test_the_spec_in_a_result_is_what_somebody_gave() -> None:
+    result = Result(id="x", name="‹force›", spec=GIVEN, reasons=(Reason(kind="fault", text="`‹resume›`"),))
+    told = said_parts(result)
+    assert (told.spec, told.name, told.reasons[0].text) == (GIVEN, "‹force›", "`trogdor-bus resume`")
 
 
 @pytest.mark.parametrize(

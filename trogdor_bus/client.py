@@ -12,7 +12,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
-from trogdor_bus import errors
+from trogdor_bus import errors, late
 from trogdor_bus.bus import ClientBus
 from trogdor_bus.errors import BusError, NoCoordinatorError, SpecError, TrogdorBusError
 from trogdor_bus.messages import (
@@ -49,6 +49,7 @@ from trogdor_bus.messages import (
     encode,
     read_rows,
 )
+from trogdor_bus.names import shown
 from trogdor_bus.states import TaskState
 
 TIMEOUT_S = 3.0
@@ -233,8 +234,11 @@ class Client:
         """Return all pages of an answer, at least one; `first` is the reply with the first one, if it is there."""
         request = msgspec.structs.replace(request, most_bytes=PAGE_BYTES)
         reply = first or await self._answer(request)
-        found = [self._read(reply, kind)]
+        found, marks = [self._read(reply, kind)], set[str]()
         while reply.more:
+            if reply.more in marks:
+                raise BusError(f"the answer of {self._where} does not end: its pages begin again")
+            marks.add(reply.more)
             reply = await self._answer(msgspec.structs.replace(request, after=reply.more))
             found.append(self._read(reply, kind))
         return found
@@ -245,11 +249,13 @@ class Client:
     def _read(self, reply: Reply, kind: type[_T]) -> _T:
         try:
             return msgspec.json.decode(reply.result, type=kind)
-        except msgspec.DecodeError as error:
+        except late.UNREADABLE as error:
             try:
                 return read_rows(reply.result, kind)  # type: ignore[no-any-return]
             except BusError:
-                raise BusError(f"cannot read the answer of {self._where}: {error}; upgrade this trogdor-bus") from None
+                raise BusError(
+                    f"cannot read the answer of {self._where}: {shown(str(error))}; upgrade this trogdor-bus"
+                ) from None
 
     async def _answer(self, request: Request, timeout_s: float | None = None) -> Reply:
         frame = await self._bus.request(encode(request), timeout_s or self._timeout_s)

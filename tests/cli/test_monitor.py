@@ -20,7 +20,7 @@ from trogdor_bus.client import Client
 from trogdor_bus.coordinator import commands
 from trogdor_bus.coordinator.commands import Commands
 from trogdor_bus.coordinator.core import CoordinatorCore
-from trogdor_bus.messages import EVENT_TOPIC, VERSION, ListTasks, encode
+from trogdor_bus.messages import EVENT_TOPIC, VERSION, VIEW_TOPIC, CoordinatorStatus, ListTasks, Pulse, encode
 from trogdor_bus.transports import transport
 
 
@@ -225,3 +225,27 @@ def test_who_hears_nothing_asks_nobody(place: Place, capsys: pytest.CaptureFixtu
     assert asyncio.run(run()) == 4
     place.bus.close()
     assert place.asked == [] and capsys.readouterr().out == ""
+
+
+def test_a_coordinator_with_a_new_state_directory_is_shown_and_it_says_so_once(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dead = CoordinatorStatus(server_start_ms=0, now_ms=0, epoch=9, coordinator="dead")
+
+    def first() -> None:
+        place.refuses = True
+        place.bus.announce(VIEW_TOPIC, encode(Pulse(seq=5, at_ms=1, status=dead)))
+
+    async def story() -> None:
+        place.refuses = False
+        for _ in range(6):
+            place.cluster.now += 1_000
+            place.core.beat()
+            for _ in range(20):
+                await asyncio.sleep(0)
+        place.create("t")
+        place.core.beat()
+
+    lines, err = watched(place, story, capsys, first)
+    assert err.count(live.STRANGER_TEXT) == 1
+    assert [task["task"]["id"] for task in views(lines)[-1]["tasks"]] == ["t"]

@@ -277,8 +277,27 @@ def test_task_json_is_trogdors_with_ours_behind() -> None:
     worker = WorkerRow(id=7, node="a", state=WorkerState.RUNNING, status="active", running_ms=5)
     told = render.task_json(TaskInfo(task=row(TaskState.RUNNING, started_ms=START_MS), workers=(worker,)))
     assert list(told) == ["state", "spec", "startedMs", "status", "id", "type", "active", "outcome", "workers"]
+    told = json.loads(msgspec.json.encode(told))
     assert told["status"] == "active"
     assert told["workers"][0]["runningMs"] == 5
+
+
+def test_what_somebody_gave_is_told_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"class": "x", "match": "run ‹force› x", "text": "‹force›"}
+    raw = msgspec.Raw(msgspec.json.encode(given))
+    says = WorkerRow(id=7, node="a", status="‹force›", progress=raw, by_hand=("run ‹force›",))
+    silent = WorkerRow(id=8, node="b", status="until `‹resume›`")
+    task = row(TaskState.DONE, done_ms=5, spec=raw, original=raw, error="until `‹resume›`")
+    for workers, status in (
+        ((says,), given),
+        ((silent,), "until `trogdor-bus resume`"),
+        ((says, silent), {"a": given, "b": "until `trogdor-bus resume`"}),
+        ((msgspec.structs.replace(says, progress=msgspec.Raw('"‹force›"'.encode())),), "‹force›"),
+    ):
+        render.print_json({"tasks": {"t": render.task_json(TaskInfo(task=task, workers=workers))}})
+        told = json.loads(capsys.readouterr().out)["tasks"]["t"]
+        assert (told["spec"], told["status"], told["error"]) == (given, status, "until `trogdor-bus resume`")
+        assert [one["byHand"] for one in told["workers"]] == [list(one.by_hand) for one in workers]
 
 
 HOLDER = Chosen(role="leader(orders, 0)", id=2, node="b", epoch=5)

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from tests.coordinator.driver import BEAT_MS, NODES, Cluster, raw
 from trogdor_bus import __version__
+from trogdor_bus.coordinator import pages
 from trogdor_bus.coordinator.api import RECENT_MS
+from trogdor_bus.errors import SpecError
 from trogdor_bus.messages import (
     AskProof,
     AskStatus,
@@ -239,15 +241,37 @@ def test_a_monitors_view_leaves_out_what_ended_long_ago(filled: tuple[Cluster, i
     assert [info.task.id for info in page.tasks] == ["pending", "running", "stopping"]
 
 
-@pytest.mark.parametrize("after", ["x", "[]", "[1]", "{}", '["\\ud800"]', "[" * 500])
+NO_PLACES = (
+    "x",
+    "[]",
+    "[1]",
+    "{}",
+    '["\\ud800"]',
+    "[" * 500,
+    '["a","",-1,true,' + "[" * 10_000,
+    '["a","",-1,true,' + "[" * 10_000 + "]" * 10_001,
+    '["a","",' + "9" * 5_000 + ",true]",
+    json.dumps(["a" * 70_000, "", -1, True]),
+)
+
+
+@pytest.mark.parametrize("after", NO_PLACES, ids=lambda after: after[:30])
 def test_a_place_in_a_list_that_nobody_told(cluster: Cluster, after: str) -> None:
     for request in (
         ListTasks(after=after),
         ListNodes(after=after),
         AskView(after=after),
         AskProof(latch="L", after=after),
+        ShowTask(id="t", after=after),
     ):
-        assert refused(cluster, request) == ("SpecError", "is no place in a list")
+        cluster.api.create_task("t", raw({"class": "noop"}))
+        reply = ask(cluster, request)
+        assert (reply.error, reply.message, reply.path) == ("SpecError", "is no place in a list", "$.after")
+
+
+def test_a_place_that_no_frame_can_hold_is_refused_too() -> None:
+    with pytest.raises(SpecError, match="is no place in a list"):
+        pages.mark(ListTasks(after="\ud800"))
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.coordinator.driver import Cluster
@@ -21,8 +22,9 @@ from trogdor_bus.cluster import ClusterView
 from trogdor_bus.coordinator import experiments
 from trogdor_bus.coordinator.commands import Commands, answer
 from trogdor_bus.coordinator.events import DestroyRequested, Event, Sighting
-from trogdor_bus.coordinator.experiments import Experiments, UnderTest
+from trogdor_bus.coordinator.experiments import Experiments, Program, UnderTest
 from trogdor_bus.errors import HostError, NotFoundError
+from trogdor_bus.experiment.pipe import Begin, Ended
 from trogdor_bus.messages import ExperimentInfo, GetExperiment
 from trogdor_bus.states import Outcome, TaskState
 from trogdor_bus.supervisor import children, tree
@@ -184,6 +186,16 @@ def test_one_that_cannot_be_started_has_failed(play: Callable[[Play], Site], mon
         await site.ended()
 
     assert "its program cannot be started" in play(act).task("x").error
+
+
+@pytest.mark.parametrize("result", [b'{"verdict":"\xff"}', b'{"x":' + b"[" * 100_000, b"[]"])
+def test_a_result_that_cannot_be_read_is_no_success(result: bytes) -> None:
+    async def answer(frame: bytes, parent: str) -> bytes:
+        return b""
+
+    program = Program(Begin(id="x", spec=msgspec.Raw(b"{}")), answer, lambda: 5)
+    program._ended = Ended(outcome=Outcome.DONE, result=msgspec.Raw(result))
+    assert program.kept().verdict == "Error"
 
 
 def test_a_stop_is_told_and_waited_for(play: Callable[[Play], Site]) -> None:

@@ -264,6 +264,7 @@ def test_a_presence_is_what_it_was() -> None:
     presence = Presence("id", 3, 8, gone=True)
     assert decode(encode(presence)) == presence
     assert decode(b"{") is None
+    assert decode(b'{"x":' + b"[" * 100_000) is None
     assert decode(b'{"id":"\xff"}') is None
 
 

@@ -7,6 +7,7 @@ import time
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
+from trogdor_bus import late
 from trogdor_bus.transports.kafka.record import record_of
 from trogdor_bus.transports.kafka.seal import Seal
 
@@ -38,7 +39,7 @@ def decode(value: bytes) -> Presence | None:
     """Return what the value says, None if it is no presence."""
     try:
         return msgspec.json.decode(value, type=Presence)
-    except (msgspec.DecodeError, UnicodeError):
+    except late.UNREADABLE:
         return None
 
 

@@ -15,7 +15,8 @@ from rich.table import Table
 from trogdor_bus.cli import render, waiting
 from trogdor_bus.cli.asking import ask
 from trogdor_bus.cli.reach import Reach
-from trogdor_bus.cli.wording import said, said_json
+from trogdor_bus.cli.telling import said_parts
+from trogdor_bus.cli.wording import said
 from trogdor_bus.client import SILENCE_S, Client
 from trogdor_bus.errors import NoCoordinatorError, NotFoundError
 from trogdor_bus.experiment import outputs
@@ -93,7 +94,8 @@ def table(found: list[ExperimentInfo]) -> Table:
 def result_of(info: ExperimentInfo) -> Result:
     """Return the result of an ended experiment, made of its task if its program could give none."""
     if bytes(info.result) != b"null":
-        return decode(said_json(bytes(info.result).decode()).encode())
+        result: Result = said_parts(decode(bytes(info.result)))
+        return result
     task = info.task
     error = (
         ErrorOutput()

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from trogdor_bus.cli import render
 from trogdor_bus.cli.reach import Reach
-from trogdor_bus.cli.wording import said_json
+from trogdor_bus.cli.telling import said_json
 from trogdor_bus.client import Client
 from trogdor_bus.errors import BusError, TrogdorBusError
 from trogdor_bus.messages import (
@@ -31,7 +31,6 @@ from trogdor_bus.messages import (
     ViewPage,
     WorkerChanged,
     decode,
-    encode,
 )
 from trogdor_bus.mirror import Mirror
 from trogdor_bus.printable import escape_json
@@ -39,6 +38,7 @@ from trogdor_bus.states import TaskState, WorkerState
 from trogdor_bus.view import View
 
 SILENCE_S = 3.0
+STRANGER_TEXT = "Another coordinator is heard, and the one before no more: everything is asked for anew."
 TICK_S = 0.25
 REMEMBERED_EVENTS = 1000
 AGAIN_S, LONGEST_S = 1.0, 30.0
@@ -104,9 +104,12 @@ class _Ears:
 
     def _hear_view(self, frame: bytes) -> None:
         pulse: Pulse = decode(frame, Pulse)
-        if pulse.status.coordinator != self._leader:
-            self._leader, self._ask_at, self._wait_s = pulse.status.coordinator, 0.0, AGAIN_S
-        if self.mirror.beat(pulse):
+        strangers, agrees = self.mirror.strangers, self.mirror.beat(pulse, time.monotonic_ns() // 1_000_000)
+        if self.mirror.leader != self._leader:
+            self._leader, self._ask_at, self._wait_s = self.mirror.leader, 0.0, AGAIN_S
+        if self.mirror.strangers != strangers:
+            self._screen.say(STRANGER_TEXT)
+        if agrees:
             self._wait_s = AGAIN_S
             self._screen.view(self.mirror)
 
@@ -219,12 +222,12 @@ class _JsonLines:
         if (world := mirror.world()) is None:
             return
         tasks = tuple(msgspec.structs.replace(one, task=render.with_why(one.task)) for one in world.tasks)
-        _print_raw(b'{"view":' + encode(msgspec.structs.replace(world, tasks=tasks)) + b"}")
+        _print_raw({"view": msgspec.structs.replace(world, tasks=tasks)})
 
     def event(self, event: AnyEvent) -> None:
         if isinstance(event, TaskChanged):
             event = msgspec.structs.replace(event, task=render.with_why(event.task))
-        _print_raw(encode(event))
+        _print_raw(event)
 
     def say(self, text: str) -> None:
         render.print_line(render.console(stderr=True), text)
@@ -314,6 +317,6 @@ def _print_event(console: Console, event: AnyEvent) -> None:
     render.print_line(console, f"{render.date(event.at_ms)} {event.text}", "bold red" if stuck else "")
 
 
-def _print_raw(line: bytes) -> None:
-    sys.stdout.buffer.write(escape_json(said_json(line.decode())).encode() + b"\n")
+def _print_raw(told: object) -> None:
+    sys.stdout.buffer.write(escape_json(said_json(told).decode()).encode() + b"\n")
     sys.stdout.buffer.flush()

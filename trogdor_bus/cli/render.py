@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trogdor_bus.cli.wording import said, said_json
+from trogdor_bus.cli.telling import said_json
+from trogdor_bus.cli.wording import said
 from trogdor_bus.messages import NodeRow, Plan, TaskInfo
 from trogdor_bus.printable import escape_json, escape_lines
 from trogdor_bus.registry import registry
@@ -282,12 +283,13 @@ def with_why(told: Told) -> Told:
 
 def task_json(info: TaskInfo) -> dict[str, Any]:
     """Return a task as Trogdor writes it, with our own fields after Trogdor's."""
-    task = info.task
+    task, rows = info.task, [msgspec.structs.replace(one, status=said(one.status)) for one in info.workers]
+    told = {**trogdor_json(task, rows), "spec": task.spec}
+    told |= {"status": msgspec.Raw(msgspec.json.encode(told["status"]))} if "status" in told else {}
     ours: dict[str, Any] = {"id": task.id, "type": kind_of(task), "active": task.active, "outcome": task.outcome.value}
     ours |= {"chosen": list(task.why)} if task.why else {}
     ours |= {"holders": task.holders, "seed": task.seed} if task.holders else {}
-    workers = msgspec.json.decode(msgspec.json.encode(info.workers))
-    return {**trogdor_json(task, list(info.workers)), **ours, "workers": workers}
+    return {**told, **ours, "workers": info.workers}
 
 
 def print_unreplicated(replicated: bool | None) -> None:
@@ -303,4 +305,4 @@ def with_replicated(found: dict[str, Any], replicated: bool | None) -> dict[str,
 
 def print_json(value: Any) -> None:
     """Print Structs, or anything made of them, as one JSON document on standard output."""
-    print(escape_json(said_json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())))
+    print(escape_json(msgspec.json.format(said_json(value), indent=2).decode()))

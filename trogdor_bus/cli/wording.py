@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 from trogdor_bus.remedies import worded
 
 WORDS: dict[str, str] = {
@@ -44,18 +41,8 @@ WORDS: dict[str, str] = {
     "topic-prefix": "--topic-prefix",
     "transport": "--transport {kind}",
 }
-_LITERAL = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def said(text: object) -> str:
     """Return a text, or an error, as the command line says it."""
     return worded(str(text), WORDS)
-
-
-def said_json(document: str) -> str:
-    """Return a JSON document with every text in it as the command line says it, and all else as it is."""
-    return _LITERAL.sub(_said, document) if "‹" in document else document
-
-
-def _said(literal: re.Match[str]) -> str:
-    return json.dumps(said(json.loads(literal[0])), ensure_ascii=False) if "‹" in literal[0] else literal[0]
