@@ -6,7 +6,6 @@ are CLOCK_BOOTTIME ms of this node. The protocol's agent half lives here: stamps
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -256,20 +255,18 @@ class AgentMachine:
         for worker_id in wanted.keys() & self._past.keys():
             past = self.workers[worker_id] = self._past.pop(worker_id)
             past.done_counter = 0  # an older store asks: tell again how it ended
-        for worker in self._all():
-            if worker.id in wanted:
-                continue
+        for worker in [one for one in self._all() if one.id not in wanted]:
             self._stop(worker, Outcome.DONE, "", now_ms, effects)
             heard = fresh and 0 < worker.done_counter <= echo.counter
             if worker.state is WorkerState.DONE and heard:
                 self._move(worker, "forget", now_ms)
                 self._past[worker.id] = self.workers.pop(worker.id)
         if fresh and sent_ms is not None and not self.leaving:
-            self._obey(wanted.values(), sent_ms, now_ms, effects)
+            self._obey(wanted, sent_ms, now_ms, effects)
 
-    def _obey(self, orders: Iterable[Order], sent_ms: int, now_ms: int, effects: list[Effect]) -> None:
+    def _obey(self, orders: dict[int, Order], sent_ms: int, now_ms: int, effects: list[Effect]) -> None:
         """Start what is ordered by the answer to a beat that was sent then, and mend what runs as it says."""
-        for order in orders:
+        for order in orders.values():
             if order.worker not in self.workers and order.actions is not None:
                 ends_ms = min(sent_ms + order.remaining_ms, now_ms + order.duration_ms)  # wall clocks can jump
                 self._start(order, ends_ms, now_ms, effects)

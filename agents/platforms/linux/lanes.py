@@ -21,7 +21,7 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
     if isinstance(what, Action):
         return _told(lambda: performing(what).prepares_in(what))
     if verb == "by-hand":
-        return f"{verb} {_resource(what)}"
+        return f"{verb} {resource_of(what)}"
     halves = filter(None, (_read(what.do), _read(what.undo)))
     return _told(lambda: next(filter(None, (half.lane(verb) for half in halves)), "")) or resource_of(what)
 
