@@ -125,13 +125,16 @@ def test_the_reader_and_the_tools_of_another_agent_are_missed() -> None:
 
         def runs() -> bool:
             below = tree.below([other.pid], tree.living()) - {reader}
-            tools[:] = [pid for pid in below if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"/sleep\x003604\0")]
+            for pid in below:
+                with contextlib.suppress(OSError):  # it has ended
+                    if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"/sleep\x003604\0"):
+                        tools.append(pid)
             return bool(tools)
 
         wait_until(runs, what="the tool to run")
-        for pids, why in look("files.py", "sleep 3604"):
-            assert not pids & {reader, *tools}
-            assert "is trogdor-bus itself" in why
+        readers, (sleepers, why) = look("files.py", "sleep 3604")
+        assert reader not in readers[0]  # those of other tests, which nobody calls ours, may be
+        assert not sleepers and "is trogdor-bus itself" in why
 
 
 def test_orphans_of_a_dead_agent_are_still_its_children() -> None:
