@@ -38,9 +38,9 @@ if planted:
     from trogdor_bus.agents.core import AgentCore
     from trogdor_bus.agents.machine import AgentMachine
     from trogdor_bus.agents.perform import Performer
+    from trogdor_bus.coordinator import rows
     from trogdor_bus.coordinator.ledger import Ledger
     from trogdor_bus.coordinator.machine import CoordinatorMachine
-    from trogdor_bus.coordinator.store import Store
     if planted == "order":
         poison = lambda self, snapshot, *rest: any(order.task.startswith("poison") for order in snapshot.orders)
         after(AgentMachine, "_snapshot", poison)
@@ -51,7 +51,7 @@ if planted:
     elif planted == "row":
         after(Ledger, "_index", lambda self, task_id, *rest: task_id == "bad")
     elif planted == "stored row":
-        after(Store, "_read", lambda self, body, kind, what: "'bad'" in what)
+        after(rows, "task", lambda body, workers: b'"id":"bad"' in body)
     elif planted == "housekeeping":
         after(Ledger, "keep_up", lambda *_: True)
     elif planted == "outcome":
