@@ -404,7 +404,7 @@ def remembered(entry: Entry, by_hand: tuple[str, ...] = ()) -> Worker:
         outcome=entry.outcome,
         warnings=entry.warnings,
         residue=entry.residue,
-        by_hand=by_hand,
+        by_hand=() if entry.state is JournalState.UNDONE else by_hand,
         late_ms=entry.late_ms,
         due_ms=entry.ends_ms,
     )

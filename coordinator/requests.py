@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from trogdor_bus.coordinator import forgetting, guard, latches
 from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.events import (
@@ -14,9 +16,10 @@ from trogdor_bus.coordinator.events import (
     StopRequested,
 )
 from trogdor_bus.coordinator.fleet import Fleet
-from trogdor_bus.coordinator.ledger import Ledger
-from trogdor_bus.errors import ConflictError, NotFoundError, RefusedError, SpecError
+from trogdor_bus.coordinator.ledger import Ledger, new_task
+from trogdor_bus.errors import ConflictError, NotFoundError, RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.names import check_name
+from trogdor_bus.registry import tag_of
 
 
 def check(event: Event, meta: Meta, fleet: Fleet, ledger: Ledger, barred: str) -> None:
@@ -55,6 +58,20 @@ def _check_create(event: CreateRequested, meta: Meta, ledger: Ledger, barred: st
     latches.check_everywhere(meta)
     guard.check_allowed(event.allow)
     ledger.check_parent(event.parent)
+    _check_spec(event)
+
+
+def _check_spec(event: CreateRequested) -> None:
+    """Raise SpecError if a spec cannot say what it asks for. (What its `check` finds fails the task, as Trogdor's.)"""
+    try:
+        new_task(event, 0)
+        with contextlib.suppress(SpecError):
+            event.spec.check()
+    except TrogdorBusError:
+        raise
+    except Exception as error:
+        why = f"the class {tag_of(type(event.spec))} fails: {error!r}"
+        raise SpecError(why, path="$.class", remedy="mend the package that brings it") from error
 
 
 def _require_id(task_id: str, request: str) -> None:

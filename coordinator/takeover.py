@@ -14,6 +14,7 @@ from trogdor_bus.coordinator.changes import Loaded, Meta, history
 from trogdor_bus.coordinator.replica import CLAIM, Found, read
 from trogdor_bus.errors import BusError, RefusedError
 from trogdor_bus.messages import encode
+from trogdor_bus.states import TaskRow, WorkerRow
 
 READ_S = 5.0
 """How long the log may take to be read."""
@@ -26,6 +27,10 @@ STEP = 1_000
 """A take-over leaves out so many epochs: the old coordinator may have started that often while the log was out."""
 SEQ_STEP = 1_000_000
 """And so many numbers of events, which are not replicated."""
+
+
+_SHAPE = hashlib.sha256(repr([kind.__struct_fields__ for kind in (Meta, TaskRow, WorkerRow)]).encode()).hexdigest()[:8]
+"""What tells versions apart that would write one state in several ways: their digests say nothing to each other."""
 
 
 class Keeping(Protocol):
@@ -101,7 +106,7 @@ def take_over(store: Keeping, log: StateLog, me: str, *, first: bool = False) ->
             found.state.meta,
             copied=True,
             led=history(found.state.meta),
-            copy=_digest(found.state),
+            copy=f"{_SHAPE} {_digest(found.state)}",
             copy_epoch=epoch,
             next_seq=max(found.state.meta.next_seq, local.meta.next_seq) + SEQ_STEP,
         )
@@ -122,7 +127,8 @@ def _is_newer(found: Found, local: Loaded) -> bool:
         return False
     if not _has_led(meta, found.epoch) or (meta.copied and found.epoch == meta.epoch):
         return True
-    return found.epoch <= meta.copy_epoch and _digest(found.state) != meta.copy
+    shape, _, digest = meta.copy.partition(" ")
+    return found.epoch <= meta.copy_epoch and shape == _SHAPE and digest != _digest(found.state)
 
 
 def outrun(found: Found, store: Loaded, me: str) -> str:

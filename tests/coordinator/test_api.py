@@ -16,6 +16,7 @@ from trogdor_bus import __version__
 from trogdor_bus.coordinator import pages
 from trogdor_bus.coordinator.api import RECENT_MS
 from trogdor_bus.errors import SpecError
+from trogdor_bus.faults.network import PortBlockFaultSpec
 from trogdor_bus.messages import (
     AskProof,
     AskStatus,
@@ -313,6 +314,25 @@ def test_garbage_is_answered_with_an_error(cluster: Cluster, frame: bytes, error
     assert reply.error == error, reply.message
     assert reply.message
     assert "Traceback" not in reply.message
+    assert cluster.machine.view.tasks == {}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [None, 5, {}, {"class": "nope"}, {"class": "experiment"}, {"class": "port-block"}, {**BLOCK, "durationMs": -5}],
+)
+def test_an_experiment_of_no_fault_is_refused_and_ends_no_coordinator(cluster: Cluster, fault: Any) -> None:
+    error, message = refused(cluster, CreateTask(id="t", spec=raw({"class": "experiment", "fault": fault})))
+    assert (error, cluster.machine.view.tasks) == ("SpecError", {}), message
+
+
+@pytest.mark.parametrize("method", ["performed", "longest_ms", "check"])
+def test_a_class_that_fails_is_named_and_ends_no_coordinator(
+    cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PortBlockFaultSpec, method, lambda _: {}["a package's mistake"])
+    error, message = refused(cluster, CreateTask(id="t", spec=raw(BLOCK)))
+    assert error == "SpecError" and message.endswith('PortBlockFaultSpec fails: KeyError("a package\'s mistake")')
     assert cluster.machine.view.tasks == {}
 
 

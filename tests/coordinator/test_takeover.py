@@ -322,3 +322,12 @@ def test_whoever_claims_later_gives_way(new: NewHost, monkeypatch: pytest.Monkey
         b.take_over()
     assert b.store.load().fresh
     assert b.take_over().epoch == 1 + 2 * STEP
+
+
+def test_a_copy_that_another_version_made_is_not_called_outrun_by_its_digest(new: NewHost) -> None:
+    a, b = new("a"), new("b")
+    a.lead(PutTask(TaskRow(id="t")))
+    b.lead_alone(b.take_over().epoch, PutTask(TaskRow(id="mine")))
+    meta = msgspec.structs.replace(b.store.load().meta, copy="as another version reckoned it")
+    b.store.commit([PutMeta(meta)], durable=True)
+    assert b.check_start() == ""

@@ -137,7 +137,12 @@ print(second.journal.entries[1].state)
 
 @pytest.mark.parametrize(
     ("method", "error", "state"),
-    [("lane", "KeyError(1)", "undone"), ("resource", "KeyError(1)", "undone"), ("undo", "SystemExit(3)", "stuck")],
+    [
+        ("lane", "KeyError(1)", "undone"),
+        ("resource", "KeyError(1)", "undone"),
+        ("batch", "KeyError(1)", "undone"),
+        ("undo", "SystemExit(3)", "stuck"),
+    ],
 )
 def test_what_a_package_does_wrong_ends_no_agent(
     package: Path, tmp_path: Path, method: str, error: str, state: str

@@ -78,11 +78,13 @@ def mark_of(pid: int) -> tuple[str, bool]:
 
 
 def folders(pid: int) -> Iterator[str]:
-    """Yield where /proc tells of a process: its own folder, and those of its other threads.
+    """Yield where /proc tells of a process: its own folder, and those of its other threads, if its main one has ended.
 
-    Its own tells nothing of it once its main thread has ended, though the others live on (pthread_exit(3)).
+    Its own tells nothing of it then, though the others live on (pthread_exit(3)).
     """
     yield f"/proc/{pid}"
+    if _runs(f"/proc/{pid}"):
+        return
     known = {str(pid)}
     with contextlib.suppress(*_NONE_OF_OURS):
         while new := set(os.listdir(f"/proc/{pid}/task")) - known:

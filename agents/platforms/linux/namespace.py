@@ -149,7 +149,8 @@ class Namespace:
                 if _libc.setns(self._fd, CLONE_NEWNET) != 0:
                     number = ctypes.get_errno()
                     why = f"; {privileges.missing('CAP_SYS_ADMIN')}" if number == errno.EPERM else ""
-                    raise HostError(f"the network namespace cannot be entered: {os.strerror(number)}{why}")
+                    kind = GoneError if number == errno.EINVAL else HostError  # its name is that of a file
+                    raise kind(f"the network namespace cannot be entered: {os.strerror(number)}{why}")
                 future.set_result(work())
             except BaseException as error:
                 future.set_exception(error)

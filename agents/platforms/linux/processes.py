@@ -29,6 +29,8 @@ DEAD = "ZXx"
 """The states of what has ended (proc(5))."""
 ENDED = (FileNotFoundError, ProcessLookupError)
 """What is said of a process, or a thread, that has ended."""
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
+"""How a pid file is refused that is none, or is none any more."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
 MOST_SPARED = 5
@@ -349,7 +351,7 @@ def _pid_in(pid_file: str, root_pid: int, reader: Reader) -> int:
     try:
         text = reader.read(pid_file, 64, f"{tree.folder(root_pid)}/root" if root_pid else "")
     except OSError as error:
-        kind = GoneError if error.errno in (errno.ENOENT, errno.ENOTDIR) else HostError
+        kind = GoneError if error.errno in NO_FILE else HostError
         raise kind(f"the pid file {pid_file} cannot be read: {error.strerror}") from None
     number = re.match(rb"\s*([0-9]{1,10})(\s|\Z)", text)
     if number is None:

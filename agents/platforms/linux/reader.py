@@ -64,12 +64,16 @@ class Reader:
 
         Its main thread may tell nothing, for it has ended: then another one is asked.
         """
-        folders = tree.folders(pid)
-        told = self._ask("any", f"{next(folders)}/{name}", MOST_OF_PROCESS)
-        while not told and (folder := next(folders, "")):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                told = self._ask("any", f"{folder}/{name}", MOST_OF_PROCESS)
-        return told
+        refused: list[OSError] = []
+        for folder in tree.folders(pid):
+            try:
+                if told := self._ask("any", f"{folder}/{name}", MOST_OF_PROCESS):
+                    return told
+            except (FileNotFoundError, ProcessLookupError) as error:  # that thread has ended
+                refused.append(error)
+        if refused:
+            raise refused[0]
+        return b""
 
     def program(self, paths: Iterable[str]) -> str:
         """Return the first of the paths that is a program, "" if none is; OSError: TimeoutError, if nothing answers."""

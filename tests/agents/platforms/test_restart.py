@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, known, undone
+from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Restart
@@ -438,3 +439,10 @@ def test_a_launcher_that_does_not_read_a_large_order_is_not_waited_for_for_ever(
     launchers[0].kill()
     thread.join(10)
     assert not blocked and launchers[0].poll() == -signal.SIGKILL
+
+
+def test_a_process_whose_main_thread_has_ended_is_started_again_as_it_was(node: Node) -> None:
+    pid = node.sleeper("the-one", LEADERLESS)
+    wait_until(lambda: has_lost_its_main_thread(pid), what="the end of its main thread")
+    found = starter_module.origin(known(pid))
+    assert found is not None and any(entry.startswith("PATH=") for entry in found.environment)
