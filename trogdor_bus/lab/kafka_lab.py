@@ -19,6 +19,8 @@ from trogdor_bus.lab.site import TROGDOR, KafkaPart, LabState, Site
 
 TOOLS = {"nsenter": "util-linux", "iptables-restore": "iptables", "docker": "'^docker\\.io$'"}
 TRANSPORTS = ("zmq", "kafka", "kafka+zmq")
+LATE = "5s"
+"""What is undone later is late here: brokers, containers and agents share the cores of one machine."""
 
 
 class KafkaLab(Site):
@@ -153,7 +155,8 @@ class KafkaLab(Site):
         """
         container, directory = self.cluster.container(node), self.directory / node
         config = directory / "agent.yaml"
-        config.write_text(json.dumps({"agent": {"allowCommands": [["docker", "start", container]]}}))
+        settings = {"allowCommands": [["docker", "start", container]], "late": LATE}
+        config.write_text(json.dumps({"agent": settings}))
         argv = [*TROGDOR, "agent", "--node", node, "--attach", f"container:{container}", *self._transport()]
         argv += ["--state-dir", str(directory), "--config", str(config), *options]
         return self.start_process("agent", node, self.command(seat, argv) if seat else argv, outside=True)
