@@ -97,7 +97,7 @@ def with_token(token: str) -> list[LabProcess]:
     return found
 
 
-def end_all(token: str, deadline_s: float = 10.0) -> None:
+def end_all(token: str, deadline_s: float = 30.0) -> None:
     """Kill every process that carries the token; HostError names those that outlive the deadline."""
     deadline = time.monotonic() + deadline_s
     while left := with_token(token):
