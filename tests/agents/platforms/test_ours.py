@@ -169,9 +169,13 @@ def test_a_parent_of_ours_is_missed_and_one_that_only_speaks_of_us_is_not() -> N
     ):
         assert parent.stdout
         parent.stdout.readline()
-        (mine, why), (theirs, _) = look("a-parent-of-ours", "speaks-of-us")
-        assert parent.pid not in mine and f"{parent.pid} (sh) is a parent of trogdor-bus" in why
-        assert other.pid in theirs
+        (titled,) = tree.below([parent.pid], tree.living(marks=False))
+        try:
+            (mine, why), (theirs, _) = look("a-parent-of-ours", "speaks-of-us")
+            assert parent.pid not in mine and f"{parent.pid} (sh) is a parent of trogdor-bus" in why
+            assert other.pid in theirs
+        finally:
+            os.kill(titled, signal.SIGKILL)
 
 
 def test_a_restarted_service_wears_no_badge_and_no_mark() -> None:

@@ -398,6 +398,7 @@ def test_what_cannot_be_seen_is_not_started_beside_what_may_run(
             undone(service.platform, step)
     assert service.starts() == []
     assert undone(service.platform, step) == ""
+    assert [process.pid for process in service.running()] == service.starts()
 
 
 def test_what_was_in_a_container_is_not_started_outside_while_its_engine_does_not_answer(
