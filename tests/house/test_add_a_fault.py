@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from tests.house.packages import install, python, ran
 from tests.house.test_docs import blocks
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Suspend
@@ -31,14 +28,7 @@ def package(tmp_path: Path) -> Path:
     (tmp_path / "my_pause.py").write_text(shortest)
     (tmp_path / "my_faults.py").write_text(fault)
     (tmp_path / "test_my_faults.py").write_text(test)
-    (project,) = (tomllib.loads(text) for text in blocks(PAGE, "toml"))
-    lines = []
-    for group, entries in project["project"]["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    info = tmp_path / "my_faults-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-faults\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    install(tmp_path, PAGE)
     return tmp_path
 
 
@@ -87,24 +77,6 @@ def test_two_specs_cannot_share_a_name(my_faults: ModuleType) -> None:
     other = type("Other", (cls,), {"aliases": ("minority-pause",)}, frozen=True, tag="other.Other")
     with pytest.raises(DuplicateSpecError, match="minority-pause"):
         Registry([cls, other])
-
-
-def python(package: Path, *words: str) -> str:
-    return ran(package, *words).stdout
-
-
-def ran(package: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    paths = os.pathsep.join([str(package), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=package,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 def test_the_entry_point_makes_it_known_to_the_command_line(package: Path) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
+from tests.house.packages import install, python
 from tests.house.test_docs import blocks
 
 PAGE = "docs/how-to/add-an-action.md"
@@ -42,29 +39,8 @@ def package(tmp_path: Path) -> Path:
     """Return a directory with the page's package, installed as a package manager would."""
     for name, text in zip(FILES, blocks(PAGE, "python"), strict=True):
         (tmp_path / name).write_text(text)
-    (project,) = (tomllib.loads(text) for text in blocks(PAGE, "toml"))
-    lines = []
-    for group, entries in project["project"]["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in entries.items())]
-    info = tmp_path / "my_files-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-files\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    install(tmp_path, PAGE)
     return tmp_path
-
-
-def python(package: Path, *words: str) -> str:
-    paths = os.pathsep.join([str(package), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, *words],
-        cwd=package,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_its_own_test_passes(package: Path) -> None:
