@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from trogdor_bus.actions import Action
 from trogdor_bus.agents.platforms.linux.operations import FIREWALL, PROCESSES, Operation, performing, read
@@ -20,18 +20,29 @@ def lane(verb: Verb, what: Step | Action | None) -> str:
         return FIREWALL
     if isinstance(what, Action):
         return _told(lambda: performing(what).prepares_in(what))
+    halves = _halves(what)
     if verb == "by-hand":
-        return f"{verb} {resource_of(what)}"
-    halves = filter(None, (_read(what.do), _read(what.undo)))
-    return _told(lambda: next(filter(None, (half.lane(verb) for half in halves)), "")) or resource_of(what)
+        return f"{verb} {_resource(halves)}"
+    return _first(half.lane(verb) for half in reversed(halves)) or _resource(halves)
 
 
 def resource_of(step: Step) -> str:
     """Return what the step touches: that is locked while it is done, or undone."""
-    undo, do = _read(step.undo), _read(step.do)
-    if undo is None and do is None:
-        return OTHERS
-    return _told(lambda: (undo.resource() if undo else "") or (do.resource() if do else "")) or PROCESSES
+    return _resource(_halves(step))
+
+
+def _resource(halves: Sequence[Operation]) -> str:
+    return _first(half.resource() for half in halves) or (PROCESSES if halves else OTHERS)
+
+
+def _halves(step: Step) -> Sequence[Operation]:
+    """Return undo and do, as far as they can be read."""
+    return [half for half in (_read(step.undo), _read(step.do)) if half is not None]
+
+
+def _first(told: Iterable[str]) -> str:
+    """Return the first that is not empty, "" if all are."""
+    return _told(lambda: next(filter(None, told), ""))
 
 
 def _told(ask: Callable[[], str]) -> str:
