@@ -45,5 +45,5 @@ def _batch(verb: Verb, operation: Plain) -> tuple[Operation, Hashable] | None:
     """Return the typed operation with what is common to those of its batch; None if it is done by itself."""
     typed = read(operation)
     batch = typed.batch(verb)
-    hash(batch)
+    hash(batch)  # what has no hash is no batch
     return None if batch is None else (typed, batch)

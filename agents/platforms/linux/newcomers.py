@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Self
 
 import msgspec
 
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.agents.platforms.linux import processes
 from trogdor_bus.agents.platforms.linux.node import Node
-from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH
+from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Operation
 from trogdor_bus.errors import GoneError
-from trogdor_bus.platform import ProcessIdentity, Surroundings, Verb
+from trogdor_bus.platform import ProcessIdentity, Seen, Surroundings, Verb
 
 
 class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,19 +39,18 @@ def find(
 
     RefusedError if none of them may be touched; HostError if it cannot be seen who is there.
     """
-    if not any(may_be_replaced(*one) for one in asked):
+    watches = [watched if may_be_replaced(watched, process) else None for watched, process in asked]
+    if not any(watches):
         return [()] * len(asked)
     try:
         with on.open() as namespace, processes.Look(namespace) as look:
-            return [_newer(look, *one, surroundings) for one in asked]
+            return [_newer(look, watched, surroundings) for watched in watches]
     except GoneError:  # its container is down
         return [()] * len(asked)
 
 
-def _newer(
-    look: processes.Look, watched: Watch | None, process: ProcessIdentity, surroundings: Surroundings
-) -> Sequence[processes.Process]:
-    if watched is None or not may_be_replaced(watched, process):
+def _newer(look: processes.Look, watched: Watch | None, surroundings: Surroundings) -> Sequence[processes.Process]:
+    if watched is None:
         return ()
     try:
         found = look.find(watched.match, surroundings).processes
@@ -64,11 +64,42 @@ def named(found: Sequence[processes.Process]) -> str:
     return ", ".join(f"pid {process.pid} ({process.name})" for process in found)
 
 
-def lane(verb: Verb) -> str:
-    """Return the lane of what is asked of an operation with a watch, "" for that of any other."""
-    return {"look": PROCESSES, "search": SEARCH, "again": SEARCH}.get(verb, "")
+class Watched(Operation, frozen=True):
+    """A `do` that is done to one process, and watches who takes its place."""
 
+    process: ProcessIdentity
+    name: str
 
-def batch(verb: Verb) -> Hashable:
-    """Return what those have in common for whom one look at all processes is enough."""
-    return SEARCH if verb == "search" else None
+    def watched(self) -> Watch | None:
+        """Return the watch, None if another one of its worker has it."""
+        raise NotImplementedError
+
+    def met(self, found: Sequence[processes.Process]) -> Seen:
+        """Return whether it holds, by those who took the place of a process that ended."""
+        raise NotImplementedError
+
+    def newer(self, on: Node, around: Surroundings) -> Sequence[processes.Process]:
+        """Return who took its place; errors as for `find`."""
+        return find(on, [(self.watched(), self.process)], around)[0]
+
+    def search(self, on: Node) -> Seen:
+        """Return what became of it by those who took its place."""
+        return self.search_together(on, [self])[0]
+
+    def resource(self) -> str:
+        """Return the processes."""
+        return PROCESSES
+
+    def lane(self, verb: Verb) -> str:
+        """Return the lane of the search, for what searches; a look at the process itself goes with its undo."""
+        return {"look": PROCESSES, "search": SEARCH, "again": SEARCH}.get(verb, "")
+
+    def batch(self, verb: Verb) -> Hashable:
+        """Return the same for all that one look at all processes is for."""
+        return SEARCH if verb == "search" else None
+
+    @classmethod
+    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
+        """Return what `search` does for each."""
+        found = find(on, [(one.watched(), one.process) for one in many], Surroundings(force=True))
+        return [one.met(newer) for one, newer in zip(many, found, strict=True)]

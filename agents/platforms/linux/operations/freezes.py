@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from trogdor_bus.actions.process import Suspend
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
-from trogdor_bus.agents.platforms.linux.newcomers import Watch
+from trogdor_bus.agents.platforms.linux.newcomers import Watch, Watched
 from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Note, Operation, read, step
 from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
 
 
-class Freeze(Operation, frozen=True, tag="freeze"):
+class Freeze(Watched, frozen=True, tag="freeze"):
     """Stop a process; `leave`: it was already stopped by somebody else, and stays so afterwards."""
 
-    process: ProcessIdentity
-    name: str
     leave: bool
     watch: Watch | None = None
 
@@ -53,43 +51,26 @@ class Freeze(Operation, frozen=True, tag="freeze"):
     def holds(self, on: Node) -> Seen:
         """Return whether it stands; it is unsure where others may have taken its place."""
         states = processes.thread_states(self.process)
-        if not states and newcomers.may_be_replaced(self.watch, self.process):
+        if not states and self.watch is not None:
             return Seen(unsure=True)
         return Seen(signals.frozen_disturbance(self, states))
 
-    def search(self, on: Node) -> Seen:
-        """Return who took the place of a process that ended."""
-        return self.search_together(on, [self])[0]
+    def watched(self) -> Watch | None:
+        """Return the watch."""
+        return self.watch
+
+    def met(self, found: Sequence[processes.Process]) -> Seen:
+        """Return who runs in the place of a process that ended."""
+        if running := _running(found):
+            return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
+        return Seen() if found else Seen(signals.frozen_disturbance(self, {}))
 
     def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
         """Return the stop of the process, if it lives, else those of who took its place."""
         if processes.thread_states(self.process):
             return (_stop(self.process, self.name, self.watch),)
-        (found,) = newcomers.find(on, [(self.watch, self.process)], around)
-        return tuple(_stop(process.identity, process.name, self.watch) for process in _running(found))
-
-    def resource(self) -> str:
-        """Return the processes."""
-        return PROCESSES
-
-    def lane(self, verb: Verb) -> str:
-        """Return the lane of the search, for what searches."""
-        return newcomers.lane(verb)
-
-    def batch(self, verb: Verb) -> Hashable:
-        """Return the same for all that one search is for."""
-        return newcomers.batch(verb)
-
-    @classmethod
-    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
-        """Return for each who took the place of its process."""
-        found = newcomers.find(on, [(one.watch, one.process) for one in many], Surroundings(force=True))
-        return [one._replaced(newer) for one, newer in zip(many, found, strict=True)]
-
-    def _replaced(self, found: Sequence[processes.Process]) -> Seen:
-        if running := _running(found):
-            return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
-        return Seen() if found else Seen(signals.frozen_disturbance(self, {}))
+        found = _running(self.newer(on, around))
+        return tuple(_stop(process.identity, process.name, self.watch) for process in found)
 
 
 class Thaw(Operation, frozen=True, tag="thaw"):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from signal import Signals
-from typing import TYPE_CHECKING, Annotated, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 
 from trogdor_bus.actions.process import MOST_GRACE_MS, Kill
 from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.endings import Endings, outlived
-from trogdor_bus.agents.platforms.linux.newcomers import Watch
+from trogdor_bus.agents.platforms.linux.newcomers import Watch, Watched
 from trogdor_bus.agents.platforms.linux.operations import PROCESSES, SEARCH, Note, Nothing, Operation, step
 from trogdor_bus.agents.platforms.linux.operations.restarts import Restart
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings, Verb
+from trogdor_bus.platform import Prepared, ProcessIdentity, Seen, Step, Surroundings
 
 if TYPE_CHECKING:
     from trogdor_bus.agents.platforms.linux.node import Node
@@ -25,14 +25,12 @@ GraceMs = Annotated[int, msgspec.Meta(ge=0, le=MOST_GRACE_MS)]
 Signal = Literal["SIGKILL", "SIGTERM", "SIGINT", "SIGQUIT", "SIGABRT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGSEGV"]
 
 
-class Deliver(Operation, frozen=True, tag="signal"):
+class Deliver(Watched, frozen=True, tag="signal"):
     """Send a signal to a process, and SIGKILL if it lives `grace_ms` later (0: it may live).
 
     Of several that one fault kills, one carries the `watch` for all.
     """
 
-    process: ProcessIdentity
-    name: str
     signal: Signal
     watch: Watch | None = None
     grace_ms: GraceMs = 0
@@ -82,9 +80,13 @@ class Deliver(Operation, frozen=True, tag="signal"):
         """Return that it is unsure where somebody may have started again what was killed."""
         return Seen(unsure=newcomers.may_be_replaced(self.watch, self.process))
 
-    def search(self, on: Node) -> Seen:
+    def watched(self) -> Watch | None:
+        """Return the watch."""
+        return self.watch
+
+    def met(self, found: Sequence[processes.Process]) -> Seen:
         """Return whether somebody started again what was killed."""
-        return self.search_together(on, [self])[0]
+        return Seen(f"started again by somebody: {newcomers.named(found)}" if found else "")
 
     def missed(self) -> str:
         """Return "", or how it outlived the signal."""
@@ -92,26 +94,7 @@ class Deliver(Operation, frozen=True, tag="signal"):
 
     def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
         """Return the same signal for each that was started again."""
-        (found,) = newcomers.find(on, [(self.watch, self.process)], around)
-        return tuple(_again(self, process) for process in found)
-
-    def resource(self) -> str:
-        """Return the processes."""
-        return PROCESSES
-
-    def lane(self, verb: Verb) -> str:
-        """Return the lane of the search, for what searches."""
-        return newcomers.lane(verb)
-
-    def batch(self, verb: Verb) -> Hashable:
-        """Return the same for all that one search is for."""
-        return newcomers.batch(verb)
-
-    @classmethod
-    def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
-        """Return for each whether somebody started again what was killed."""
-        found = newcomers.find(on, [(one.watch, one.process) for one in many], Surroundings(force=True))
-        return [Seen(f"started again by somebody: {newcomers.named(newer)}" if newer else "") for newer in found]
+        return tuple(_again(self, process) for process in self.newer(on, around))
 
 
 class Finish(Operation, frozen=True, tag="finish"):
