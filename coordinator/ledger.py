@@ -88,6 +88,7 @@ class Ledger:
                 self._index(task.id, stored.row, stored.actions)
         for name in owed.nodes(loaded.meta):
             fleet.ensure(name)
+            fleet.touched.add(name)
         for node in fleet.nodes.values():
             self.view.add_node(node.row)
 

@@ -144,6 +144,22 @@ def test_what_is_destroyed_unheard_is_owed_until_the_journal_holds_our_latest_wo
     assert not proof(cluster).doubtful
 
 
+def test_what_a_silent_node_owes_is_told_by_the_next_coordinator_which_has_no_row_of_it(cluster: Cluster) -> None:
+    cluster.create()
+    cluster.all_say(W.RUNNING)
+    silence(cluster, "a", "b")
+    cluster.api.destroy_task("t")
+    for name in ("a", "b"):
+        cluster.forget(name)
+    cluster.start()
+    cluster.pass_(60_000, "a", "b")
+    assert not cluster.machine.listening
+    told = "its agent (journal j-c) was not heard since this coordinator started, and may hold task t"
+    assert cluster.machine.view.nodes["c"].unproven == (told,)
+    cluster.give(AbortRequested("L1"))
+    assert (proof(cluster).state, proof(cluster).doubtful) == ("silent", True)
+
+
 def test_what_an_unknown_worker_holds_is_owed_when_the_journal_says_so_itself(cluster: Cluster) -> None:
     cluster.reports["c"] = {7: Report(worker=7, task="of another coordinator", state=W.RUNNING)}
     cluster.beat("c")
