@@ -50,7 +50,7 @@ class AgentCore:
         now_ms: Callable[[], int],
         *,
         fed: Callable[[], None],
-        broken: Callable[[Exception], None],
+        broken: Callable[[BaseException], None],
         watched: Machine[Event, Effect] | None = None,
     ) -> None:
         self.machine, self.ended = machine, False

@@ -88,7 +88,7 @@ class CoordinatorCore:
         shutdown: Callable[[], None],
         behind_ms: Callable[[], int] | None,
         fed: Callable[[], None],
-        broken: Callable[[Exception], None],
+        broken: Callable[[BaseException], None],
         watched: Machine[Event, Effect] | None = None,
     ) -> None:
         self.machine = machine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -15,11 +16,11 @@ from trogdor_bus.coordinator.fleet import NodeState
 from trogdor_bus.coordinator.latches import ordered, resumable
 from trogdor_bus.coordinator.ledger import UNDESCRIBED, Ledger
 from trogdor_bus.coordinator.plan import WorkerPlan
-from trogdor_bus.errors import RefusedError
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.messages import Order, Snapshot, Stamp, encode
 from trogdor_bus.platform import ProcessIdentity
 from trogdor_bus.registry import registry
-from trogdor_bus.spec import FaultSpec, TaskSpec, Texts, wire
+from trogdor_bus.spec import FaultSpec, TaskSpec, Texts, guarded, wire
 from trogdor_bus.states import TaskRow, WorkerRow
 
 MOST_NEW_BYTES = MAX_FRAME_BYTES // 4
@@ -103,4 +104,7 @@ def _whole(order: Order, task: TaskRow, actions: tuple[Action, ...]) -> Order:
 @functools.lru_cache(maxsize=1024)
 def _manner(spec: bytes, task_id: str) -> tuple[Texts, bool]:
     found = registry().decode(msgspec.json.decode(spec), checked=False)
-    return found.texts(task_id), isinstance(found, FaultSpec) and found.on_disturbed == "reapply"
+    reapply = isinstance(found, FaultSpec) and found.on_disturbed == "reapply"
+    with contextlib.suppress(SpecError), guarded(type(found)):
+        return msgspec.json.decode(msgspec.json.encode(found.texts(task_id)), type=Texts), reapply
+    return TaskSpec().texts(task_id), reapply

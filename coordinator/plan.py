@@ -6,11 +6,11 @@ from collections.abc import Container, Iterable, Iterator
 
 import msgspec
 
-from trogdor_bus.actions import Action
-from trogdor_bus.errors import RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.actions import Action, Impact
+from trogdor_bus.errors import RefusedError, SpecError
 from trogdor_bus.faults.network import NetworkPartitionFaultSpec
 from trogdor_bus.messages import NodePlan, Plan
-from trogdor_bus.spec import FaultSpec, TaskSpec, wire
+from trogdor_bus.spec import FaultSpec, TaskSpec, guarded, wire
 from trogdor_bus.topology import LOOPBACK, Topology, canonical
 
 WARNED = 3
@@ -31,12 +31,8 @@ def assign(spec: TaskSpec, topology: Topology, *, force: bool = False) -> tuple[
     SpecError if a node is unknown, none is named or one has no usable address; RefusedError if a step would cut the
     coordinator itself, unless `force`. A spec class of another package that breaks is a SpecError too.
     """
-    try:
+    with guarded(type(spec)):
         return _assign(spec, topology, force)
-    except TrogdorBusError:
-        raise
-    except Exception as error:
-        raise SpecError(f"{type(spec).__name__} cannot plan: {error!r}", remedy="mend that spec class") from error
 
 
 def left_out_warning(plans: Iterable[WorkerPlan]) -> str:
@@ -90,7 +86,14 @@ def _assign(spec: TaskSpec, topology: Topology, force: bool) -> tuple[WorkerPlan
 
 def _worker(spec: TaskSpec, node: str, topology: Topology) -> WorkerPlan:
     left_out = (left for peer in spec.peers_of(node) for left in topology.left_out(node, peer))
-    return WorkerPlan(node=node, actions=spec.actions(node, topology), left_out=tuple(map(str, left_out)))
+    actions = tuple(spec.actions(node, topology))
+    for action in actions:
+        if not isinstance(action, Action):
+            raise TypeError(f"{action!r} is no action")
+        msgspec.json.decode(
+            msgspec.json.encode((action.impact(), action.describe())), type=tuple[Impact, tuple[str, str]]
+        )
+    return WorkerPlan(node=node, actions=actions, left_out=tuple(map(str, left_out)))
 
 
 def _spare_coordinator(plan: WorkerPlan, topology: Topology) -> None:

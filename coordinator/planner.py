@@ -18,12 +18,12 @@ from trogdor_bus.coordinator.ledger import Ledger
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.coordinator.places import places_of
 from trogdor_bus.coordinator.plan import WorkerPlan, assign, left_out_warning
-from trogdor_bus.coordinator.scout import require_cluster
+from trogdor_bus.coordinator.scout import require_cluster, wanted_of
 from trogdor_bus.coordinator.silence import strikes
-from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.errors import NotNowError, RefusedError
 from trogdor_bus.remedies import Remedy
 from trogdor_bus.roles import Chosen, Places, Scene, Wanted
-from trogdor_bus.spec import TaskSpec
+from trogdor_bus.spec import TaskSpec, guarded, wire
 from trogdor_bus.topology import Topology
 
 
@@ -61,15 +61,19 @@ class Planner:
         return self._fleet.topology(self._place.addresses, self._place.ports, self._place.machine)
 
     def needs_look(self, spec: TaskSpec, parent: str = "") -> bool:
-        """Return whether the cluster under test must be seen: for roles, and for whatever an experiment does."""
-        return bool(parent) or spec.needs_cluster(self._fleet.nodes)
+        """Return whether the cluster under test must be seen: for roles, and for whatever an experiment does.
+
+        SpecError if the spec cannot say.
+        """
+        with guarded(type(spec)):
+            return bool(parent) or bool(spec.needs_cluster(self._fleet.nodes))
 
     def look(self, spec: TaskSpec) -> Wanted | None:
         """Return what must be seen of the cluster under test first, None for nothing; RefusedError if there is none."""
         if not self.needs_look(spec):
             return None
         require_cluster(self._place)
-        return spec.cluster_wanted(self._fleet.nodes)
+        return wanted_of(spec, self._fleet.nodes)
 
     def plan(self, spec: TaskSpec, terms: Terms, meta: Meta, now_ms: int, sighting: Sighting | None = None) -> Planned:
         """Return who would do what now; errors as `assign`.
@@ -127,9 +131,7 @@ class Planner:
 
 
 def _resolved(spec: TaskSpec, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
-    try:
-        return spec.resolved(scene)
-    except TrogdorBusError:
-        raise
-    except Exception as error:
-        raise SpecError(f"{type(spec).__name__} cannot resolve: {error!r}", remedy="mend that spec class") from error
+    with guarded(type(spec)):
+        found, chosen = spec.resolved(scene)
+        msgspec.json.decode(wire(found), type=type(spec))
+        return found, msgspec.json.decode(msgspec.json.encode(chosen), type=tuple[Chosen, ...])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import msgspec
+
 from trogdor_bus.coordinator import forgetting, guard, latches
 from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.events import (
@@ -17,9 +19,10 @@ from trogdor_bus.coordinator.events import (
 )
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.ledger import Ledger, new_task
-from trogdor_bus.errors import ConflictError, NotFoundError, RefusedError, SpecError, TrogdorBusError
+from trogdor_bus.errors import ConflictError, NotFoundError, RefusedError, SpecError
 from trogdor_bus.names import check_name
-from trogdor_bus.registry import tag_of
+from trogdor_bus.spec import guarded
+from trogdor_bus.states import TaskRow
 
 
 def check(event: Event, meta: Meta, fleet: Fleet, ledger: Ledger, barred: str) -> None:
@@ -62,16 +65,16 @@ def _check_create(event: CreateRequested, meta: Meta, ledger: Ledger, barred: st
 
 
 def _check_spec(event: CreateRequested) -> None:
-    """Raise SpecError if a spec cannot say what it asks for. (What its `check` finds fails the task, as Trogdor's.)"""
-    try:
-        new_task(event, 0)
+    """Raise SpecError if a spec cannot say what it asks for, so that its row can be stored and read again.
+
+    What its `check` finds fails the task, as Trogdor's.
+    """
+    with guarded(type(event.spec)):
+        task, spec = new_task(event, 0)
+        msgspec.json.decode(msgspec.json.encode(task), type=TaskRow)
+        msgspec.json.encode(spec.texts(task.id))
         with contextlib.suppress(SpecError):
             event.spec.check()
-    except TrogdorBusError:
-        raise
-    except Exception as error:
-        why = f"the class {tag_of(type(event.spec))} fails: {error!r}"
-        raise SpecError(why, path="$.class", remedy="mend the package that brings it") from error
 
 
 def _require_id(task_id: str, request: str) -> None:

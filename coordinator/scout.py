@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import msgspec
 
 from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherCluster
@@ -9,7 +11,8 @@ from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.coordinator.turn import Turn
 from trogdor_bus.errors import NotNowError, RefusedError, TrogdorBusError
-from trogdor_bus.spec import TaskSpec
+from trogdor_bus.roles import Wanted
+from trogdor_bus.spec import TaskSpec, guarded
 
 DEADLINE_MS = 10_000
 """Roles that nobody holds are looked for again so long."""
@@ -42,7 +45,7 @@ class Scout:
         if other is None:
             require_cluster(self._place)
         self._numbers += 1
-        order = LookAtCluster(task_id, self._numbers, spec.cluster_wanted(self._fleet.nodes), other=other)
+        order = LookAtCluster(task_id, self._numbers, wanted_of(spec, self._fleet.nodes), other=other)
         self._searches[task_id] = _Search(self._numbers, now_ms, other)
         self._turn.orders.append(order)
 
@@ -56,13 +59,19 @@ class Scout:
         search = self._searches.get(task_id)
         if search is None or not isinstance(error, NotNowError) or now_ms - search.since_ms >= DEADLINE_MS:
             return False
-        wanted = spec.cluster_wanted(self._fleet.nodes)
+        wanted = wanted_of(spec, self._fleet.nodes)
         self._turn.orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS, search.other))
         return True
 
     def forget(self, task_id: str) -> None:
         """Await nothing more for a task."""
         self._searches.pop(task_id, None)
+
+
+def wanted_of(spec: TaskSpec, node_names: Container[str]) -> Wanted:
+    """Return what must be seen of the cluster for a spec; SpecError for a role that is none, or if it cannot say."""
+    with guarded(type(spec)):
+        return msgspec.json.decode(msgspec.json.encode(spec.cluster_wanted(node_names)), type=Wanted)
 
 
 def require_cluster(place: Place) -> None:

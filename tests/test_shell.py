@@ -24,6 +24,8 @@ class Echo:
             raise RefusedError("refused")
         if "?" in event:
             raise ZeroDivisionError("nobody foresaw it")
+        if "%" in event:
+            raise SystemExit("somebody else's code would end us")
         return list(event)
 
     def deadline(self) -> int:
@@ -35,7 +37,7 @@ class Run:
 
     def __init__(self, then: Callable[[Run, str], None] = lambda run, effect: None) -> None:
         self.done: list[str] = []
-        self.broke: list[Exception] = []
+        self.broke: list[BaseException] = []
         self.fed = self.now_ms = 0
         self.machine = Echo()
         self._then = then
@@ -106,8 +108,10 @@ def test_an_event_of_our_own_that_is_refused_is_what_nobody_foresaw() -> None:
     assert isinstance(error.__cause__, RefusedError)
 
 
-@pytest.mark.parametrize("first", ["?", "a"])
-def test_what_nobody_foresaw_is_told_and_not_raised_and_what_waits_is_dropped(first: str) -> None:
+@pytest.mark.parametrize(("first", "kind"), [("?", ZeroDivisionError), ("a", ZeroDivisionError), ("%", SystemExit)])
+def test_what_nobody_foresaw_is_told_and_not_raised_and_what_waits_is_dropped(
+    first: str, kind: type[BaseException]
+) -> None:
     def feeds(run: Run, effect: str) -> None:
         if effect == "a":
             run.shell.feed("b")
@@ -115,7 +119,7 @@ def test_what_nobody_foresaw_is_told_and_not_raised_and_what_waits_is_dropped(fi
 
     run = Run(feeds)
     run.shell.feed(first)
-    assert [type(error) for error in run.broke] == [ZeroDivisionError]
+    assert [type(error) for error in run.broke] == [kind]
     run.shell.feed("c")
     assert "b" not in run.done
     assert run.done[-1] == "c"

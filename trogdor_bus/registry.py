@@ -21,7 +21,7 @@ from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.limits import MAX_DEPTH, fits, is_too_deep
 from trogdor_bus.names import shown
 from trogdor_bus.plugins import MEND, Kinds
-from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec
+from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec, guarded
 
 ENTRY_POINT_GROUP = "trogdor_bus.faults"
 MAX_SPEC_BYTES = 1 << 20
@@ -113,7 +113,8 @@ class Registry:
         except UnicodeEncodeError:
             raise SpecError("the spec holds half a character (a lone surrogate)", remedy="write it in UTF-8") from None
         if checked:
-            spec.check()
+            with guarded(cls):
+                spec.check()
         return spec
 
     def lookup(self, name: object) -> type[TaskSpec]:

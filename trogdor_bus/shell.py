@@ -49,7 +49,7 @@ class Shell(Generic[Event, Effect]):
         *,
         ticked: Event,
         fed: Callable[[], None],
-        broken: Callable[[Exception], None],
+        broken: Callable[[BaseException], None],
     ) -> None:
         self._machine, self._perform, self._now_ms = machine, perform, now_ms
         self._ticked, self._fed, self._broken = ticked, fed, broken
@@ -72,7 +72,7 @@ class Shell(Generic[Event, Effect]):
                 self._turn(self._later.popleft(), ours=True)
         except TrogdorBusError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._broken(error)
         finally:
             self._later.clear()

@@ -6,13 +6,14 @@ Trogdor's tags. Fields are snake_case here and camelCase on the wire.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 from trogdor_bus.actions import Action
-from trogdor_bus.errors import SpecError
+from trogdor_bus.errors import SpecError, TrogdorBusError
 from trogdor_bus.roles import Chosen, Scene, Wanted, is_role, parse, resolve, wanted
 from trogdor_bus.topology import Topology
 
@@ -163,6 +164,18 @@ def _nodes(names: tuple[str, ...], path: str, scene: Scene, chosen: dict[Chosen,
 
 def _on_the_wire(cls: type[TaskSpec], field: str) -> str:
     return next(info.encode_name for info in msgspec.structs.fields(cls) if info.name == field)
+
+
+@contextlib.contextmanager
+def guarded(cls: type[TaskSpec]) -> Iterator[None]:
+    """Run the code of a spec class inside the `with`: what it raises that is not ours is a SpecError that names it."""
+    try:
+        yield
+    except TrogdorBusError:
+        raise
+    except (Exception, SystemExit) as error:
+        why = f"the class {cls.__struct_config__.tag} fails: {error!r}"
+        raise SpecError(why, path="$.class", remedy="mend the package that brings it") from error
 
 
 def require_nodes(names: tuple[str, ...], path: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -40,6 +40,7 @@ from trogdor_bus.messages import (
     encode,
 )
 from trogdor_bus.registry import MAX_SPEC_BYTES
+from trogdor_bus.spec import MAX_DURATION_MS
 from trogdor_bus.states import Outcome, TaskState, WorkerState
 
 BLOCK = {"class": "port-block", "durationMs": 10_000, "nodes": ["a", "b"], "ports": [9092]}
@@ -326,14 +327,68 @@ def test_an_experiment_of_no_fault_is_refused_and_ends_no_coordinator(cluster: C
     assert (error, cluster.machine.view.tasks) == ("SpecError", {}), message
 
 
-@pytest.mark.parametrize("method", ["performed", "longest_ms", "check"])
+ASKED = [
+    "check",
+    "performed",
+    "longest_ms",
+    "texts",
+    "needs_cluster",
+    "cluster_wanted",
+    "targets",
+    "actions",
+    "peers_of",
+]
+"""What a coordinator asks of a spec class."""
+
+
+@pytest.mark.parametrize("kind", [KeyError, SystemExit])
+@pytest.mark.parametrize("method", ASKED)
 def test_a_class_that_fails_is_named_and_ends_no_coordinator(
-    cluster: Cluster, method: str, monkeypatch: pytest.MonkeyPatch
+    method: str, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PortBlockFaultSpec, method, lambda _: {}["a package's mistake"])
-    error, message = refused(cluster, CreateTask(id="t", spec=raw(BLOCK)))
-    assert error == "SpecError" and message.endswith('PortBlockFaultSpec fails: KeyError("a package\'s mistake")')
+    cluster = Cluster(under_test="x:1")
+
+    def mistake(*_: object) -> NoReturn:
+        raise kind("a package's mistake")
+
+    monkeypatch.setattr(PortBlockFaultSpec, method, mistake)
+    if method == "cluster_wanted":
+        monkeypatch.setattr(PortBlockFaultSpec, "needs_cluster", lambda *_: True)
+    named = f'PortBlockFaultSpec fails: {kind.__name__}("a package\'s mistake")'
+    if method not in ("performed", "longest_ms", "texts"):  # these are asked once a task is taken
+        error, message = refused(cluster, ValidateSpec(spec=raw(BLOCK)))
+        assert error == "SpecError" and message.partition(" (mend")[0].endswith(named)
+    reply = ask(cluster, CreateTask(id="t", spec=raw(BLOCK)))
+    told = reply.message or cluster.machine.view.tasks["t"].error
+    assert told.partition(" (mend")[0].endswith(named)
+    cluster.pass_(5_000)
+
+
+@pytest.mark.parametrize("value", [1.5, None, "long", [1]])
+def test_a_class_whose_longest_time_no_row_can_hold_is_refused(
+    cluster: Cluster, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PortBlockFaultSpec, "longest_ms", lambda _: value)
+    assert refused(cluster, CreateTask(id="t", spec=raw(BLOCK)))[0] == "SpecError"
     assert cluster.machine.view.tasks == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(2**70, MAX_DURATION_MS), (float("inf"), MAX_DURATION_MS), (-5, 0), (float("nan"), 0)]
+)
+def test_a_longest_time_beyond_all_bounds_is_cut(
+    cluster: Cluster, value: float, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PortBlockFaultSpec, "longest_ms", lambda _: value)
+    assert not ask(cluster, CreateTask(id="t", spec=raw(BLOCK))).error
+    assert cluster.machine.view.tasks["t"].duration_ms == kept
+
+
+@pytest.mark.parametrize("value", [None, ("rubbish",), 7, (None,)])
+def test_actions_that_are_none_fail_the_task(cluster: Cluster, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PortBlockFaultSpec, "actions", lambda *_: value)
+    ask(cluster, CreateTask(id="t", spec=raw(BLOCK)))
+    assert "PortBlockFaultSpec fails: TypeError" in cluster.machine.view.tasks["t"].error
 
 
 def test_an_unknown_field_names_its_place_and_the_remedy(cluster: Cluster) -> None:
