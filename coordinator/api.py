@@ -200,12 +200,12 @@ class Api:
     def proof(self, latch: str, node: str = "") -> Proof:
         """Return what is proven under an abort of one node, or ("") of all, in few words of each."""
         nodes = [state for name, state in sorted(self._machine.fleet.nodes.items()) if node in ("", name)]
-        return Proof(nodes=proofs(nodes, latch))
+        return Proof(nodes=proofs(nodes, latch, node), listening=self._machine.listening)
 
     def _proof_page(self, request: AskProof) -> Page:
-        nodes = self.proof(request.latch, request.node).nodes
-        found, more = pages.named(nodes, lambda one: one.node, pages.mark(request), Room(request.most_bytes))
-        return Page(Proof(nodes=tuple(found)), more)
+        whole, mark = self.proof(request.latch, request.node), pages.mark(request)
+        found, more = pages.named(whole.nodes, lambda one: one.node, mark, Room(request.most_bytes))
+        return Page(msgspec.structs.replace(whole, nodes=tuple(found)), more)
 
     def forget_node(self, node: str, force: bool = False) -> Forgotten:
         """Forget a node; RefusedError if its agent is alive, or if it may hold something, unless `force`."""

@@ -61,6 +61,14 @@ def owing(fleet: Fleet, meta: Meta, task_id: str) -> tuple[tuple[str, ...], tupl
     return tuple(sorted(found[True])), tuple(sorted(found[False]))
 
 
+def begin(fleet: Fleet, ledger: Ledger, meta: Meta) -> None:
+    """Let the rows of all nodes say what may be left there, by what was stored: before anything is asked or heard."""
+    fleet.touched = set()
+    for node in fleet.nodes.values():
+        node.row = msgspec.structs.replace(node.row, unproven=unproven(node, ledger, meta))
+        ledger.view.add_node(node.row)
+
+
 def refresh(fleet: Fleet, ledger: Ledger, meta: Meta) -> None:
     """Let the rows of the nodes that were touched say what may be left there, and record those that changed."""
     touched, fleet.touched = fleet.touched, set()
@@ -92,8 +100,8 @@ def proof(node: NodeState, latch: str) -> NodeProof:
     return NodeProof(node=row.name, state=state, dirty=row.dirty, unproven=row.unproven, strays=row.strays)
 
 
-def proofs(nodes: Iterable[NodeState], latch: str) -> tuple[NodeProof, ...]:
-    """Return what is proven of the nodes that were heard or may hold something, in few words."""
+def proofs(nodes: Iterable[NodeState], latch: str, asked: str = "") -> tuple[NodeProof, ...]:
+    """Return what is proven of the nodes that were heard, may hold something, or were `asked` for, in few words."""
     left = PROOF_CHARS
 
     def cut(lines: tuple[str, ...]) -> tuple[str, ...]:
@@ -108,7 +116,7 @@ def proofs(nodes: Iterable[NodeState], latch: str) -> tuple[NodeProof, ...]:
 
     def each() -> Iterator[NodeProof]:
         for node in nodes:
-            if node.heard_ms >= 0 or node.stranger_ms >= 0 or node.row.unproven:
+            if node.heard_ms >= 0 or node.stranger_ms >= 0 or node.row.unproven or node.row.name == asked:
                 one = proof(node, latch)
                 yield NodeProof(
                     node=one.node,

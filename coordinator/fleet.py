@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
@@ -168,14 +168,15 @@ class Fleet:
         node.row = msgspec.structs.replace(node.row, addresses=node.resolved)
         return node
 
-    def long_gone(self, now_ms: int) -> list[NodeState]:
-        """Return the nodes that nobody misses: silent for days, not configured, and holding nothing."""
+    def long_gone(self, now_ms: int, aborted: Container[str] = ()) -> list[NodeState]:
+        """Return the nodes that nobody misses: silent for days, not configured or `aborted`, and holding nothing."""
         return [
             node
             for node in self.nodes.values()
             if not (node.row.alive or node.row.configured or node.open or node.row.unproven)
             and now_ms - max(node.heard_ms, node.stranger_ms) >= KEEP_SILENT_MS
             and max(node.heard_ms, node.stranger_ms) >= 0
+            and node.row.name not in aborted
         ]
 
     def hear(self, beat: Beat, now_ms: int) -> Heard:
@@ -323,9 +324,12 @@ class Fleet:
         return silent
 
     def hopeless(
-        self, node: NodeState, row: WorkerRow, task: TaskRow, now_ms: int, lease_ms: int
+        self, node: NodeState, row: WorkerRow, task: TaskRow, now_ms: int, lease_ms: int, *, after_ms: int
     ) -> tuple[Outcome, str] | None:
-        """Return how a worker of a node must be closed, of which nothing more can be hoped for; None while it can."""
+        """Return how a worker of a node must be closed, of which nothing more can be hoped for; None while it can.
+
+        Before `after_ms` none is unknown: its agent had no time yet to be heard.
+        """
         if row.state is WorkerState.STUCK:
             return None  # known and loud; it stays until somebody heals the node
         if not row.journal:
@@ -336,7 +340,7 @@ class Fleet:
         last_ms = task.end_ms
         if task.state is TaskState.STOPPING:
             last_ms = min(last_ms, max(task.stop_ms, node.heard_ms if known else -1))
-        if (known and node.row.alive) or now_ms <= last_ms + lease_ms + GRACE_MS:
+        if (known and node.row.alive) or now_ms <= max(last_ms + lease_ms, after_ms) + GRACE_MS:
             return None
         if node.row.journal not in ("", row.journal):
             return Outcome.UNKNOWN, came_back(row.node)

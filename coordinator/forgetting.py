@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trogdor_bus.coordinator import owed
+from trogdor_bus.coordinator import latches, owed
 from trogdor_bus.coordinator.changes import Meta
 from trogdor_bus.coordinator.fleet import Fleet, NodeState
 from trogdor_bus.coordinator.ledger import Ledger
@@ -31,7 +31,10 @@ def forget(
     ledger: Ledger,
     end: Callable[[WorkerRow, Outcome, str], None],
 ) -> Meta:
-    """End the workers of a node, forget it unless it has a live agent, and return the counters without its debts."""
+    """End the workers of a node, forget it unless it has a live agent, and return the counters without its debts.
+
+    With a node that is there no more an abort of it alone ends, too.
+    """
     name, alive = node.row.name, node.row.alive
     closed = owed.closed(meta, name, node.row.journal if alive else "", ledger.known)
     for row in [*rows(node, ledger), *closed]:
@@ -40,6 +43,8 @@ def forget(
         ledger.node_gone(name, f"node {name} is forgotten")
         if kept := fleet.forget(name):
             ledger.put_node(kept)
+        else:
+            meta = latches.resume(meta, name, ())
     return owed.give_up(meta, name, but=node.row.journal if alive else "")
 
 

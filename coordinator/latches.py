@@ -15,6 +15,11 @@ KEEP_RESUMED = 1_000
 """So many ids are remembered as resumed; an agent that slept for longer is resumed once more by hand."""
 
 
+def nodes(meta: Meta) -> set[str]:
+    """Return the nodes that are aborted each by itself."""
+    return meta.latches.keys() - {EVERYWHERE}
+
+
 def ordered(meta: Meta, node: str) -> str:
     """Return the id of the latch that a node must keep, "" for none."""
     return meta.latches.get(EVERYWHERE) or meta.latches.get(node, "")

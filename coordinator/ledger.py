@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from trogdor_bus.actions import Action
-from trogdor_bus.coordinator import owed, unread
+from trogdor_bus.coordinator import latches, owed, unread
 from trogdor_bus.coordinator.changes import (
     AppendEvent,
     DropTask,
@@ -45,7 +45,7 @@ from trogdor_bus.messages import (
 )
 from trogdor_bus.printable import cut, cut_lines
 from trogdor_bus.registry import registry
-from trogdor_bus.spec import TaskSpec, wire
+from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec, wire
 from trogdor_bus.states import Outcome, TaskRow, TaskState, WorkerRow, WorkerState, ended
 from trogdor_bus.topology import Topology
 from trogdor_bus.view import View
@@ -86,9 +86,8 @@ class Ledger:
             for stored in loaded.workers.get(task.id, ()):
                 self._counts[task.id][stored.row.state] += 1
                 self._index(task.id, stored.row, stored.actions)
-        for name in owed.nodes(loaded.meta):
+        for name in {*owed.nodes(loaded.meta), *latches.nodes(loaded.meta)}:
             fleet.ensure(name)
-            fleet.touched.add(name)
         for node in fleet.nodes.values():
             self.view.add_node(node.row)
 
@@ -125,6 +124,13 @@ class Ledger:
     def has_open(self, task_id: str) -> bool:
         """Return whether some worker of the task is not DONE."""
         return self.count(task_id, WorkerState.DONE) < len(self.view.workers[task_id])
+
+    def tasks_on(self, node: str) -> list[str]:
+        """Return the tasks that have an open worker on a node; ("") all tasks."""
+        every = self.view.workers.items()
+        return [
+            task for task, rows in every if not node or any(row.node == node and _is_open(row) for row in rows.values())
+        ]
 
     def check_parent(self, task_id: str) -> None:
         """Raise RefusedError if nothing may begin any more for that task; "" is none."""
@@ -343,7 +349,7 @@ def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:
         original=msgspec.Raw(event.wire),
         spec=msgspec.Raw(wire(spec)),
         start_ms=spec.start_ms,
-        duration_ms=spec.longest_ms(),
+        duration_ms=max(0, min(spec.longest_ms(), MAX_DURATION_MS)),
         force=event.force,
         allow=event.allow,
         own_topics=event.own_topics,
@@ -351,6 +357,10 @@ def new_task(event: CreateRequested, now_ms: int) -> tuple[TaskRow, TaskSpec]:
         experiment=spec.is_experiment,
     )
     return task, spec
+
+
+def _is_open(row: WorkerRow) -> bool:
+    return row.state is not WorkerState.DONE
 
 
 def ending(outcome: Outcome, error: str) -> str:

@@ -19,6 +19,7 @@ from trogdor_bus.coordinator.changes import Loaded, Meta, PutMeta, leading
 from trogdor_bus.coordinator.epochs import Epochs
 from trogdor_bus.coordinator.events import Effect, Event, Exit, Publish, Sighting
 from trogdor_bus.coordinator.fleet import Fleet, NodeState, came_back
+from trogdor_bus.coordinator.latecomers import Latecomers
 from trogdor_bus.coordinator.ledger import Ledger, decoded, ending, new_task, reported
 from trogdor_bus.coordinator.moves import TABLE, Move
 from trogdor_bus.coordinator.orders import snapshot_of
@@ -70,6 +71,8 @@ class CoordinatorMachine:
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
+        self._late = Latecomers(loaded.tasks, now_ms + limits.lease_ms)
+        doubts.begin(fleet, self._ledger, loaded.meta)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
 
@@ -125,7 +128,7 @@ class CoordinatorMachine:
         """Return when `Ticked` is due, epoch ms."""
         if self.listening:
             return self._tick_ms
-        starts = [task.start_ms for task in self._pending()] if not self.barred else []
+        starts = [self._late.start_ms(task) for task in self._pending()] if not self.barred else []
         return min([self._tick_ms, *starts, *self._trials.deadlines()])
 
     def latch(self, node: str) -> str:
@@ -171,7 +174,7 @@ class CoordinatorMachine:
                 return
             planned = self.plan(spec, Terms(task.force, task.allow, task.own_topics), sighting)
         except TrogdorBusError as error:
-            if not self._scout.again(task.id, spec, error, self._now):
+            if not self._scout.again(task.id, spec, error, self._now) and not self._late.wait(task, error, self._now):
                 text = error.message if isinstance(error, SpecError) else str(error)
                 self._fail(task, f"Unable to find nodes for task: {text}")
             return
@@ -213,11 +216,7 @@ class CoordinatorMachine:
         self._keep(latches.abort(self._meta, latch, name))
         where = name or "every node"
         self._ledger.note(f"aborted: everything ends on {where}, and nothing starts there until it is resumed")
-        hit = [
-            task_id
-            for task_id, rows in self.view.workers.items()
-            if not name or any(row.node == name and row.state is not WorkerState.DONE for row in rows.values())
-        ]
+        hit = self._ledger.tasks_on(name)
         for task_id in (*hit, *self._trials.parents(hit)):
             self._stop(task_id, f"{where} was aborted")
         self._turn.changed.update([name] if name else self.fleet.nodes)
@@ -344,7 +343,7 @@ class CoordinatorMachine:
         if self.listening or self.ended:
             self._tick_ms = self._now + self.limits.beat_ms // 4
             return
-        for task in [task for task in self._pending() if task.start_ms <= self._now and not self.barred]:
+        for task in [one for one in self._pending() if self._late.start_ms(one) <= self._now and not self.barred]:
             self._start(task)
         for task in self._trials.overdue(self._now):
             with self._at(task.id):
@@ -364,7 +363,7 @@ class CoordinatorMachine:
                     self._give_up(node, self._ledger.row(worker_id))
             if node.open and self._now - node.published_ms >= self.limits.beat_ms:
                 self._turn.answer.add(node.row.name)
-        for node in self.fleet.long_gone(self._now):
+        for node in self.fleet.long_gone(self._now, latches.nodes(self._meta)):
             self._forget_node(node.row.name)
         self._turn.changed |= self._ledger.keep_up(self.planner.topology, self._now - self.started_ms)
 
@@ -391,7 +390,8 @@ class CoordinatorMachine:
     def _give_up(self, node: NodeState, row: WorkerRow) -> None:
         """Close a worker of which nothing more can be hoped for: its outcome is unknown, or it was never sent."""
         task = self.view.tasks[node.open[row.id]]
-        if hopeless := self.fleet.hopeless(node, row, task, self._now, self.limits.lease_ms):
+        lease_ms, until_ms = self.limits.lease_ms, self._late.until_ms
+        if hopeless := self.fleet.hopeless(node, row, task, self._now, lease_ms, after_ms=until_ms):
             if hopeless[0] is Outcome.UNKNOWN:
                 self._keep(owed.owe(self._meta, task.id, [row]))
             self._end_worker(row, *hopeless)

@@ -10,11 +10,12 @@ from typing import Protocol
 import msgspec
 
 from trogdor_bus.bus import StateLog
-from trogdor_bus.coordinator.changes import Loaded, Meta, history
+from trogdor_bus.coordinator.changes import Loaded, Meta, Owes, history
 from trogdor_bus.coordinator.replica import CLAIM, Found, read
 from trogdor_bus.errors import BusError, RefusedError
 from trogdor_bus.messages import encode
-from trogdor_bus.states import TaskRow, WorkerRow
+from trogdor_bus.roles import Chosen
+from trogdor_bus.states import Disturbance, TaskRow, WorkerRow
 
 READ_S = 5.0
 """How long the log may take to be read."""
@@ -29,7 +30,8 @@ SEQ_STEP = 1_000_000
 """And so many numbers of events, which are not replicated."""
 
 
-_SHAPE = hashlib.sha256(repr([kind.__struct_fields__ for kind in (Meta, TaskRow, WorkerRow)]).encode()).hexdigest()[:8]
+_KINDS = (Meta, Owes, TaskRow, Chosen, WorkerRow, Disturbance)
+_SHAPE = hashlib.sha256(repr([kind.__struct_fields__ for kind in _KINDS]).encode()).hexdigest()[:8]
 """What tells versions apart that would write one state in several ways: their digests say nothing to each other."""
 
 

@@ -190,7 +190,8 @@ class Client:
     async def proof(self, latch: str, node: str = "") -> Proof:
         """Return what is proven under an abort, of one node or ("") of all; `latch` as `abort` returned it."""
         found = await self._pages(AskProof(latch=latch, node=node), Proof)
-        return Proof(nodes=tuple(chain(*(page.nodes for page in found))))
+        listening = any(page.listening for page in found)
+        return Proof(nodes=tuple(chain(*(page.nodes for page in found))), listening=listening)
 
     async def forget(self, node: str, force: bool = False) -> Forgotten:
         """Forget a node whose agent is gone; RefusedError if it is alive or may hold something, unless `force`."""

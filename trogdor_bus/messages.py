@@ -463,9 +463,13 @@ class NodeProof(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How far an abort is: the nodes that were heard or may hold something, by name."""
+    """How far an abort is: the nodes that were heard, may hold something or were asked for, by name.
+
+    `listening`: this coordinator has just begun, and does not know yet who is there. Nothing is proven by it.
+    """
 
     nodes: tuple[NodeProof, ...] = ()
+    listening: bool = False
 
 
 class Destroyed(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -52,7 +52,8 @@ def check_given_up(world: World, coordinator: SimCoordinator) -> None:
         for worker, task in node.open.items():
             row = machine.view.workers[task][worker]
             heard = node.row.alive and row.journal in ("", node.row.journal)
-            last_ms = machine.view.tasks[task].end_ms + machine.limits.lease_ms + GRACE_MS
+            counted_ms = max(machine.view.tasks[task].end_ms, machine.started_ms)
+            last_ms = counted_ms + machine.limits.lease_ms + GRACE_MS
             if row.state is not WorkerState.STUCK and not heard and now_ms > last_ms:
                 hopeless[worker] = coordinator.hopeless.get(worker, world.now)
                 if world.now - hopeless[worker] > GIVEN_UP_MS:

@@ -146,16 +146,17 @@ async def _abort(
     latch = await _latch(source, latch_id, node, began + appear_s)
     teller.accepted(latch, node)
     while True:
-        nodes = (await source.proof(latch.id, node)).nodes
+        proof = await source.proof(latch.id, node)
+        nodes = proof.nodes
         teller.tell(nodes)
         passed_s = time.monotonic() - began
         unheard = any(one.state == "silent" and one.doubtful for one in nodes)
-        waits = any(one.state == "waiting" for one in nodes) or (unheard and passed_s < appear_s)
+        waits = proof.listening or any(one.state == "waiting" for one in nodes) or (unheard and passed_s < appear_s)
         if passed_s >= (within_s if waits else appear_s):
             break
         await asyncio.sleep(POLL_S)
     nobody = appear_s > 0 and all(one.state == "silent" for one in nodes)
-    return teller.end(nodes, nobody=nobody, replicated=source.replicated)
+    return teller.end(nodes, nobody=nobody, listening=proof.listening, replicated=source.replicated)
 
 
 async def _latch(source: _Source, latch_id: str, node: str, deadline: float) -> Latch:
@@ -205,11 +206,14 @@ class _Teller:
                 render.print_line(to, f"  {node.node}: {_WORDS[node.state]}", _STYLES[node.state])
                 render.print_left(to, node.node, (*node.dirty, *node.unproven, *node.strays))
 
-    def end(self, nodes: Sequence[NodeProof], *, nobody: bool, replicated: bool | None) -> int:
-        """Tell how it ended, and return the exit code; `nobody` was heard, `replicated` as `Client.replicated`."""
+    def end(self, nodes: Sequence[NodeProof], *, nobody: bool, listening: bool, replicated: bool | None) -> int:
+        """Tell how it ended, and return the exit code; `nobody` was heard, `replicated` as `Client.replicated`.
+
+        `listening` as in Proof.
+        """
         assert self._latch is not None
         unproven = [one.node for one in nodes if one.state == "waiting" or one.doubtful]
-        code = 1 if any(one.dirty for one in nodes) else 3 if unproven or nobody else 0
+        code = 1 if any(one.dirty for one in nodes) else 3 if unproven or nobody or listening or not nodes else 0
         if self._as_json:
             latch = self._latch
             found = {"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven}
@@ -218,9 +222,12 @@ class _Teller:
         render.print_unreplicated(replicated)
         ended = sum(one.state == "ended" for one in nodes)
         self.say(f"Aborted: {ended} of {len(nodes)} nodes hold nothing and start nothing.")
-        if nobody:
+        if listening:
+            self.say("This coordinator has just started, and does not know yet which agents there are: abort again.")
+        elif nobody or not nodes:
+            within = f" within {APPEAR_S:g} s" if nobody else ""
             self.say(
-                f"No agent was heard within {APPEAR_S:g} s: is this the address that they dial, are these its keys? "
+                f"No agent was heard{within}: is this the address that they dial, are these its keys? "
                 "Each that runs ends its faults by itself at their deadlines, and at the latest when its lease ends."
             )
         self._say_unproven(nodes, self._latch.lease_ms)

@@ -36,7 +36,8 @@ def abort(
     """End every fault now, wait for the proof, and let nothing start until `resume`.
 
     If no coordinator answers: on its host this command takes its place for as long as that needs. Exit codes: 0 every
-    node that was heard holds nothing, 1 an undo is stuck, 3 a node that holds a fault is silent, 4 nobody could abort.
+    node that was heard holds nothing, 1 an undo is stuck, 3 a node that holds a fault is silent, or none is known,
+    4 nobody could abort.
     """
     from trogdor_bus.cli import aborting
     from trogdor_bus.config import parse_duration_ms
