@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.agents.driver import order
+from tests.agents.inline import Inline
 from trogdor_bus.actions import Action
+from trogdor_bus.agents.disk import FileDisk
+from trogdor_bus.agents.journal import Journal, JournalState
+from trogdor_bus.agents.perform import NotInjectedError
 from trogdor_bus.agents.platforms.linux.operations import KINDS, Nothing, Operation, step
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
-from trogdor_bus.errors import HostError
-from trogdor_bus.platform import Prepared, Step
+from trogdor_bus.errors import CannotHealError, HostError
+from trogdor_bus.platform import Prepared, Seen, Step, Surroundings
+from trogdor_bus.states import Outcome
 from trogdor_bus.testing import unnoted
 
 
@@ -118,3 +125,72 @@ def test_what_cannot_be_compared_with_others_of_its_batch_is_done_alone(
     batched(monkeypatch, key, lambda: ["together"])
     first, *others = undone([OURS, THEIRS, THEIRS])
     assert first == "" and others[-1] == "alone"
+
+
+def life(tmp_path: Path) -> Inline:
+    return Inline(Journal(FileDisk(tmp_path)), LinuxPlatform())
+
+
+def raises(*_: Any) -> Any:
+    raise KeyError(1)
+
+
+def answers(what: object) -> Callable[..., Any]:
+    return lambda *_: what
+
+
+@pytest.mark.parametrize("wrong", [answers(None), answers(Prepared(None)), raises])  # type: ignore[arg-type]
+def test_what_is_prepared_wrongly_is_not_injected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(Do, "prepare", classmethod(wrong))
+    agent = life(tmp_path)
+    with pytest.raises(NotInjectedError):
+        agent.inject(order(1, actions=(Ask(),)), 10**15, Surroundings())
+    assert agent.journal.entries[1].state is JournalState.UNDONE
+
+
+@pytest.mark.parametrize("method", ["holds", "search", "again", "missed"])
+@pytest.mark.parametrize("wrong", [answers(None), answers(5), answers(Seen(5)), raises])  # type: ignore[arg-type]
+def test_who_looks_wrongly_is_undone_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, wrong: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(Do, "holds", lambda *_: Seen("disturbed", unsure=method == "search"))
+    monkeypatch.setattr(Do, method, wrong)
+    monkeypatch.setattr(Undo, "leftovers", answers(()))
+    agent = life(tmp_path)
+    agent.inject(order(1, actions=(Ask(),)), 10**15, Surroundings())
+    agent.look(1)
+    if method == "again":
+        with pytest.raises(HostError):
+            agent.reapply(1)
+    agent.heal(1, Outcome.DONE, "")
+    assert agent.journal.entries[1].state is JournalState.UNDONE
+
+
+@pytest.mark.parametrize("wrong", [answers(None), answers(5), answers((5,)), raises])
+def test_who_cannot_say_what_is_left_is_stuck(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: Callable[..., Any]
+) -> None:
+    monkeypatch.setattr(Undo, "leftovers", wrong)
+    agent = life(tmp_path)
+    agent.inject(order(1, actions=(Ask(),)), 10**15, Surroundings())
+    with pytest.raises(CannotHealError):
+        agent.heal(1, Outcome.DONE, "")
+    assert agent.journal.entries[1].state is JournalState.STUCK
+    monkeypatch.setattr(Undo, "leftovers", answers(()))
+    agent.recover()
+    assert agent.journal.entries[1].state is JournalState.UNDONE
+    monkeypatch.setattr(Undo, "leftovers", wrong)
+    assert agent.look_again((1,))
+
+
+@pytest.mark.parametrize(("told", "notes"), [(None, ()), (5, ("5",))])
+def test_what_an_undo_tells_is_text(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: object, notes: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(Undo, "undo", answers(told))
+    monkeypatch.setattr(Undo, "leftovers", answers(()))
+    agent = life(tmp_path)
+    agent.inject(order(1, actions=(Ask(),)), 10**15, Surroundings())
+    assert agent.heal(1, Outcome.DONE, "") == notes
