@@ -20,7 +20,7 @@ from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
 from trogdor_bus.testing import unnoted
 
 THREADS = f"""
@@ -345,3 +345,29 @@ def headless(node: Node, code: str = "") -> int:
     pid = node.sleeper("headless", code + LEADERLESS)
     wait_until(lambda: has_lost_its_main_thread(pid), what="the end of its main thread")
     return pid
+
+
+@pytest.mark.parametrize(
+    ("lists", "ended", "told"),
+    [
+        (["7 8", "7 9"], "7 8", {9: "S"}),
+        (["7 8", "7", "7 9"], "7 8", {9: "S"}),  # 9 is just being born
+        (["7 8", "7 8 9"], "8", {7: "S", 9: "S"}),  # the first list ended where 8 did
+        (["7"], "7", {}),
+        (["7 8"], "", {7: "S", 8: "S"}),
+        ([f"7 {task}" for task in range(8, 300)], " ".join(map(str, range(7, 300))), {7: "R"}),
+    ],
+)
+def test_threads_that_hand_on_while_they_are_listed_are_a_process_that_lives(
+    monkeypatch: pytest.MonkeyPatch, lists: list[str], ended: str, told: dict[int, str]
+) -> None:
+    process = ProcessIdentity("boot", 7, 99)
+    coming, last = iter(lists), lists[-1]
+    monkeypatch.setattr(processes, "identify", lambda pid: process)
+    monkeypatch.setattr(os, "listdir", lambda path: next(coming, last).split())
+
+    def stat(path: str) -> processes.Stat:
+        return processes.Stat("x", "Z" if path.rpartition("/")[2] in ended.split() else "S", 1, 1, 0, 99)
+
+    monkeypatch.setattr(processes, "read_stat", stat)
+    assert processes.thread_states(process) == told
