@@ -15,15 +15,24 @@ from trogdor_bus.errors import GoneError
 from trogdor_bus.platform import ProcessIdentity, Seen, Surroundings, Verb
 
 
-class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who takes the place of a process of a fault: what matches and was started after `since_ticks` (since boot)."""
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who takes the place of a process of a fault: what matches and was started at `since_ticks` (since boot) or later.
+
+    The `known` are none: they were found when the fault began, and had been started just then.
+    """
 
     match: ProcessMatch
     since_ticks: int
+    known: tuple[ProcessIdentity, ...] = ()
+
+    def but(self, found: Sequence[processes.Process]) -> Watch:
+        """Return the watch to which those that were found are no newcomers."""
+        just_then = tuple(one.identity for one in found if one.identity.start_ticks >= self.since_ticks)
+        return msgspec.structs.replace(self, known=just_then)
 
 
 def watch(match: ProcessMatch) -> Watch:
-    """Return a watch for what is started from now on."""
+    """Return a watch for what is started from now on; what the search that follows finds is left out by `but`."""
     return Watch(match, processes.now_ticks())
 
 
@@ -56,7 +65,8 @@ def _newer(look: processes.Look, watched: Watch | None, surroundings: Surroundin
         found = look.find(watched.match, surroundings).processes
     except GoneError:  # its pid file is gone
         return ()
-    return [one for one in found if one.identity.start_ticks > watched.since_ticks]
+    since, known = watched.since_ticks, watched.known
+    return [one for one in found if one.identity.start_ticks >= since and one.identity not in known]
 
 
 def named(found: Sequence[processes.Process]) -> str:

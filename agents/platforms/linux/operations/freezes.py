@@ -36,6 +36,7 @@ class Freeze(Watched, frozen=True, tag="freeze"):
         with on.open() as namespace:
             watch = newcomers.watch(action.match)  # whoever is started later is no target
             found = processes.find(action.match, namespace, around).needed(action.required)
+        watch = watch.but(found.processes)
         stops = _stops(on, held)
         steps: list[Step] = []
         for process in found.processes:

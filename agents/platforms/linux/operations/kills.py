@@ -60,6 +60,7 @@ class Deliver(Watched, frozen=True, tag="signal"):
             undo: Operation = Nothing()
             if action.restart and found.processes:
                 undo = Restart.of(action, found.processes, namespace, on)
+        watch = watch.but(found.processes)
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
