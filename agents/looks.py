@@ -28,10 +28,10 @@ async def read_back(hands: Hands, steps: Sequence[Step], rank: Rank = SOON, *, l
     ended: str | None = None
     status = msgspec.Raw(b"null")
     for seen in await All([partial(_seen, hands, step, rank, last=last) for step in steps]):
-        if isinstance(seen, Exception):  # a look must not keep a fault
+        if not isinstance(seen, Seen):  # a look must not keep a fault
             unseen.append(f"cannot look whether it holds: {in_words(seen)}")
         else:
-            found += [seen.disturbance] if seen.disturbance else []
+            found += [str(seen.disturbance)] if seen.disturbance else []
             counts += [seen.dropped] if seen.dropped is not None else []
             ended = seen.ended if ended is None else ended
             status = seen.status if bytes(seen.status) != b"null" else status

@@ -106,18 +106,18 @@ class Performer:
         try:
             boot_id = self.platform.boot_id()
             prepared = [await self._hands.prepare(order.worker, action, surroundings, held) for action in order.actions]
+            intent = msgspec.structs.replace(
+                entry,
+                boot_id=boot_id,
+                steps=tuple(step for one in prepared for step in one.steps),
+                warnings=tuple(warning for one in prepared for warning in one.warnings),
+                met_nothing="; ".join(_met_nothing(one) for one in prepared if not one.steps),
+            )
         except NotYetError:  # nothing was changed
             raise
         except Exception as error:
             await self._keep(_failed(entry, in_words(error)))
             raise NotInjectedError(in_words(error)) from error
-        intent = msgspec.structs.replace(
-            entry,
-            boot_id=boot_id,
-            steps=tuple(step for one in prepared for step in one.steps),
-            warnings=tuple(warning for one in prepared for warning in one.warnings),
-            met_nothing="; ".join(_met_nothing(one) for one in prepared if not one.steps),
-        )
         self._surroundings[order.worker] = surroundings
         try:
             await self._put(intent)
@@ -241,11 +241,11 @@ class Performer:
         failed: Exception | None = None
         try:
             await self._reapply(entry)
-        except HostError as error:
+        except Exception as error:  # of another package, too
             failed = error
         await self._follow(worker, drift)
         if failed is not None:
-            raise failed
+            raise failed if isinstance(failed, TrogdorBusError) else HostError(in_words(failed)) from failed
         return await self.look(worker)
 
     async def _follow(self, worker: int, drift: tuple[Peer, ...]) -> None:

@@ -15,15 +15,24 @@ from trogdor_bus.errors import GoneError
 from trogdor_bus.platform import ProcessIdentity, Seen, Surroundings, Verb
 
 
-class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Who takes the place of a process of a fault: what matches and was started after `since_ticks` (since boot)."""
+class Watch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Who takes the place of a process of a fault: what matches and was started at `since_ticks` (since boot) or later.
+
+    The `known` are none: they were found when the fault began, and had been started just then.
+    """
 
     match: ProcessMatch
     since_ticks: int
+    known: tuple[ProcessIdentity, ...] = ()
+
+    def but(self, found: Sequence[processes.Process]) -> Watch:
+        """Return the watch to which those that were found are no newcomers."""
+        just_then = tuple(one.identity for one in found if one.identity.start_ticks >= self.since_ticks)
+        return msgspec.structs.replace(self, known=just_then)
 
 
 def watch(match: ProcessMatch) -> Watch:
-    """Return a watch for what is started from now on."""
+    """Return a watch for what is started from now on; what the search that follows finds is left out by `but`."""
     return Watch(match, processes.now_ticks())
 
 
@@ -32,21 +41,18 @@ def may_be_replaced(watched: Watch | None, process: ProcessIdentity) -> bool:
     return watched is not None and not processes.thread_states(process)
 
 
-def find(
-    on: Node, asked: Sequence[tuple[Watch | None, ProcessIdentity]], surroundings: Surroundings
-) -> list[Sequence[processes.Process]]:
-    """Return for each watch and process the newcomers, by one look at all processes.
+def find(on: Node, watches: Sequence[Watch | None], surroundings: Surroundings) -> list[Sequence[processes.Process]]:
+    """Return for each watch the newcomers, by one look at all processes.
 
     RefusedError if none of them may be touched; HostError if it cannot be seen who is there.
     """
-    watches = [watched if may_be_replaced(watched, process) else None for watched, process in asked]
     if not any(watches):
-        return [()] * len(asked)
+        return [()] * len(watches)
     try:
         with on.open() as namespace, processes.Look(namespace) as look:
             return [_newer(look, watched, surroundings) for watched in watches]
     except GoneError:  # its container is down
-        return [()] * len(asked)
+        return [()] * len(watches)
 
 
 def _newer(look: processes.Look, watched: Watch | None, surroundings: Surroundings) -> Sequence[processes.Process]:
@@ -56,7 +62,8 @@ def _newer(look: processes.Look, watched: Watch | None, surroundings: Surroundin
         found = look.find(watched.match, surroundings).processes
     except GoneError:  # its pid file is gone
         return ()
-    return [one for one in found if one.identity.start_ticks > watched.since_ticks]
+    since, known = watched.since_ticks, watched.known
+    return [one for one in found if one.identity.start_ticks >= since and one.identity not in known]
 
 
 def named(found: Sequence[processes.Process]) -> str:
@@ -74,16 +81,20 @@ class Watched(Operation, frozen=True):
         """Return the watch, None if another one of its worker has it."""
         raise NotImplementedError
 
-    def met(self, found: Sequence[processes.Process]) -> Seen:
-        """Return whether it holds, by those who took the place of a process that ended."""
+    def watching(self, on: Node) -> Watch | None:
+        """Return the watch if a search may find somebody: of a process that lives on there is none."""
+        return self.watched() if may_be_replaced(self.watched(), self.process) else None
+
+    def met(self, on: Node, found: Sequence[processes.Process]) -> Seen:
+        """Return whether it holds, by the newcomers that a search found."""
         raise NotImplementedError
 
     def newer(self, on: Node, around: Surroundings) -> Sequence[processes.Process]:
-        """Return who took its place; errors as for `find`."""
-        return find(on, [(self.watched(), self.process)], around)[0]
+        """Return the newcomers; errors as for `find`."""
+        return find(on, [self.watching(on)], around)[0]
 
     def search(self, on: Node) -> Seen:
-        """Return what became of it by those who took its place."""
+        """Return what became of it by a search for newcomers."""
         return self.search_together(on, [self])[0]
 
     def resource(self) -> str:
@@ -101,5 +112,5 @@ class Watched(Operation, frozen=True):
     @classmethod
     def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
         """Return what `search` does for each."""
-        found = find(on, [(one.watched(), one.process) for one in many], Surroundings(force=True))
-        return [one.met(newer) for one, newer in zip(many, found, strict=True)]
+        found = find(on, [one.watching(on) for one in many], Surroundings(force=True))
+        return [one.met(on, newer) for one, newer in zip(many, found, strict=True)]

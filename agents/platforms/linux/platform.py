@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trogdor_bus.actions import Action
 from trogdor_bus.agents.platforms.linux import batches, lanes, locking, owners, processes, strays
@@ -86,7 +86,7 @@ class LinuxPlatform:
     def undo(self, step: Step, held: Sequence[Step], note: Callable[[Plain], None]) -> str:
         """Take the step back; calling it twice is harmless. Returns a note for people; CannotHealError if it stays."""
         try:
-            return read(step.undo).undo(self._node, _readable(step.do), held, note)
+            return _text(read(step.undo).undo(self._node, _readable(step.do), held, note))
         except CannotHealError:
             raise
         except HostError as error:
@@ -129,14 +129,14 @@ class LinuxPlatform:
 
     def missed(self, step: Step) -> str:
         """Return "", or how a step whose time is over has not done what it is for."""
-        return read(step.do).missed()
+        return _text(read(step.do).missed())
 
     def again(self, step: Step, surroundings: Surroundings, held: Sequence[Step]) -> tuple[Step, ...]:
         """Return the steps that make a disturbed step hold again; nothing is changed. RefusedError if that may not be.
 
         Rules and a process that lives are done again as they were; what took the place of a process gets new steps.
         """
-        return read(step.do).again(self._node, step, surroundings)
+        return tuple(read(step.do).again(self._node, step, surroundings))
 
     def strays(self, held: Sequence[Step], directory: str) -> tuple[str, ...]:
         """Return the chains of nobody in the attached namespace, a line each; HostError if it cannot be looked."""
@@ -146,17 +146,19 @@ class LinuxPlatform:
 
     def residue(self, step: Step, held: Sequence[Step]) -> tuple[str, ...]:
         """Return what is left of an undone step; () is what everybody wants."""
-        return read(step.undo).leftovers(self._node, held)
+        return _texts(read(step.undo).leftovers(self._node, held))
 
     def by_hand(self, step: Step) -> str:
         """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
         return read(step.undo).manual(self._node, _readable(step.do))
 
-    def _undo_together(self, many: Sequence[Operation]) -> Sequence[str | Exception]:
-        return type(many[0]).undo_together(self._node, many)
+    def _undo_together(self, many: Sequence[Operation]) -> Iterable[str | Exception]:
+        told = type(many[0]).undo_together(self._node, many)
+        return (one if isinstance(one, Exception) else _text(one) for one in told)
 
-    def _left_together(self, many: Sequence[Operation]) -> Sequence[tuple[str, ...] | Exception]:
-        return type(many[0]).left_together(self._node, many)
+    def _left_together(self, many: Sequence[Operation]) -> Iterable[tuple[str, ...] | Exception]:
+        told = type(many[0]).left_together(self._node, many)
+        return (one if isinstance(one, Exception) else _texts(one) for one in told)
 
     def _search_together(self, many: Sequence[Operation]) -> Sequence[Seen | Exception]:
         return type(many[0]).search_together(self._node, many)
@@ -193,3 +195,13 @@ def _readable(operation: Plain) -> Operation:
         return read(operation)
     except HostError:
         return Nothing()
+
+
+def _text(told: object) -> str:
+    """Return what an operation tells people, as text: one of another package may forget to return any."""
+    return str(told or "")
+
+
+def _texts(told: Iterable[object]) -> tuple[str, ...]:
+    """Return the lines that an operation tells people, as text."""
+    return tuple(map(str, told))

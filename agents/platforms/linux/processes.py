@@ -33,6 +33,10 @@ NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EINVAL)
 """How a pid file is refused that is none, or is none any more."""
 KERNEL_THREAD = 0x00200000
 """PF_KTHREAD (include/linux/sched.h)."""
+MOST_LISTS = 100
+"""So often the threads of one process are listed for one look."""
+NOBODY_NEW = 2
+"""So often in a row there is nobody new where no thread lives: one that is just being born may be in no list."""
 MOST_SPARED = 5
 """So many of those that match and are not touched are named."""
 MOST_SILENT = 10
@@ -116,13 +120,25 @@ def identify(pid: int) -> ProcessIdentity | None:
 
 
 def thread_states(process: ProcessIdentity) -> dict[int, str]:
-    """Return the state letter of each living thread; {} if the process ended or is another one now."""
+    """Return the state letter of each living thread; {} if the process ended or is another one now.
+
+    They are listed again while one has ended that was listed: it may have started another one, and the kernel's list
+    ends where a thread does. Who goes on so all the time runs.
+    """
     states: dict[int, str] = {}
+    known, nobody_new = set[str](), 0
     with contextlib.suppress(OSError):
-        for task in os.listdir(f"/proc/{process.pid}/task"):  # noqa: PTH208 - names only, once per beat
-            stat = read_stat(f"/proc/{process.pid}/task/{task}")
-            if stat is not None and stat.state not in DEAD:
-                states[int(task)] = stat.state
+        for _ in range(MOST_LISTS):
+            new = set(os.listdir(f"/proc/{process.pid}/task")) - known  # noqa: PTH208 - names only, once per beat
+            known |= new
+            stats = {int(task): read_stat(f"/proc/{process.pid}/task/{task}") for task in new}
+            living = {task: stat.state for task, stat in stats.items() if stat is not None and stat.state not in DEAD}
+            states |= living
+            nobody_new = 0 if new else nobody_new + 1
+            if len(living) == len(new) and (states or nobody_new == NOBODY_NEW):
+                break
+        else:
+            states[process.pid] = "R"
     return states if identify(process.pid) == process else {}
 
 

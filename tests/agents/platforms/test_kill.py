@@ -3,15 +3,18 @@ from __future__ import annotations
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tests.agents.platforms.nodes import SLEEP, Node, from_journal, inside, known, prepare, undone
+from tests.agents.platforms.nodes import SLEEP, Node, end, from_journal, inside, known, prepare, undone
 from tests.support import wait_until
 from trogdor_bus.actions import ProcessMatch
-from trogdor_bus.actions.process import Kill
-from trogdor_bus.agents.platforms.linux import processes
+from trogdor_bus.actions.process import Kill, Suspend
+from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
 from trogdor_bus.agents.platforms.linux.node import Node as OnLinux
 from trogdor_bus.errors import HostError, RefusedError
@@ -239,3 +242,27 @@ def test_one_look_at_all_processes_is_for_all_kills_that_are_over_at_once(
     one, two, three = [seen.disturbance for seen in node.platform.search_many(steps) if isinstance(seen, Seen)]
     assert (one, three) == ("", "") and two.startswith("started again by somebody")
     assert len(looks) == 1
+
+
+@pytest.mark.parametrize("action", [Kill, Suspend])
+def test_who_is_started_in_the_same_tick_as_the_search_is_a_newcomer_unless_it_was_found(
+    node: Node, monkeypatch: pytest.MonkeyPatch, action: type[Kill | Suspend]
+) -> None:
+    found = sorted((known(node.sleeper("it")) for _ in range(2)), key=lambda one: one.start_ticks)
+    monkeypatch.setattr(processes, "now_ticks", lambda: found[-1].start_ticks)
+    steps = prepare(node, action(match=ProcessMatch(command="it")))
+    (step,) = [step for step in steps if step.do["process"]["pid"] == found[0].pid]
+    end(found[0])
+    assert "pid " not in node.platform.search(Step({**step.do, "watch": steps[0].do["watch"]}, step.undo)).disturbance
+    risen, real = known(node.sleeper("it")), processes._living
+
+    def at_once(*given: Any) -> Iterator[processes.Process]:
+        """The newcomer was started in that very tick, too."""
+        for one in real(*given):
+            same = msgspec.structs.replace(one.identity, start_ticks=found[-1].start_ticks)
+            yield msgspec.structs.replace(one, identity=same) if one.identity == risen else one
+
+    monkeypatch.setattr(processes, "_living", at_once)
+    monkeypatch.setattr(signals, "is_stopped", lambda process: False)
+    told = node.platform.search(Step({**step.do, "watch": steps[0].do["watch"]}, step.undo)).disturbance
+    assert f"pid {risen.pid} (" in told and told.count("pid ") == 1, told

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -16,11 +17,12 @@ from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Suspend
-from trogdor_bus.agents.platforms.linux import processes, signals
+from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
+from trogdor_bus.agents.platforms.linux.operations import freezes
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError, RefusedError
-from trogdor_bus.platform import Prepared, Step, Surroundings
+from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
 from trogdor_bus.testing import unnoted
 
 THREADS = f"""
@@ -163,6 +165,54 @@ def test_a_process_that_took_the_place_of_a_frozen_one_is_seen_and_frozen(node: 
     assert node.platform.undo(again, [], unnoted) == ""
     assert not stopped(risen)
     assert node.platform.residue(again, []) == ()
+
+
+def test_who_was_started_before_all_stood_is_seen_once_they_do_and_frozen(node: Node) -> None:
+    for _ in range(2):
+        node.sleeper("forks")
+    steps = prepare(node, freeze_of("forks"))
+    forked = node.sleeper("forks")  # as by one of them, between the search and its stop
+    for step in steps:
+        node.platform.do(step)
+    first, last = steps
+    stood = processes.now_ticks()
+    wait_until(lambda: processes.now_ticks() > stood, what="a later start")
+    other = node.sleeper("forks")
+    told = f"started while the others were being stopped, and running: pid {forked} ("
+    for _ in range(2):
+        assert node.platform.disturbance(first) == ""  # one speaks for all
+        assert node.platform.disturbance(last).startswith(told) and f"{other}" not in node.platform.disturbance(last)
+    end(known(other))
+    assert node.platform.again(first, Surroundings(), []) == ()
+    (again,) = from_journal(Prepared(node.platform.again(last, Surroundings(), [])))
+    assert again.undo == {**last.undo, "process": again.undo["process"]} and again.do["process"]["pid"] == forked
+    node.platform.do(again)
+    assert stopped(forked) and node.platform.look(again).unsure  # it may have forked, too
+    for step in (*steps, again):
+        assert node.platform.disturbance(step) == "" and not node.platform.look(step).unsure
+    assert node.platform.undo(again, [], unnoted) == "" and not stopped(forked)
+
+
+def test_what_is_stopped_again_while_others_are_looked_for_is_looked_at_once_more(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.sleeper("forks")
+    (step,) = prepare(node, freeze_of("forks"))
+    node.platform.do(step)
+    find = newcomers.find
+
+    def meanwhile(*given: Any) -> Any:
+        found = find(*given)
+        node.platform.do(step)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(newcomers, "find", meanwhile)
+        assert node.platform.disturbance(step) == "" and node.platform.look(step).unsure
+    assert node.platform.disturbance(step) == "" and not node.platform.look(step).unsure
+    node.platform.do(step)
+    assert node.platform.undo(step, [], unnoted) == ""
+    assert not node.platform._node.memory(freezes._Stands)._last
 
 
 def test_a_process_that_somebody_let_run_is_frozen_again(node: Node) -> None:
@@ -345,3 +395,29 @@ def headless(node: Node, code: str = "") -> int:
     pid = node.sleeper("headless", code + LEADERLESS)
     wait_until(lambda: has_lost_its_main_thread(pid), what="the end of its main thread")
     return pid
+
+
+@pytest.mark.parametrize(
+    ("lists", "ended", "told"),
+    [
+        (["7 8", "7 9"], "7 8", {9: "S"}),
+        (["7 8", "7", "7 9"], "7 8", {9: "S"}),  # 9 is just being born
+        (["7 8", "7 8 9"], "8", {7: "S", 9: "S"}),  # the first list ended where 8 did
+        (["7"], "7", {}),
+        (["7 8"], "", {7: "S", 8: "S"}),
+        ([f"7 {task}" for task in range(8, 300)], " ".join(map(str, range(7, 300))), {7: "R"}),
+    ],
+)
+def test_threads_that_hand_on_while_they_are_listed_are_a_process_that_lives(
+    monkeypatch: pytest.MonkeyPatch, lists: list[str], ended: str, told: dict[int, str]
+) -> None:
+    process = ProcessIdentity("boot", 7, 99)
+    coming, last = iter(lists), lists[-1]
+    monkeypatch.setattr(processes, "identify", lambda pid: process)
+    monkeypatch.setattr(os, "listdir", lambda path: next(coming, last).split())
+
+    def stat(path: str) -> processes.Stat:
+        return processes.Stat("x", "Z" if path.rpartition("/")[2] in ended.split() else "S", 1, 1, 0, 99)
+
+    monkeypatch.setattr(processes, "read_stat", stat)
+    assert processes.thread_states(process) == told

@@ -60,6 +60,7 @@ class Deliver(Watched, frozen=True, tag="signal"):
             undo: Operation = Nothing()
             if action.restart and found.processes:
                 undo = Restart.of(action, found.processes, namespace, on)
+        watch = watch.but(found.processes)
         steps: list[Step] = []
         for process in found.processes:  # the first speaks for all: it is undone last
             watched, undone = (None, Nothing()) if steps else (watch, undo)
@@ -84,7 +85,7 @@ class Deliver(Watched, frozen=True, tag="signal"):
         """Return the watch."""
         return self.watch
 
-    def met(self, found: Sequence[processes.Process]) -> Seen:
+    def met(self, on: Node, found: Sequence[processes.Process]) -> Seen:
         """Return whether somebody started again what was killed."""
         return Seen(f"started again by somebody: {newcomers.named(found)}" if found else "")
 
