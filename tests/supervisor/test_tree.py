@@ -42,12 +42,14 @@ def test_those_that_hang_are_waited_for_once_and_all_together(hung: list[int], m
     began_s = time.monotonic()
     family = tree.living()
     took_s = time.monotonic() - began_s
-    assert took_s < 4 * tree.PATIENCE_S and family[marked].mark == "m" * 32 and family.keys() >= set(hung)
+    assert took_s < 4 * tree.PATIENCE_S and family.keys() >= {*hung, marked}
+    # Where nobody runs for half a second, as on a busy machine, whoever is asked seems to hang, and is asked again.
+    wait_until(lambda: tree.living()[marked].mark == "m" * 32, what="the mark of the one that does not hang")
     waiting = threads()
     times = []
     for _ in range(3):
         began_s = time.monotonic()
-        assert tree.living()[marked].mark == "m" * 32
+        assert marked in tree.living()
         times.append(time.monotonic() - began_s)
     assert min(times) < tree.PATIENCE_S
     wait_until(lambda: threads() <= waiting, what="only those threads to be left that wait for ever")
