@@ -71,7 +71,7 @@ class CoordinatorMachine:
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
-        self._late = Latecomers(loaded.tasks, now_ms + limits.lease_ms)
+        self._late = Latecomers(loaded.tasks, now_ms + limits.lease_ms, self._scout.forget)
         doubts.begin(fleet, self._ledger, loaded.meta)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.coordinator.driver import NODES, START_MS, Cluster, raw
+from tests.coordinator.driver import BEAT_MS, NODES, START_MS, Cluster, raw
 from trogdor_bus.cluster import NOBODY, ClusterView, Quorum, SeenBroker, SeenController, SeenPartition
 from trogdor_bus.coordinator.events import DestroyRequested, LookAtCluster, Sighting
 from trogdor_bus.coordinator.fleet import Fleet
@@ -151,6 +151,20 @@ def test_a_late_answer_is_not_for_the_next_task_of_that_name(cluster: Cluster) -
     assert cluster.task().state is PENDING
     assert cluster.show(SEEN, second) == ["b"]
     assert cluster.show(SEEN, second) == []
+
+
+def test_the_next_coordinator_looks_again_once_a_node_is_heard_that_is_named_beside_a_role(cluster: Cluster) -> None:
+    cluster.create("t", "directed-partition", **{"from": ["c"], "to": [LEADER], "startMs": cluster.now + 5_000})
+    cluster.now += 5_000
+    cluster.start()
+    cluster.pass_(3 * BEAT_MS, "a", "b")
+    assert cluster.show(SEEN) == []
+    assert cluster.task().state is PENDING
+    cluster.beat("c")
+    cluster.pass_(BEAT_MS, *NODES)
+    assert len(cluster.looks) == 2
+    assert "b" in cluster.show(SEEN)
+    assert cluster.task().state is RUNNING
 
 
 def test_the_next_coordinator_looks_again(cluster: Cluster) -> None:
