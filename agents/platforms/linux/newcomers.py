@@ -41,18 +41,21 @@ def may_be_replaced(watched: Watch | None, process: ProcessIdentity) -> bool:
     return watched is not None and not processes.thread_states(process)
 
 
-def find(on: Node, watches: Sequence[Watch | None], surroundings: Surroundings) -> list[Sequence[processes.Process]]:
-    """Return for each watch the newcomers, by one look at all processes.
+def find(
+    on: Node, asked: Sequence[tuple[Watch | None, ProcessIdentity]], surroundings: Surroundings
+) -> list[Sequence[processes.Process]]:
+    """Return for each watch and process the newcomers, by one look at all processes.
 
     RefusedError if none of them may be touched; HostError if it cannot be seen who is there.
     """
+    watches = [watched if may_be_replaced(watched, process) else None for watched, process in asked]
     if not any(watches):
-        return [()] * len(watches)
+        return [()] * len(asked)
     try:
         with on.open() as namespace, processes.Look(namespace) as look:
             return [_newer(look, watched, surroundings) for watched in watches]
     except GoneError:  # its container is down
-        return [()] * len(watches)
+        return [()] * len(asked)
 
 
 def _newer(look: processes.Look, watched: Watch | None, surroundings: Surroundings) -> Sequence[processes.Process]:
@@ -81,20 +84,16 @@ class Watched(Operation, frozen=True):
         """Return the watch, None if another one of its worker has it."""
         raise NotImplementedError
 
-    def watching(self, on: Node) -> Watch | None:
-        """Return the watch if a search may find somebody: of a process that lives on there is none."""
-        return self.watched() if may_be_replaced(self.watched(), self.process) else None
-
-    def met(self, on: Node, found: Sequence[processes.Process]) -> Seen:
-        """Return whether it holds, by the newcomers that a search found."""
+    def met(self, found: Sequence[processes.Process]) -> Seen:
+        """Return whether it holds, by those who took the place of a process that ended."""
         raise NotImplementedError
 
     def newer(self, on: Node, around: Surroundings) -> Sequence[processes.Process]:
-        """Return the newcomers; errors as for `find`."""
-        return find(on, [self.watching(on)], around)[0]
+        """Return who took its place; errors as for `find`."""
+        return find(on, [(self.watched(), self.process)], around)[0]
 
     def search(self, on: Node) -> Seen:
-        """Return what became of it by a search for newcomers."""
+        """Return what became of it by those who took its place."""
         return self.search_together(on, [self])[0]
 
     def resource(self) -> str:
@@ -112,5 +111,5 @@ class Watched(Operation, frozen=True):
     @classmethod
     def search_together(cls, on: Node, many: Sequence[Self]) -> Sequence[Seen]:
         """Return what `search` does for each."""
-        found = find(on, [one.watching(on) for one in many], Surroundings(force=True))
-        return [one.met(on, newer) for one, newer in zip(many, found, strict=True)]
+        found = find(on, [(one.watched(), one.process) for one in many], Surroundings(force=True))
+        return [one.met(newer) for one, newer in zip(many, found, strict=True)]

@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,9 +16,8 @@ from tests.supervisor.kept import LEADERLESS, has_lost_its_main_thread
 from tests.support import require_namespaces, wait_until
 from trogdor_bus.actions import ProcessMatch
 from trogdor_bus.actions.process import Kill, Suspend
-from trogdor_bus.agents.platforms.linux import newcomers, processes, signals
+from trogdor_bus.agents.platforms.linux import processes, signals
 from trogdor_bus.agents.platforms.linux.namespace import Namespace
-from trogdor_bus.agents.platforms.linux.operations import freezes
 from trogdor_bus.agents.platforms.linux.platform import LinuxPlatform
 from trogdor_bus.errors import HostError, RefusedError
 from trogdor_bus.platform import Prepared, ProcessIdentity, Step, Surroundings
@@ -165,54 +163,6 @@ def test_a_process_that_took_the_place_of_a_frozen_one_is_seen_and_frozen(node: 
     assert node.platform.undo(again, [], unnoted) == ""
     assert not stopped(risen)
     assert node.platform.residue(again, []) == ()
-
-
-def test_who_was_started_before_all_stood_is_seen_once_they_do_and_frozen(node: Node) -> None:
-    for _ in range(2):
-        node.sleeper("forks")
-    steps = prepare(node, freeze_of("forks"))
-    forked = node.sleeper("forks")  # as by one of them, between the search and its stop
-    for step in steps:
-        node.platform.do(step)
-    first, last = steps
-    stood = processes.now_ticks()
-    wait_until(lambda: processes.now_ticks() > stood, what="a later start")
-    other = node.sleeper("forks")
-    told = f"started while the others were being stopped, and running: pid {forked} ("
-    for _ in range(2):
-        assert node.platform.disturbance(first) == ""  # one speaks for all
-        assert node.platform.disturbance(last).startswith(told) and f"{other}" not in node.platform.disturbance(last)
-    end(known(other))
-    assert node.platform.again(first, Surroundings(), []) == ()
-    (again,) = from_journal(Prepared(node.platform.again(last, Surroundings(), [])))
-    assert again.undo == {**last.undo, "process": again.undo["process"]} and again.do["process"]["pid"] == forked
-    node.platform.do(again)
-    assert stopped(forked) and node.platform.look(again).unsure  # it may have forked, too
-    for step in (*steps, again):
-        assert node.platform.disturbance(step) == "" and not node.platform.look(step).unsure
-    assert node.platform.undo(again, [], unnoted) == "" and not stopped(forked)
-
-
-def test_what_is_stopped_again_while_others_are_looked_for_is_looked_at_once_more(
-    node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    node.sleeper("forks")
-    (step,) = prepare(node, freeze_of("forks"))
-    node.platform.do(step)
-    find = newcomers.find
-
-    def meanwhile(*given: Any) -> Any:
-        found = find(*given)
-        node.platform.do(step)
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(newcomers, "find", meanwhile)
-        assert node.platform.disturbance(step) == "" and node.platform.look(step).unsure
-    assert node.platform.disturbance(step) == "" and not node.platform.look(step).unsure
-    node.platform.do(step)
-    assert node.platform.undo(step, [], unnoted) == ""
-    assert not node.platform._node.memory(freezes._Stands)._last
 
 
 def test_a_process_that_somebody_let_run_is_frozen_again(node: Node) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trogdor_bus.actions.process import Suspend
@@ -48,65 +48,30 @@ class Freeze(Watched, frozen=True, tag="freeze"):
     def do(self, on: Node, undo: Operation) -> None:
         """Stop it, and see that every thread stands."""
         signals.freeze(self, on.patience)
-        if self.watch is not None:
-            on.memory(_Stands).begin(self.watch, self.process)
 
     def holds(self, on: Node) -> Seen:
-        """Return whether it stands; it is unsure where others may have taken its place, or were just being started."""
+        """Return whether it stands; it is unsure where others may have taken its place."""
         states = processes.thread_states(self.process)
-        disturbance = signals.frozen_disturbance(self, states)
-        if self.watch is not None and (not states or (not disturbance and self._last(on) is not None)):
+        if not states and self.watch is not None:
             return Seen(unsure=True)
-        return Seen(disturbance)
+        return Seen(signals.frozen_disturbance(self, states))
 
     def watched(self) -> Watch | None:
         """Return the watch."""
         return self.watch
 
-    def watching(self, on: Node) -> Watch | None:
-        """Return the watch also of the process that stood last, as long as no search has shown that none got away."""
-        if last := self._last(on):
-            last.searched = True
-            return self.watch
-        return super().watching(on)
-
-    def met(self, on: Node, found: Sequence[processes.Process]) -> Seen:
-        """Return who runs in the place of a process that ended, or was started before the last one stood."""
-        states = processes.thread_states(self.process)
-        running = self._meant(on, found, states)
-        if not states:
-            if running:
-                return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
-            return Seen() if found else Seen(signals.frozen_disturbance(self, states))
-        if running:
-            return Seen(f"started while the others were being stopped, and running: {newcomers.named(running)}")
-        if (last := self._last(on)) and last.searched:
-            last.over = True
-        return Seen(signals.frozen_disturbance(self, states))
+    def met(self, found: Sequence[processes.Process]) -> Seen:
+        """Return who runs in the place of a process that ended."""
+        if running := _running(found):
+            return Seen(f"{signals.called(self)} was replaced: {newcomers.named(running)} runs")
+        return Seen() if found else Seen(signals.frozen_disturbance(self, {}))
 
     def again(self, on: Node, step: Step, around: Surroundings) -> tuple[Step, ...]:
-        """Return the stop of the process, if it runs, and those of who took its place, or got away."""
-        states = processes.thread_states(self.process)
-        ours = states and signals.frozen_disturbance(self, states)
-        found = self._meant(on, self.newer(on, around), states)
-        stops = (_stop(process.identity, process.name, self.watch) for process in found)
-        return (*((_stop(self.process, self.name, self.watch),) if ours else ()), *stops)
-
-    def _last(self, on: Node) -> _Last | None:
-        """Return what is known of it if it is the one that stood last, and it is not yet known that none got away."""
-        return on.memory(_Stands).last(self.watch, self.process)
-
-    def _meant(
-        self, on: Node, found: Sequence[processes.Process], states: Mapping[int, str]
-    ) -> Sequence[processes.Process]:
-        """Return those newcomers that run: if it lives, only who was there when it stood, for then it starts nobody."""
-        last = self._last(on)
-        return [
-            process
-            for process in found
-            if not signals.is_stopped(process.identity)
-            and (not states or (last is not None and process.identity.start_ticks <= last.ticks))
-        ]
+        """Return the stop of the process, if it lives, else those of who took its place."""
+        if processes.thread_states(self.process):
+            return (_stop(self.process, self.name, self.watch),)
+        found = _running(self.newer(on, around))
+        return tuple(_stop(process.identity, process.name, self.watch) for process in found)
 
 
 class Thaw(Operation, frozen=True, tag="thaw"):
@@ -118,8 +83,6 @@ class Thaw(Operation, frozen=True, tag="thaw"):
 
     def undo(self, on: Node, do: Operation, held: Sequence[Step], note: Note) -> str:
         """Let it run, and see that it does; a note says why it stays stopped, or that it is gone."""
-        if isinstance(do, Freeze):
-            on.memory(_Stands).forget(do.watch)
         wanted = _stops(on, held).wanted(self.process)
         return signals.thaw(self, on.patience, leave=self.leave, wanted=wanted)
 
@@ -166,38 +129,6 @@ class Stops:
         return self if steps is self._steps and isinstance(steps, tuple) else Stops(steps)
 
 
-class _Last:
-    """The process of a watch that stood last, and when: whoever it had started until then may have got away.
-
-    `searched`: a search for them began since; it is `over` when that found none.
-    """
-
-    def __init__(self, process: ProcessIdentity) -> None:
-        self.process, self.ticks = process, processes.now_ticks()
-        self.searched = self.over = False
-
-
-class _Stands:
-    """Who stood last, by the watch that those of one fault have in common. Lanes ask at the same time."""
-
-    def __init__(self, _: Node) -> None:
-        self._last: dict[Watch, _Last] = {}
-
-    def begin(self, watch: Watch, process: ProcessIdentity) -> None:
-        """Note that this one stands now."""
-        self._last[watch] = _Last(process)
-
-    def last(self, watch: Watch | None, process: ProcessIdentity) -> _Last | None:
-        """Return what is known of this one, if it stood last, and that is not over."""
-        last = self._last.get(watch) if watch is not None else None
-        return last if last is not None and last.process == process and not last.over else None
-
-    def forget(self, watch: Watch | None) -> None:
-        """Forget who stood last."""
-        if watch is not None:
-            self._last.pop(watch, None)
-
-
 class _Known:
     """The stops of other workers, as they were read last."""
 
@@ -215,3 +146,7 @@ def _stops(on: Node, held: Sequence[Step]) -> Stops:
 def _stop(process: ProcessIdentity, name: str, watch: Watch | None) -> Step:
     """Return the stop of a process that runs: its undo lets it run, whatever it did before the fault."""
     return step(Freeze(process, name, leave=False, watch=watch), Thaw(process, name, leave=False))
+
+
+def _running(found: Sequence[processes.Process]) -> Sequence[processes.Process]:
+    return [process for process in found if not signals.is_stopped(process.identity)]

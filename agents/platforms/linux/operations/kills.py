@@ -85,7 +85,7 @@ class Deliver(Watched, frozen=True, tag="signal"):
         """Return the watch."""
         return self.watch
 
-    def met(self, on: Node, found: Sequence[processes.Process]) -> Seen:
+    def met(self, found: Sequence[processes.Process]) -> Seen:
         """Return whether somebody started again what was killed."""
         return Seen(f"started again by somebody: {newcomers.named(found)}" if found else "")
 
