@@ -40,11 +40,12 @@ def forget(
     for row in [*rows(node, ledger), *closed]:
         end(row, *ending(row))
     if not alive:
-        ledger.node_gone(name, f"node {name} is forgotten")
+        aborted = ", and the abort of it alone ends" if name in latches.nodes(meta) else ""
+        ledger.node_gone(name, f"node {name} is forgotten{aborted}")
         if kept := fleet.forget(name):
             ledger.put_node(kept)
         else:
-            meta = latches.resume(meta, name, ())
+            meta = latches.drop(meta, name)
     return owed.give_up(meta, name, but=node.row.journal if alive else "")
 
 

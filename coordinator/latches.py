@@ -55,6 +55,11 @@ def abort(meta: Meta, latch: str, node: str) -> Meta:
     return msgspec.structs.replace(meta, latches={**meta.latches, node: latch})
 
 
+def drop(meta: Meta, node: str) -> Meta:
+    """Return the counters without the latch of a node that is gone; an agent that keeps it keeps it until a resume."""
+    return msgspec.structs.replace(meta, latches={name: one for name, one in meta.latches.items() if name != node})
+
+
 def check_resume(meta: Meta, node: str) -> None:
     """Raise RefusedError for one node while all are aborted."""
     if node != EVERYWHERE and EVERYWHERE in meta.latches:

@@ -71,7 +71,7 @@ class CoordinatorMachine:
         self._epochs = Epochs(loaded.meta.epoch, above)
         self._heard, self._begun = Orphans(), Orphans(ended=True)
         self._tick_ms = now_ms + limits.beat_ms
-        self._late = Latecomers(loaded.tasks, now_ms + limits.lease_ms, self._scout.forget)
+        self._late = Latecomers(now_ms + limits.lease_ms, self._scout.forget)
         doubts.begin(fleet, self._ledger, loaded.meta)
 
     # --- what the shell calls ---------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ class CoordinatorMachine:
                 return
             planned = self.plan(spec, Terms(task.force, task.allow, task.own_topics), sighting)
         except TrogdorBusError as error:
-            if not self._scout.again(task.id, spec, error, self._now) and not self._late.wait(task, error, self._now):
+            if not self._scout.again(task.id, spec, error, self._now) and not self._late.wait(task, self._now):
                 text = error.message if isinstance(error, SpecError) else str(error)
                 self._fail(task, f"Unable to find nodes for task: {text}")
             return
@@ -373,8 +373,8 @@ class CoordinatorMachine:
             return
         self.listening = False
         self.epoch = self._epochs.lead(self._meta.epoch)
-        first, url = self.place.first_worker(), self.place.url
-        self._keep(leading(self._meta, self.epoch, url=url, next_worker=first))
+        self._late.lead(self.view.tasks.values())
+        self._keep(leading(self._meta, self.epoch, url=self.place.url, next_worker=self.place.first_worker()))
         self._ledger.turn_back()
         self._ledger.strand(self._at)
         if self._orphans == "adopt":

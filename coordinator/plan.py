@@ -90,6 +90,7 @@ def _worker(spec: TaskSpec, node: str, topology: Topology) -> WorkerPlan:
     for action in actions:
         if not isinstance(action, Action):
             raise TypeError(f"{action!r} is no action")
+        msgspec.json.decode(msgspec.json.encode(action), type=type(action))
         msgspec.json.decode(
             msgspec.json.encode((action.impact(), action.describe())), type=tuple[Impact, tuple[str, str]]
         )

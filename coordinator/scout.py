@@ -10,7 +10,7 @@ from trogdor_bus.coordinator.events import ClusterSeen, LookAtCluster, OtherClus
 from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.place import Place
 from trogdor_bus.coordinator.turn import Turn
-from trogdor_bus.errors import NotNowError, RefusedError, TrogdorBusError
+from trogdor_bus.errors import NotNowError, RefusedError, SpecError, TrogdorBusError
 from trogdor_bus.roles import Wanted
 from trogdor_bus.spec import TaskSpec, guarded
 
@@ -59,7 +59,10 @@ class Scout:
         search = self._searches.get(task_id)
         if search is None or not isinstance(error, NotNowError) or now_ms - search.since_ms >= DEADLINE_MS:
             return False
-        wanted = wanted_of(spec, self._fleet.nodes)
+        try:
+            wanted = wanted_of(spec, self._fleet.nodes)
+        except SpecError:
+            return False
         self._turn.orders.append(LookAtCluster(task_id, search.number, wanted, AGAIN_MS, search.other))
         return True
 

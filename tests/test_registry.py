@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from trogdor_bus.errors import DuplicateSpecError, SpecError
 from trogdor_bus.registry import Registry, registry, tag_of
-from trogdor_bus.spec import MAX_DURATION_MS, TaskSpec, wire
+from trogdor_bus.spec import MAX_DURATION_MS, FaultSpec, TaskSpec, wire
 
 CLASSES = list(registry().by_tag.values())
 PARTITION = "org.apache.kafka.trogdor.fault.NetworkPartitionFaultSpec"
@@ -475,3 +475,20 @@ def test_decode_of_wire_is_the_same_spec() -> None:
     check()
     assert len(seen) > 100
     assert set(seen) == set(CLASSES)
+
+
+class Odd(FaultSpec, frozen=True, kw_only=True, tag="example.Odd"):
+    """A fault that is made by code of its own, with a default that is no JSON."""
+
+    how: str = ""
+    what: object = None
+
+    def __post_init__(self) -> None:
+        if self.how:
+            raise {"key": KeyError, "exit": SystemExit}[self.how]("a package's mistake")
+
+
+@pytest.mark.parametrize("fields", [{"how": "key"}, {"how": "exit"}])
+def test_a_class_that_fails_when_it_is_made_is_named(fields: dict[str, str]) -> None:
+    with pytest.raises(SpecError, match=r"the class example\.Odd fails"):
+        Registry([Odd]).decode({"class": "example.Odd", **fields})

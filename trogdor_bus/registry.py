@@ -99,21 +99,23 @@ class Registry:
         for key, value in data.items():
             if key != "class" and not (value is None and key in fields):
                 body[key] = _listed(value, fields[key].type) if key in fields else value
-        try:
-            spec = msgspec.convert(body, cls, strict=False)
-            given_ms, clamped_ms = spec.duration_ms, max(0, min(spec.duration_ms, MAX_DURATION_MS))
-            if clamped_ms != given_ms and not tag_of(cls).startswith(TROGDORS):
+        with guarded(cls):
+            try:
+                spec = msgspec.convert(body, cls, strict=False)
+                given_ms, clamped_ms = spec.duration_ms, max(0, min(spec.duration_ms, MAX_DURATION_MS))
+                if clamped_ms != given_ms and not tag_of(cls).startswith(TROGDORS):
+                    raise SpecError(
+                        f"is {given_ms}", path="$.durationMs", remedy=f"give ms, from 0 to {MAX_DURATION_MS}"
+                    )  # Trogdor takes it, and clamps it
+                spec = msgspec.structs.replace(spec, duration_ms=clamped_ms)
+                _check_json(msgspec.to_builtins(spec), "$")
+            except msgspec.ValidationError as error:
+                raise _spec_error(error, fields) from None
+            except UnicodeEncodeError:
                 raise SpecError(
-                    f"is {given_ms}", path="$.durationMs", remedy=f"give ms, from 0 to {MAX_DURATION_MS}"
-                )  # Trogdor takes it, and clamps it
-            spec = msgspec.structs.replace(spec, duration_ms=clamped_ms)
-            _check_json(msgspec.to_builtins(spec), "$")
-        except msgspec.ValidationError as error:
-            raise _spec_error(error, fields) from None
-        except UnicodeEncodeError:
-            raise SpecError("the spec holds half a character (a lone surrogate)", remedy="write it in UTF-8") from None
-        if checked:
-            with guarded(cls):
+                    "the spec holds half a character (a lone surrogate)", remedy="write it in UTF-8"
+                ) from None
+            if checked:
                 spec.check()
         return spec
 

@@ -202,7 +202,7 @@ def test_an_abort_as_json_and_once_more(cluster: Site) -> None:
     told = json.loads(ran.out)
     nothing: dict[str, Any] = {"dirty": [], "unproven": [], "strays": []}
     ended = [{"node": name, "state": "ended", **nothing} for name in ("node1", "node2")]
-    assert told == {"latch": told["latch"], "leaseMs": 30_000, "nodes": ended, "unproven": []}
+    assert told == {"latch": told["latch"], "leaseMs": 30_000, "nodes": ended, "unproven": [], "listening": False}
     assert {node["latch"] for node in cluster.nodes().values()} == {told["latch"]}
     assert cluster.json("abort") == told  # the first latch stays
     assert cluster.json("resume") == {"nodes": ["node1", "node2"], "waiting": [], "silent": []}

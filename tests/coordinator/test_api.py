@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from tests.coordinator.driver import BEAT_MS, NODES, Cluster, raw
 from trogdor_bus import __version__
+from trogdor_bus.actions import ProcessMatch
+from trogdor_bus.actions.process import Suspend
 from trogdor_bus.coordinator import pages
 from trogdor_bus.coordinator.api import RECENT_MS
 from trogdor_bus.errors import SpecError
@@ -384,7 +386,7 @@ def test_a_longest_time_beyond_all_bounds_is_cut(
     assert cluster.machine.view.tasks["t"].duration_ms == kept
 
 
-@pytest.mark.parametrize("value", [None, ("rubbish",), 7, (None,)])
+@pytest.mark.parametrize("value", [None, ("rubbish",), 7, (None,), (Suspend(match=ProcessMatch(), required=object()),)])  # type: ignore[arg-type]
 def test_actions_that_are_none_fail_the_task(cluster: Cluster, value: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PortBlockFaultSpec, "actions", lambda *_: value)
     ask(cluster, CreateTask(id="t", spec=raw(BLOCK)))

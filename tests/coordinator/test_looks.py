@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -15,6 +15,7 @@ from trogdor_bus.coordinator.fleet import Fleet
 from trogdor_bus.coordinator.places import places_of
 from trogdor_bus.coordinator.scout import AGAIN_MS, DEADLINE_MS
 from trogdor_bus.errors import RefusedError, SpecError
+from trogdor_bus.faults.process import ProcessStopFaultSpec
 from trogdor_bus.messages import Beat, CreateTask, Plan, Reply, ValidateSpec, encode
 from trogdor_bus.roles import Chosen, Wanted
 from trogdor_bus.states import Outcome, TaskState, WorkerState
@@ -165,6 +166,33 @@ def test_the_next_coordinator_looks_again_once_a_node_is_heard_that_is_named_bes
     assert len(cluster.looks) == 2
     assert "b" in cluster.show(SEEN)
     assert cluster.task().state is RUNNING
+
+
+def test_the_next_coordinator_waits_for_the_node_that_holds_a_role(cluster: Cluster) -> None:
+    freeze(cluster, startMs=cluster.now + 5_000)
+    cluster.now += 5_000
+    cluster.start()
+    cluster.pass_(3 * BEAT_MS, "a", "c")
+    assert cluster.show(SEEN) == []
+    assert cluster.task().state is PENDING
+    cluster.beat("b")
+    cluster.pass_(BEAT_MS, *NODES)
+    assert len(cluster.looks) == 2
+    cluster.show(SEEN)
+    assert cluster.task().state is RUNNING
+
+
+def test_a_class_that_fails_at_the_second_look_fails_its_task(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freeze(cluster)
+
+    def fails(*_: object) -> NoReturn:
+        raise KeyError("again")
+
+    monkeypatch.setattr(ProcessStopFaultSpec, "cluster_wanted", fails)
+    cluster.show(LEADERLESS)
+    assert cluster.task().outcome is Outcome.FAILED
 
 
 def test_the_next_coordinator_looks_again(cluster: Cluster) -> None:

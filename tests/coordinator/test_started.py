@@ -90,13 +90,32 @@ def test_an_abort_of_one_silent_node_is_seen_and_lifted_by_the_next_coordinator(
     assert not cluster.machine._meta.latches
 
 
-def test_with_a_forgotten_node_the_abort_of_it_alone_ends(cluster: Cluster) -> None:
-    cluster.pass_(5 * BEAT_MS, "a", "b")
+def test_with_a_forgotten_node_the_abort_of_it_alone_ends_and_an_agent_that_keeps_it_keeps_it(cluster: Cluster) -> None:
     cluster.api.abort("L1", "c")
+    cluster.pass_(5 * BEAT_MS, "a", "b")
     cluster.api.forget_node("c")
+    assert "node c is forgotten, and the abort of it alone ends" in cluster.texts
     assert not cluster.machine._meta.latches
     with pytest.raises(NotFoundError):
         cluster.api.resume("c")
+    cluster.beat("c", latch="L1")
+    assert cluster.published["c"].resume == ""
+    assert "aborted: nothing may start on c" in (cluster.create("t", nodes=["c"]) or [cluster.task("t").error])[0]
+    assert cluster.api.resume("c") == ["c"]
+
+
+def test_an_abort_of_a_node_that_is_not_heard_yet_waits_for_it(cluster: Cluster) -> None:
+    cluster.start()
+
+    class Late(Source):
+        async def proof(self, latch: str, node: str = "") -> Proof:
+            told = await super().proof(latch, node)
+            cluster.beat("c", latch=latch if cluster.machine._meta.latches else "")
+            return told
+
+    source, teller = Late(cluster, dies=False), aborting._Teller(as_json=False)
+    assert asyncio.run(aborting._abort(source, "L1", "c", within_s=0.5, teller=teller)) == 3  # it goes on listening
+    assert cluster.machine._meta.latches == {"c": "L1"}
 
 
 def due(cluster: Cluster) -> None:
@@ -112,6 +131,16 @@ def due(cluster: Cluster) -> None:
 
 def test_a_due_task_waits_for_nodes_that_are_heard_a_moment_late(cluster: Cluster) -> None:
     due(cluster)
+    cluster.beat("c")
+    cluster.pass_(BEAT_MS)
+    assert cluster.task("t").state is TaskState.RUNNING
+
+
+def test_a_task_that_is_taken_while_it_listens_waits_as_well(cluster: Cluster) -> None:
+    cluster.start()
+    assert not ask(cluster, CreateTask(id="t", spec=raw({**BLOCK, "nodes": ["a", "c"]}))).error
+    cluster.pass_(3 * BEAT_MS, "a", "b")
+    assert cluster.task("t").state is TaskState.PENDING
     cluster.beat("c")
     cluster.pass_(BEAT_MS)
     assert cluster.task("t").state is TaskState.RUNNING

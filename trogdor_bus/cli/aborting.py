@@ -164,7 +164,7 @@ async def _latch(source: _Source, latch_id: str, node: str, deadline: float) -> 
         try:
             return await source.abort(latch_id, node)
         except NotFoundError:
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline and not (await source.proof(latch_id)).listening:
                 raise
         await asyncio.sleep(POLL_S)
 
@@ -216,7 +216,13 @@ class _Teller:
         code = 1 if any(one.dirty for one in nodes) else 3 if unproven or nobody or listening or not nodes else 0
         if self._as_json:
             latch = self._latch
-            found = {"latch": latch.id, "leaseMs": latch.lease_ms, "nodes": nodes, "unproven": unproven}
+            found = {
+                "latch": latch.id,
+                "leaseMs": latch.lease_ms,
+                "nodes": nodes,
+                "unproven": unproven,
+                "listening": listening,
+            }
             render.print_json(render.with_replicated(found, replicated))
             return code
         render.print_unreplicated(replicated)

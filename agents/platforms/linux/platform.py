@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import msgspec
+
 from trogdor_bus.actions import Action
 from trogdor_bus.agents.platforms.linux import batches, lanes, locking, owners, processes, strays
 from trogdor_bus.agents.platforms.linux.identities import NamespaceIdentity
@@ -99,11 +101,11 @@ class LinuxPlatform:
 
     def look(self, step: Step) -> Seen:
         """Return how the step is, what its rules dropped, and what a program says of itself; it searches nothing."""
-        return read(step.do).holds(self._node)
+        return _seen(read(step.do).holds(self._node))
 
     def search(self, step: Step) -> Seen:
         """Return how the step is by a search for those that took the place of its process."""
-        return read(step.do).search(self._node)
+        return _seen(read(step.do).search(self._node))
 
     def undo_many(
         self, many: Sequence[tuple[Step, Sequence[Step], Callable[[Plain], None]]]
@@ -150,7 +152,7 @@ class LinuxPlatform:
 
     def by_hand(self, step: Step) -> str:
         """Return what a person would type on this machine to undo the step, "" if there is nothing to type."""
-        return read(step.undo).manual(self._node, _readable(step.do))
+        return _text(read(step.undo).manual(self._node, _readable(step.do)))
 
     def _undo_together(self, many: Sequence[Operation]) -> Iterable[str | Exception]:
         told = type(many[0]).undo_together(self._node, many)
@@ -160,11 +162,13 @@ class LinuxPlatform:
         told = type(many[0]).left_together(self._node, many)
         return (one if isinstance(one, Exception) else _texts(one) for one in told)
 
-    def _search_together(self, many: Sequence[Operation]) -> Sequence[Seen | Exception]:
-        return type(many[0]).search_together(self._node, many)
+    def _search_together(self, many: Sequence[Operation]) -> Iterable[Seen | Exception]:
+        told = type(many[0]).search_together(self._node, many)
+        return (one if isinstance(one, Exception) else _seen(one) for one in told)
 
-    def _hold_together(self, many: Sequence[Operation]) -> Sequence[Seen | Exception]:
-        return type(many[0]).hold_together(self._node, many)
+    def _hold_together(self, many: Sequence[Operation]) -> Iterable[Seen | Exception]:
+        told = type(many[0]).hold_together(self._node, many)
+        return (one if isinstance(one, Exception) else _seen(one) for one in told)
 
     def _concerned(self, steps: Sequence[Step]) -> Iterator[NamespaceIdentity]:
         """Yield the namespaces that the steps act on; the attached one if a step (or no step at all) names none."""
@@ -198,10 +202,21 @@ def _readable(operation: Plain) -> Operation:
 
 
 def _text(told: object) -> str:
-    """Return what an operation tells people, as text: one of another package may forget to return any."""
-    return str(told or "")
+    """Return what an operation tells people, as text that JSON carries: one of another package may return none."""
+    return str(told or "").encode("utf-8", "backslashreplace").decode()
 
 
 def _texts(told: Iterable[object]) -> tuple[str, ...]:
     """Return the lines that an operation tells people, as text."""
-    return tuple(map(str, told))
+    return tuple(map(_text, told))
+
+
+def _seen(told: object) -> Seen:
+    """Return what an operation has seen; HostError if that is something else, as of another package."""
+    match told:
+        case Seen(dropped=int() | None, ended=str() | None, status=msgspec.Raw(), unsure=bool()):
+            with contextlib.suppress(msgspec.DecodeError):
+                msgspec.json.decode(told.status)
+                ended = None if told.ended is None else _text(told.ended)
+                return msgspec.structs.replace(told, disturbance=_text(told.disturbance), ended=ended)
+    raise HostError(f"its package does not say what it has seen, but {told!r}")

@@ -139,6 +139,8 @@ def thread_states(process: ProcessIdentity) -> dict[int, str]:
                 break
         else:
             states[process.pid] = "R"
+        main = None if states else read_stat(f"/proc/{process.pid}")  # another thread may have become it (execve(2))
+        states |= {process.pid: main.state} if main is not None and main.state not in DEAD else {}
     return states if identify(process.pid) == process else {}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.agents.driver import order
@@ -151,7 +152,21 @@ def test_what_is_prepared_wrongly_is_not_injected(
 
 
 @pytest.mark.parametrize("method", ["holds", "search", "again", "missed"])
-@pytest.mark.parametrize("wrong", [answers(None), answers(5), answers(Seen(5)), raises])  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        answers(None),
+        answers(5),
+        answers(Seen(5)),  # type: ignore[arg-type]
+        answers(Seen("\udcff")),
+        answers(Seen(status={"phase": "x"})),  # type: ignore[arg-type]
+        answers(Seen(status=None)),  # type: ignore[arg-type]
+        answers(Seen(status=msgspec.Raw(b"no JSON"))),
+        answers(Seen(dropped="3")),  # type: ignore[arg-type]
+        answers(Seen(ended=5)),  # type: ignore[arg-type]
+        raises,
+    ],
+)
 def test_who_looks_wrongly_is_undone_all_the_same(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str, wrong: Callable[..., Any]
 ) -> None:
@@ -185,7 +200,17 @@ def test_who_cannot_say_what_is_left_is_stuck(
     assert agent.look_again((1,))
 
 
-@pytest.mark.parametrize(("told", "notes"), [(None, ()), (5, ("5",))])
+def test_names_that_are_no_text_reach_a_frame_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = "/var/\udcff"  # as os.listdir tells of a file
+    monkeypatch.setattr(Undo, "leftovers", answers((odd,)))
+    monkeypatch.setattr(Undo, "manual", answers(odd))
+    platform = LinuxPlatform()
+    assert platform.residue(THEIRS, ()) == ("/var/\\udcff",)
+    assert platform.by_hand(THEIRS) == "/var/\\udcff"
+    assert msgspec.json.decode(msgspec.json.encode(undone([THEIRS]))) == ["alone"]
+
+
+@pytest.mark.parametrize(("told", "notes"), [(None, ()), (5, ("5",)), ("\udcff", ("\\udcff",))])
 def test_what_an_undo_tells_is_text(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: object, notes: tuple[str, ...]
 ) -> None:
