@@ -133,5 +133,5 @@ class Planner:
 def _resolved(spec: TaskSpec, scene: Scene) -> tuple[TaskSpec, tuple[Chosen, ...]]:
     with guarded(type(spec)):
         found, chosen = spec.resolved(scene)
-        msgspec.json.decode(wire(found), type=type(spec))
+        msgspec.json.decode(wire(found), type=type(found))
         return found, msgspec.json.decode(msgspec.json.encode(chosen), type=tuple[Chosen, ...])

@@ -168,6 +168,22 @@ def test_the_next_coordinator_looks_again_once_a_node_is_heard_that_is_named_bes
     assert cluster.task().state is RUNNING
 
 
+def test_a_fault_that_becomes_one_of_another_class_when_it_fires(cluster: Cluster) -> None:
+    cluster.create("t", "kafka-kill-leader", topic="orders", partition=0)
+    assert cluster.show(SEEN) == ["b"]
+    assert json.loads(bytes(cluster.task().spec))["class"] == "trogdor_bus.faults.process.ProcessKillFaultSpec"
+
+
+@pytest.mark.parametrize("what", [None, 5, (None, ()), (ProcessStopFaultSpec(nodes=("b",)), ("rubbish",))])
+def test_a_class_that_resolves_to_rubbish_fails_its_task(
+    cluster: Cluster, what: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessStopFaultSpec, "resolved", lambda *_: what)
+    freeze(cluster)
+    cluster.show(SEEN)
+    assert cluster.task().outcome is Outcome.FAILED
+
+
 def test_the_next_coordinator_waits_for_the_node_that_holds_a_role(cluster: Cluster) -> None:
     freeze(cluster, startMs=cluster.now + 5_000)
     cluster.now += 5_000
