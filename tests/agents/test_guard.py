@@ -160,7 +160,9 @@ def test_an_agent_that_is_killed_while_its_disk_is_full_lives_again(tmp_path: Pa
         kill(agent)
         wait_until(lambda: not stands(victim), 10, "the guard to undo")
         agent = guard.agent(after=agent)
-        assert "No space left on device" in guard.log() and "nothing is begun until that is mended" in guard.log()
+        said = "nothing is begun until that is mended"
+        wait_until(lambda: said in guard.log(), 20, "the agent to say so")
+        assert "No space left on device" in guard.log()
         assert guard.end() == 0
 
 
