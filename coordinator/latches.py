@@ -71,7 +71,7 @@ def resume(meta: Meta, node: str, held: Iterable[str]) -> Meta:
 
     `held` are the ids that agents were heard to keep.
     """
-    kept = {} if node == EVERYWHERE else {name: latch for name, latch in meta.latches.items() if name != node}
+    kept = {} if node == EVERYWHERE else drop(meta, node).latches
     gone = [latch for name, latch in meta.latches.items() if name not in kept]
     resumed = dict.fromkeys([*meta.resumed, *gone, *filter(None, held)])
     return msgspec.structs.replace(meta, latches=kept, resumed=tuple(resumed)[-KEEP_RESUMED:])

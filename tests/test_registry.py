@@ -478,10 +478,9 @@ def test_decode_of_wire_is_the_same_spec() -> None:
 
 
 class Odd(FaultSpec, frozen=True, kw_only=True, tag="example.Odd"):
-    """A fault that is made by code of its own, with a default that is no JSON."""
+    """A fault that is made by code of its own."""
 
     how: str = ""
-    what: object = None
 
     def __post_init__(self) -> None:
         if self.how:
